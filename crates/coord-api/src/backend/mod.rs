@@ -1,0 +1,15 @@
+//! What backends are made of; users of coord need nothing from here.
+//!
+//! The promises that hold on every backend are kept once, here: the local deadline of a lease
+//! ([`Lease`](crate::Lease)), giving back what is held ([`Place`]), registrations that come back by
+//! themselves ([`registration`]), "at most one id" ([`IdAllocator`]) and the decoding of watches
+//! ([`service_events`]). A backend adds what differs: how a place is taken, kept alive and given back.
+
+mod allocator;
+mod place;
+mod record;
+pub mod registration;
+
+pub use allocator::{ClaimedId, IdAllocator, IdSource};
+pub use place::{Place, Release};
+pub use record::{Record, service_events};

@@ -1,0 +1,302 @@
+//! Several config writes that happen together or not at all.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Serialize, de::IgnoredAny};
+
+use crate::{ConfigKey, Error, Result, Version};
+
+/// The largest value, and the largest sum of values of one batch, in bytes: 1 MiB.
+pub const MAX_VALUE_BYTES: usize = 1 << 20;
+
+/// The most keys of one batch.
+pub const MAX_BATCH_KEYS: usize = 60;
+
+/// What readers can decode: `serde_json`'s own limit is 128.
+const MAX_DEPTH: usize = 127;
+
+/// Writes for [`ConfigCenter::commit`](crate::ConfigCenter::commit), checked as they are added.
+///
+/// ```
+/// use coord_api::{Batch, Version};
+/// let batch = Batch::new()
+///     .require("limits/upload", Version::ABSENT)?
+///     .set("limits/upload", &10)?
+///     .delete("limits/old-upload")?;
+/// assert_eq!(batch.writes().len(), 2);
+/// # Ok::<(), coord_api::Error>(())
+/// ```
+#[derive(Clone, Default)]
+#[must_use = "a batch does nothing until it is committed"]
+pub struct Batch {
+    requirements: Vec<(ConfigKey, Version)>,
+    writes: Vec<Write>,
+}
+
+/// One write of a [`Batch`].
+#[derive(Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Write this JSON.
+    Set(ConfigKey, Bytes),
+    /// Delete the key.
+    Delete(ConfigKey),
+}
+
+impl Write {
+    /// The key that is written or deleted.
+    pub fn key(&self) -> &ConfigKey {
+        match self {
+            Self::Set(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
+impl fmt::Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set(key, value) => write!(f, "Set({key:?}, {} bytes)", value.len()),
+            Self::Delete(key) => write!(f, "Delete({key:?})"),
+        }
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("requirements", &self.requirements)
+            .field("writes", &self.writes)
+            .finish()
+    }
+}
+
+/// What a committed batch did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed {
+    /// The version of every key that the batch set.
+    pub version: Version,
+    /// How many keys it deleted that existed.
+    pub deleted: usize,
+}
+
+impl Committed {
+    /// The outcome of a batch, for backends.
+    pub fn new(version: Version, deleted: usize) -> Self {
+        Self { version, deleted }
+    }
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes only if `key` is at `version`; [`Version::ABSENT`] means that it must not exist.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad key or too many keys.
+    pub fn require(mut self, key: &str, version: Version) -> Result<Self> {
+        let key = ConfigKey::parse(key)?;
+        if self.requirements.iter().any(|(other, _)| *other == key) {
+            return Err(Error::invalid(
+                "batch",
+                format!("requires a version of `{key}` twice"),
+            ));
+        }
+        self.requirements.push((key, version));
+        self.within_limits()
+    }
+
+    /// Writes `value` as JSON.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad key, a key that is written twice or a value that JSON can not
+    /// express; [`Error::TooLarge`] above [`MAX_VALUE_BYTES`].
+    pub fn set<T: Serialize + ?Sized>(self, key: &str, value: &T) -> Result<Self> {
+        let json = serde_json::to_vec(value)
+            .map_err(|error| Error::invalid("value", format!("can not be written as JSON: {error}")))?;
+        self.set_json(key, json)
+    }
+
+    /// Writes JSON text as it is.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set); [`Error::InvalidArgument`] for what is not JSON.
+    pub fn set_json(self, key: &str, json: impl Into<Bytes>) -> Result<Self> {
+        let (key, json) = (ConfigKey::parse(key)?, json.into());
+        if json.len() > MAX_VALUE_BYTES {
+            return Err(Error::TooLarge {
+                field: "value",
+                size: json.len(),
+                limit: MAX_VALUE_BYTES,
+            });
+        }
+        if depth(&json) > MAX_DEPTH {
+            return Err(Error::invalid(
+                "value",
+                format!("is nested deeper than {MAX_DEPTH} levels"),
+            ));
+        }
+        let text = std::str::from_utf8(&json).map_err(|_| Error::invalid("value", "is not UTF-8"))?;
+        serde_json::from_str::<IgnoredAny>(text)
+            .map_err(|error| Error::invalid("value", format!("is not JSON: {error}")))?;
+        self.write(Write::Set(key, json))
+    }
+
+    /// Deletes `key`, if it exists.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad key or a key that is written twice.
+    pub fn delete(self, key: &str) -> Result<Self> {
+        let key = ConfigKey::parse(key)?;
+        self.write(Write::Delete(key))
+    }
+
+    /// The versions that keys must have.
+    pub fn requirements(&self) -> &[(ConfigKey, Version)] {
+        &self.requirements
+    }
+
+    /// The writes, in the order in which they were added; no key twice.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    fn write(mut self, write: Write) -> Result<Self> {
+        if self.writes.iter().any(|other| other.key() == write.key()) {
+            return Err(Error::invalid("batch", format!("writes `{}` twice", write.key())));
+        }
+        self.writes.push(write);
+        self.within_limits()
+    }
+
+    fn within_limits(self) -> Result<Self> {
+        if self.writes.len() > MAX_BATCH_KEYS || self.requirements.len() > MAX_BATCH_KEYS {
+            return Err(Error::invalid(
+                "batch",
+                format!("has more than {MAX_BATCH_KEYS} keys"),
+            ));
+        }
+        let size = self
+            .writes
+            .iter()
+            .map(|w| {
+                if let Write::Set(_, json) = w {
+                    json.len()
+                } else {
+                    0
+                }
+            })
+            .sum();
+        if size > MAX_VALUE_BYTES {
+            return Err(Error::TooLarge {
+                field: "batch",
+                size,
+                limit: MAX_VALUE_BYTES,
+            });
+        }
+        Ok(self)
+    }
+}
+
+/// How deep arrays and objects are nested in JSON text; any number for what is not JSON.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            // Skip the string; a backslash hides whatever follows it.
+            b'"' => {
+                while bytes.next().is_some_and(|byte| match byte {
+                    b'\\' => bytes.next().is_some(),
+                    byte => *byte != b'"',
+                }) {}
+            }
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Entry;
+
+    #[test]
+    fn depth_counts_brackets_but_not_those_in_strings() {
+        for (json, expected) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a":[{}],"b":[]}"#, 3),
+            (r#"["[[\"[", "\\"]"#, 1),
+            (r#""[[["#, 0),
+        ] {
+            assert_eq!(depth(json.as_bytes()), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn every_limit_is_told_with_its_field() {
+        let message = |outcome: Result<Batch>| outcome.expect_err("is refused").to_string();
+        let filled = (0..MAX_BATCH_KEYS)
+            .try_fold(Batch::new(), |batch, n| batch.delete(&format!("k{n}")))
+            .expect("is within the limit");
+        let half = "x".repeat(MAX_VALUE_BYTES / 2);
+        let two_halves = Batch::new()
+            .set("a", &half)
+            .and_then(|batch| batch.set("b", &half));
+        let table = [
+            (
+                message(filled.delete("one-more")),
+                "invalid batch: has more than 60 keys",
+            ),
+            (
+                message(two_halves),
+                "batch has 1048580 bytes, the limit is 1048576",
+            ),
+            (
+                message(Batch::new().set("a", &"x".repeat(MAX_VALUE_BYTES - 1))),
+                "value has 1048577 bytes, the limit is 1048576",
+            ),
+            (
+                message(Batch::new().set("", &1)),
+                "invalid config key: is empty, it needs 1 to 255 bytes",
+            ),
+            (
+                message(Batch::new().set("a", &1).and_then(|batch| batch.delete("a"))),
+                "invalid batch: writes `a` twice",
+            ),
+            (
+                message(Batch::new().set_json("a", "{")),
+                "invalid value: is not JSON: EOF while parsing an object at line 1 column 1",
+            ),
+        ];
+        for (message, expected) in table {
+            assert_eq!(message, expected);
+        }
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(message(Batch::new().set_json("a", nested(128))).contains("deeper than 127 levels"));
+        let deepest = Entry::new("a", Version::new(1), nested(127));
+        assert!(
+            deepest.decode::<serde_json::Value>().is_ok(),
+            "what can be written can be read"
+        );
+        assert!(Batch::new().set_json("a", nested(127)).is_ok());
+        assert!(message(Batch::new().set_json("a", vec![b'"', 0xff, b'"'])).contains("is not UTF-8"));
+        assert!(Batch::new().set("a", &"x".repeat(MAX_VALUE_BYTES - 2)).is_ok());
+    }
+
+    #[test]
+    fn debug_hides_values() {
+        let batch = Batch::new().set("a", "s3cret").expect("is valid");
+        assert!(!format!("{batch:?}").contains("s3cret"));
+    }
+}

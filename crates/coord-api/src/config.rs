@@ -1,0 +1,301 @@
+//! The config center: versioned JSON values under paths.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::{StreamExt, stream};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Batch, Committed, Entry, EntryEvent, Error, Result, Version, Watch};
+
+/// Versioned JSON values under keys such as `common/mq`.
+///
+/// This trait is the small core that a backend implements; the typed calls that services use (`get`, `set`,
+/// `delete`, `compare_and_set`, `update`, `watch`, `watch_prefix`) are in [`ConfigExt`], for every config
+/// center.
+///
+/// # Contract
+/// - One form of key everywhere: what [`list`](Self::list) returns can be given to every other call.
+/// - Reads are linearizable: they see every write that was answered before.
+/// - Every write gets a [`Version`] larger than all before it. [`commit`](Self::commit) is atomic.
+/// - Values are plain JSON in the store, which other programs may read and write.
+///
+/// # Cancel safety
+/// Reads may be dropped at any point. A dropped write may or may not take effect, as a whole.
+///
+/// # Example
+/// ```
+/// use coord_api::{ConfigCenter, ConfigExt, Provider, Version};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Mq { brokers: Vec<String>, retries: u32 }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+/// let store = coord_memory::Store::new();
+/// let config = store.client().config();
+/// let created = config.compare_and_set("common/mq", Version::ABSENT,
+///     &Mq { brokers: vec!["kafka:9092".into()], retries: 3 }).await?;
+/// let found = config.get::<Mq>("common/mq").await?.expect("was just written");
+/// assert_eq!((found.value.retries, found.version), (3, created));
+/// for entry in config.list("common").await? {
+///     println!("{} at version {}", entry.key(), entry.version());
+/// }
+/// assert!(config.delete("common/mq").await?);
+/// # Ok(()) }
+/// ```
+#[async_trait]
+pub trait ConfigCenter: fmt::Debug + Send + Sync {
+    /// Reads one entry; `None` if the key does not exist.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] before anything is sent; [`Error::Closed`], [`Error::Unavailable`],
+    /// [`Error::Timeout`].
+    async fn get_entry(&self, key: &str) -> Result<Option<Entry>>;
+
+    /// Reads every entry below `prefix`, ordered by key, as it was at one moment. The empty prefix covers
+    /// all keys; `common` covers `common/mq`, but neither `common` itself nor `common2/mq`.
+    ///
+    /// # Errors
+    /// As [`get_entry`](Self::get_entry).
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>>;
+
+    /// Writes a batch, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] names the first key whose version is not the required one; nothing is written
+    /// then. [`Error::Timeout`] leaves open whether the batch was written. Others as
+    /// [`get_entry`](Self::get_entry).
+    async fn commit(&self, batch: Batch) -> Result<Committed>;
+
+    /// Watches one key or the keys below a prefix; see [`Watch`] for what is promised.
+    ///
+    /// # Errors
+    /// As [`get_entry`](Self::get_entry).
+    async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>>;
+}
+
+/// Which keys a watch covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope<'a> {
+    /// One key.
+    Key(&'a str),
+    /// Every key below a prefix, as in [`ConfigCenter::list`].
+    Prefix(&'a str),
+}
+
+/// A decoded value with its key and version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: T,
+    /// The version at which it was written; give it to [`ConfigExt::compare_and_set`].
+    pub version: Version,
+}
+
+/// One change of the watched settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigEvent<T> {
+    /// Everything in scope at one moment, ordered by key; replaces all that was known. Values that can not
+    /// be decoded are left out here and follow as errors.
+    Snapshot {
+        /// The store's revision of the snapshot.
+        version: Version,
+        /// The settings.
+        settings: Vec<Setting<T>>,
+    },
+    /// A value was written.
+    Set(Setting<T>),
+    /// A key was deleted.
+    Deleted {
+        /// The key.
+        key: String,
+        /// The store's revision of the deletion.
+        version: Version,
+    },
+}
+
+/// Typed calls over every [`ConfigCenter`].
+pub trait ConfigExt: ConfigCenter {
+    /// Reads and decodes a value; `None` if the key does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] with key, version and JSON path; others as [`ConfigCenter::get_entry`].
+    fn get<T: DeserializeOwned>(&self, key: &str) -> impl Future<Output = Result<Option<Setting<T>>>> + Send {
+        async move { self.get_entry(key).await?.as_ref().map(decode).transpose() }
+    }
+
+    /// Writes a value, whatever was there before, and returns its version.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] and [`Error::InvalidArgument`] before anything is sent; others as
+    /// [`ConfigCenter::commit`].
+    fn set<T: Serialize + Sync + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        async move { Ok(self.commit(Batch::new().set(key, value)?).await?.version) }
+    }
+
+    /// Writes a value if the key is at version `expected` ([`Version::ABSENT`]: does not exist), and returns
+    /// the new version.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] with the version that is there; others as [`set`](Self::set).
+    fn compare_and_set<T: Serialize + Sync + ?Sized>(
+        &self,
+        key: &str,
+        expected: Version,
+        value: &T,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        async move {
+            Ok(self
+                .commit(Batch::new().require(key, expected)?.set(key, value)?)
+                .await?
+                .version)
+        }
+    }
+
+    /// Deletes a key and tells whether it existed.
+    ///
+    /// # Errors
+    /// As [`ConfigCenter::commit`].
+    fn delete(&self, key: &str) -> impl Future<Output = Result<bool>> + Send {
+        async move { Ok(self.commit(Batch::new().delete(key)?).await?.deleted > 0) }
+    }
+
+    /// Reads, changes and writes a value, again from the start whenever another writer came first. `change`
+    /// gets `None` for a key that does not exist, may be called several times, and must not rely on being
+    /// called once.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] leaves open whether the last write took effect; others as [`get`](Self::get) and
+    /// [`set`](Self::set).
+    fn update<T, F>(&self, key: &str, mut change: F) -> impl Future<Output = Result<Setting<T>>> + Send
+    where
+        T: Serialize + DeserializeOwned + Send + Sync,
+        F: FnMut(Option<T>) -> T + Send,
+    {
+        async move {
+            let mut pauses = ExponentialBuilder::default()
+                .with_min_delay(Duration::from_millis(2))
+                .with_max_delay(Duration::from_millis(500))
+                .with_jitter()
+                .without_max_times()
+                .build();
+            loop {
+                let (old, expected) = match self.get::<T>(key).await? {
+                    Some(found) => (Some(found.value), found.version),
+                    None => (None, Version::ABSENT),
+                };
+                let value = change(old);
+                match self.compare_and_set(key, expected, &value).await {
+                    Ok(version) => {
+                        return Ok(Setting {
+                            key: key.into(),
+                            value,
+                            version,
+                        });
+                    }
+                    Err(Error::Conflict { .. }) => {
+                        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+
+    /// Watches one key; see [`Watch`] for what is promised.
+    ///
+    /// # Errors
+    /// As [`ConfigCenter::watch_entries`].
+    fn watch<T: DeserializeOwned + Send + 'static>(
+        &self,
+        key: &str,
+    ) -> impl Future<Output = Result<Watch<ConfigEvent<T>>>> + Send {
+        async move { Ok(typed(self.watch_entries(Scope::Key(key)).await?)) }
+    }
+
+    /// Watches every key below `prefix`; see [`Watch`] for what is promised.
+    ///
+    /// # Errors
+    /// As [`ConfigCenter::watch_entries`].
+    fn watch_prefix<T: DeserializeOwned + Send + 'static>(
+        &self,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Watch<ConfigEvent<T>>>> + Send {
+        async move { Ok(typed(self.watch_entries(Scope::Prefix(prefix)).await?)) }
+    }
+}
+
+impl<C: ConfigCenter + ?Sized> ConfigExt for C {}
+
+fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<Setting<T>> {
+    Ok(Setting {
+        key: entry.key().into(),
+        value: entry.decode()?,
+        version: entry.version(),
+    })
+}
+
+fn typed<T: DeserializeOwned + Send + 'static>(entries: Watch<EntryEvent>) -> Watch<ConfigEvent<T>> {
+    Watch::new(entries.flat_map(|item| stream::iter(decode_event(item))))
+}
+
+fn decode_event<T: DeserializeOwned>(item: Result<EntryEvent>) -> Vec<Result<ConfigEvent<T>>> {
+    match item {
+        Err(error) => vec![Err(error)],
+        Ok(EntryEvent::Put(entry)) => vec![decode(&entry).map(ConfigEvent::Set)],
+        Ok(EntryEvent::Deleted { key, version }) => vec![Ok(ConfigEvent::Deleted { key, version })],
+        Ok(EntryEvent::Snapshot { version, entries }) => {
+            let mut settings = Vec::with_capacity(entries.len());
+            let mut errors = Vec::new();
+            for entry in &entries {
+                match decode(entry) {
+                    Ok(setting) => settings.push(setting),
+                    Err(error) => errors.push(Err(error)),
+                }
+            }
+            std::iter::once(Ok(ConfigEvent::Snapshot { version, settings }))
+                .chain(errors)
+                .collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_entries_of_a_snapshot_follow_as_errors() {
+        let entries = vec![
+            Entry::new("a", Version::new(1), "1"),
+            Entry::new("b", Version::new(2), r#""text""#),
+        ];
+        let mut items = decode_event::<u32>(Ok(EntryEvent::Snapshot {
+            version: Version::new(2),
+            entries,
+        }))
+        .into_iter();
+        let Some(Ok(ConfigEvent::Snapshot { settings, .. })) = items.next() else {
+            panic!("the snapshot comes first");
+        };
+        assert_eq!(
+            settings,
+            [Setting {
+                key: "a".into(),
+                value: 1,
+                version: Version::new(1)
+            }]
+        );
+        assert!(matches!(items.next(), Some(Err(Error::Decode { key, .. })) if key == "b"));
+        assert!(items.next().is_none());
+    }
+}

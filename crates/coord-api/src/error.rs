@@ -1,0 +1,217 @@
+//! One error type whose variants tell the caller's next move.
+
+use std::time::Duration;
+
+use crate::{LossReason, Version};
+
+/// A result with coord's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A boxed cause, so that no backend's error type shows in a signature.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// What went wrong, named after what the caller can do about it.
+///
+/// Contention and absence are not errors: a lock that is held is `Ok(None)` from `try_acquire`, a key that
+/// does not exist is `Ok(None)` from `get`. The cause, where there is one, is in
+/// [`source()`](std::error::Error::source) and is not repeated in the message. No variant ever carries a
+/// value that a user stored, a password or a key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument can not be used. Nothing was sent and nothing was changed: correct the argument.
+    #[error("invalid {field}: {reason}")]
+    InvalidArgument {
+        /// The argument or the field of it that is wrong, for example `"ttl"`.
+        field: &'static str,
+        /// What is wrong with it, with the limit that it breaks.
+        reason: String,
+    },
+
+    /// A conditional write found another version. Nothing was written: read again and decide anew.
+    #[error("{key} is at version {actual}, not at {expected}: read it again and decide anew")]
+    Conflict {
+        /// The key whose version differs.
+        key: String,
+        /// The version that the write asked for.
+        expected: Version,
+        /// The version that the store has.
+        actual: Version,
+    },
+
+    /// Another process is registered under this instance id: give each instance an id of its own.
+    #[error("instance {id} of service {service} is already registered by {owner}")]
+    AlreadyRegistered {
+        /// The service's name.
+        service: String,
+        /// The instance id that is taken.
+        id: String,
+        /// Who has it, as that process described itself.
+        owner: String,
+    },
+
+    /// Every id of the range is taken: wait with `acquire_id`, or raise `max_id`.
+    #[error("every id from 1 to {} is taken: wait for one, or raise max_id (now {max})", max.saturating_sub(1))]
+    Exhausted {
+        /// The exclusive upper bound of the range.
+        max: u32,
+    },
+
+    /// What the caller held (or waited with) is gone, and someone else may have it now: stop the work that
+    /// relied on it, then acquire anew.
+    #[error("no longer held: {reason}")]
+    Lost {
+        /// How it was lost.
+        reason: LossReason,
+    },
+
+    /// A stored value is not of the expected type. The value is left as it is: mend the value or the type.
+    #[error("{key} at version {version} does not have the expected form at `{path}`")]
+    Decode {
+        /// The key of the value.
+        key: String,
+        /// The version that could not be decoded.
+        version: Version,
+        /// Where in the JSON the first difference is, for example `pools[2].size`.
+        path: String,
+        /// The decoder's own words, without the value.
+        #[source]
+        source: BoxError,
+    },
+
+    /// Something is larger than the store takes. Nothing was written: store less, or store a reference.
+    #[error("{field} has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// What is too large.
+        field: &'static str,
+        /// Its size in bytes.
+        size: usize,
+        /// The largest size in bytes.
+        limit: usize,
+    },
+
+    /// The store knows who asks and refuses: give the user a role that covers the namespace.
+    #[error("{operation}: the user has no permission for this namespace")]
+    PermissionDenied {
+        /// What was tried.
+        operation: &'static str,
+        /// The store's answer.
+        #[source]
+        source: BoxError,
+    },
+
+    /// The store does not accept the credentials: correct them.
+    #[error("{operation}: the credentials were not accepted")]
+    Unauthenticated {
+        /// What was tried.
+        operation: &'static str,
+        /// The store's answer.
+        #[source]
+        source: BoxError,
+    },
+
+    /// The store (or every instance of a service) can not be reached now. Nothing was changed: try later.
+    #[error("{what} is unavailable")]
+    Unavailable {
+        /// What can not be reached, for example `etcd` or a service's name.
+        what: String,
+        /// The transport's own words, where there are some.
+        #[source]
+        source: Option<BoxError>,
+    },
+
+    /// No answer came in time. A write may or may not take effect: read before writing again.
+    #[error("{operation} got no answer within {after:?}")]
+    Timeout {
+        /// What was tried.
+        operation: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
+
+    /// The provider was closed: connect anew if the process goes on.
+    #[error("the provider is closed")]
+    Closed,
+
+    /// The store answered with something that coord has no better name for. Please report it.
+    #[error("{operation} failed in the store")]
+    Backend {
+        /// What was tried.
+        operation: &'static str,
+        /// The store's answer.
+        #[source]
+        source: BoxError,
+    },
+}
+
+impl Error {
+    /// Whether the very same call may succeed later without anything being mended.
+    ///
+    /// True for [`Unavailable`](Self::Unavailable), [`Exhausted`](Self::Exhausted) and
+    /// [`Timeout`](Self::Timeout); after a `Timeout` of an unconditional write, read first.
+    ///
+    /// ```
+    /// use coord_api::Error;
+    /// assert!(Error::Unavailable { what: "etcd".into(), source: None }.is_retryable());
+    /// assert!(!Error::Closed.is_retryable());
+    /// ```
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::Timeout { .. } | Self::Exhausted { .. }
+        )
+    }
+
+    /// An [`InvalidArgument`](Self::InvalidArgument) in one line, for backends.
+    pub fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::InvalidArgument {
+            field,
+            reason: reason.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn messages_name_the_field_and_do_not_repeat_the_source() {
+        let error = Error::Unavailable {
+            what: "etcd".into(),
+            source: Some("connection refused".into()),
+        };
+        assert_eq!(error.to_string(), "etcd is unavailable");
+        assert_eq!(
+            error.source().expect("has a source").to_string(),
+            "connection refused"
+        );
+        assert_eq!(
+            Error::invalid("ttl", "0ns is below 1s").to_string(),
+            "invalid ttl: 0ns is below 1s"
+        );
+        assert_eq!(
+            Error::Exhausted { max: 1 }.to_string(),
+            "every id from 1 to 0 is taken: wait for one, or raise max_id (now 1)"
+        );
+    }
+
+    #[test]
+    fn only_passing_conditions_are_retryable() {
+        assert!(Error::Exhausted { max: 2 }.is_retryable());
+        assert!(
+            !Error::Lost {
+                reason: LossReason::Expired
+            }
+            .is_retryable()
+        );
+        assert!(!Error::invalid("name", "is empty").is_retryable());
+    }
+
+    #[test]
+    fn an_error_is_small_enough_to_return_by_value() {
+        assert!(size_of::<Error>() <= 96, "{}", size_of::<Error>());
+    }
+}

@@ -1,0 +1,357 @@
+//! Leases as their holders see them: a local deadline that only acknowledged renewals move.
+//!
+//! The store frees a place some time after the lease's last renewal *reached* it. A holder counts from the
+//! moment that renewal was *sent*, so its own deadline always comes first: whatever happens to the network
+//! or to the process, a holder that asks [`Lease::loss`] learns that it lost before anyone else is let in.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{Error, Result};
+
+/// How a lock, a registration, an id or a lease was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// No renewal was acknowledged before the local deadline: the process was frozen or the store was out
+    /// of reach.
+    Expired,
+    /// The store says that the lease is gone: it expired there, or an operator revoked it.
+    Revoked,
+    /// The entry was deleted from outside while its lease lived on.
+    Deleted,
+    /// A later registration of the same instance by the same client took its place.
+    Superseded,
+    /// Its holder gave it back.
+    Released,
+    /// The provider was closed.
+    Closed,
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "no renewal was acknowledged in time",
+            Self::Revoked => "the lease expired or was revoked at the store",
+            Self::Deleted => "the entry was deleted from outside",
+            Self::Superseded => "a later registration took its place",
+            Self::Released => "it was released",
+            Self::Closed => "the provider was closed",
+        })
+    }
+}
+
+/// How well a lease is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseHealth {
+    /// Renewals arrive in time.
+    Healthy,
+    /// Less than half of the TTL is left: at least one renewal is overdue.
+    Suspect,
+    /// Lost, for good.
+    Lost(LossReason),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    ttl: Duration,
+    deadline: Instant,
+    lost: Option<LossReason>,
+}
+
+impl State {
+    fn loss(&self) -> Option<LossReason> {
+        self.lost
+            .or_else(|| (Instant::now() >= self.deadline).then_some(LossReason::Expired))
+    }
+}
+
+/// A lease with its local deadline, for backends: one clone renews it, the others look at it.
+///
+/// A lost lease stays lost, also when a late renewal is acknowledged.
+#[derive(Clone, Debug)]
+pub struct Lease(Arc<watch::Sender<State>>);
+
+impl Lease {
+    /// A lease that the store granted for `ttl` in answer to a request sent at `sent`.
+    pub fn granted(sent: Instant, ttl: Duration) -> Self {
+        Self(Arc::new(watch::Sender::new(State {
+            ttl,
+            deadline: sent + ttl,
+            lost: None,
+        })))
+    }
+
+    /// The store acknowledged for `ttl` a renewal sent at `sent`.
+    ///
+    /// # Errors
+    /// The reason, when the lease was lost before: whoever saw the loss may have acted on it already.
+    pub fn renewed(&self, sent: Instant, ttl: Duration) -> Result<(), LossReason> {
+        let mut outcome = Ok(());
+        // The clock is read under the lock, as in `loss`, so no two readers can disagree about the order.
+        self.0.send_if_modified(|state| {
+            if let Some(reason) = state.loss() {
+                state.lost = Some(reason);
+                outcome = Err(reason);
+                return true;
+            }
+            state.ttl = ttl;
+            state.deadline = state.deadline.max(sent + ttl);
+            // Nobody waits for renewals: a waiter sleeps until the deadline that it knows and looks again.
+            false
+        });
+        outcome
+    }
+
+    /// Ends the lease; the first reason stays.
+    pub fn lose(&self, reason: LossReason) {
+        self.0.send_if_modified(|state| {
+            let first = state.lost.is_none();
+            state.lost = state.loss().or(Some(reason));
+            first
+        });
+    }
+
+    /// Why the lease is lost, or `None` while it is held. Exact at the moment of the call: a process that
+    /// was frozen past the deadline sees the loss with its first instruction.
+    pub fn loss(&self) -> Option<LossReason> {
+        self.0.borrow().loss()
+    }
+
+    /// How well the lease is doing.
+    pub fn health(&self) -> LeaseHealth {
+        let state = *self.0.borrow();
+        match state.loss() {
+            Some(reason) => LeaseHealth::Lost(reason),
+            None if state.deadline.saturating_duration_since(Instant::now()) < state.ttl / 2 => {
+                LeaseHealth::Suspect
+            }
+            None => LeaseHealth::Healthy,
+        }
+    }
+
+    /// The TTL that the store granted.
+    pub fn ttl(&self) -> Duration {
+        self.0.borrow().ttl
+    }
+
+    /// How long the lease is held without another renewal; zero once lost.
+    pub fn remaining(&self) -> Duration {
+        let state = *self.0.borrow();
+        match state.loss() {
+            Some(_) => Duration::ZERO,
+            None => state.deadline.saturating_duration_since(Instant::now()),
+        }
+    }
+
+    /// Waits until the lease is lost.
+    pub async fn lost(&self) -> LossReason {
+        let mut changes = self.0.subscribe();
+        loop {
+            let state = *changes.borrow_and_update();
+            if let Some(reason) = state.loss() {
+                return reason;
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep_until(state.deadline) => {}
+            }
+        }
+    }
+}
+
+/// One holder's grip on something that lives on a lease: ends with the lease, or on its own.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    lease: Lease,
+    end: Arc<watch::Sender<Option<LossReason>>>,
+}
+
+impl Hold {
+    /// A grip on something that lives on `lease`.
+    pub fn on(lease: Lease) -> Self {
+        Self {
+            lease,
+            end: Arc::new(watch::Sender::new(None)),
+        }
+    }
+
+    /// Ends this grip alone; the first reason stays.
+    pub fn end(&self, reason: LossReason) {
+        let reason = self.loss().unwrap_or(reason);
+        self.end.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert(reason);
+            first
+        });
+    }
+
+    /// Why it is lost, or `None` while it is held.
+    pub fn loss(&self) -> Option<LossReason> {
+        (*self.end.borrow()).or_else(|| self.lease.loss())
+    }
+
+    /// `Ok` while held.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] once lost.
+    pub fn check(&self) -> Result<()> {
+        self.loss().map_or(Ok(()), |reason| Err(Error::Lost { reason }))
+    }
+
+    /// The lease below.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// A future of the loss.
+    pub fn lost(&self) -> Lost {
+        Lost::of(self.clone())
+    }
+
+    async fn wait(self) -> LossReason {
+        let mut end = self.end.subscribe();
+        tokio::select! {
+            biased;
+            Ok(reason) = end.wait_for(Option::is_some) => reason.expect("waited for Some"),
+            reason = self.lease.lost() => reason,
+        }
+    }
+}
+
+/// A future that resolves when something held is lost, to the reason.
+///
+/// Clones wait independently, and one that is made after the loss resolves at once. Polling it needs a tokio
+/// runtime with time enabled, since the local deadline is a timer.
+///
+/// # Cancel safety
+/// Dropping it changes nothing; a clone or a new one can be awaited later.
+pub struct Lost {
+    hold: Hold,
+    wait: std::pin::Pin<Box<dyn Future<Output = LossReason> + Send + Sync>>,
+}
+
+impl Lost {
+    fn of(hold: Hold) -> Self {
+        Self {
+            wait: Box::pin(hold.clone().wait()),
+            hold,
+        }
+    }
+
+    /// The reason, without waiting; `None` while held.
+    pub fn reason(&self) -> Option<LossReason> {
+        self.hold.loss()
+    }
+}
+
+impl Clone for Lost {
+    fn clone(&self) -> Self {
+        Self::of(self.hold.clone())
+    }
+}
+
+impl fmt::Debug for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lost").field(&self.reason()).finish()
+    }
+}
+
+impl Future for Lost {
+    type Output = LossReason;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<LossReason> {
+        self.wait.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    async fn pass(time: Duration) {
+        tokio::time::advance(time).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_counts_from_the_moment_of_sending() {
+        let sent = Instant::now();
+        pass(Duration::from_secs(4)).await; // the answer took four seconds
+        let lease = Lease::granted(sent, TTL);
+        assert_eq!(lease.remaining(), Duration::from_secs(6));
+        pass(Duration::from_secs(6)).await;
+        assert_eq!(lease.loss(), Some(LossReason::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_moves_the_deadline_and_never_back() {
+        let start = Instant::now();
+        let lease = Lease::granted(start, TTL);
+        pass(Duration::from_secs(5)).await;
+        lease.renewed(Instant::now(), TTL).expect("is held");
+        lease
+            .renewed(start, TTL)
+            .expect("an answer that overtook the other changes nothing");
+        assert_eq!(lease.remaining(), TTL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_lease_never_heals() {
+        let lease = Lease::granted(Instant::now(), TTL);
+        pass(TTL).await;
+        assert_eq!(lease.renewed(Instant::now(), TTL), Err(LossReason::Expired));
+        lease.lose(LossReason::Closed);
+        assert_eq!(lease.loss(), Some(LossReason::Expired), "the first reason stays");
+        assert_eq!(lease.remaining(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn health_turns_suspect_when_renewals_are_overdue() {
+        let lease = Lease::granted(Instant::now(), TTL);
+        assert_eq!(lease.health(), LeaseHealth::Healthy);
+        pass(Duration::from_secs(6)).await;
+        assert_eq!(lease.health(), LeaseHealth::Suspect);
+        lease.renewed(Instant::now(), TTL).expect("is held");
+        assert_eq!(lease.health(), LeaseHealth::Healthy);
+        lease.lose(LossReason::Revoked);
+        assert_eq!(lease.health(), LeaseHealth::Lost(LossReason::Revoked));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_sleeps_through_renewals_and_wakes_at_the_last_deadline() {
+        let lease = Lease::granted(Instant::now(), TTL);
+        let lost = Hold::on(lease.clone()).lost();
+        let start = Instant::now();
+        let renewing = async {
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                lease.renewed(Instant::now(), TTL).expect("is held");
+            }
+            std::future::pending::<()>().await;
+        };
+        let reason = tokio::select! { reason = lost.clone() => reason, () = renewing => unreachable!() };
+        assert_eq!(reason, LossReason::Expired);
+        assert_eq!(start.elapsed(), Duration::from_secs(25));
+        assert_eq!(lost.await, LossReason::Expired, "a clone resolves as well");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_ends_alone_or_with_its_lease() {
+        let lease = Lease::granted(Instant::now(), TTL);
+        let (one, other) = (Hold::on(lease.clone()), Hold::on(lease.clone()));
+        one.end(LossReason::Deleted);
+        assert_eq!(one.lost().await, LossReason::Deleted);
+        assert!(other.check().is_ok());
+        lease.lose(LossReason::Revoked);
+        assert_eq!(other.lost().await, LossReason::Revoked);
+        assert_eq!(one.loss(), Some(LossReason::Deleted), "the first reason stays");
+    }
+}

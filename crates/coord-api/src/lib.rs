@@ -1,0 +1,44 @@
+//! Traits, guards, errors and names of coord, the distributed-coordination toolkit.
+//!
+//! Services depend on the crate `coord`, which re-exports all of this and picks a backend from a URL. This
+//! crate does no I/O and knows no backend; who writes one starts at [`backend`].
+//!
+//! | to | call | get |
+//! |---|---|---|
+//! | exclude other processes | [`DistributedLock::acquire`] | a [`LockGuard`] that tells when it is lost |
+//! | be found | [`ServiceRegistry::register`] | a [`Registration`] that comes back by itself |
+//! | find others | [`ServiceRegistry::discover`], [`ServiceRegistry::watch`] | [`ServiceInfo`]s and their changes |
+//! | read and change configuration | [`ConfigExt`] | typed values with versions, and their changes |
+//! | be one of few | [`InstanceIdAllocator::acquire_id`] | a small number that no other instance has |
+//!
+//! All four come from one [`Provider`].
+
+pub mod backend;
+mod batch;
+mod config;
+mod entry;
+mod error;
+mod ids;
+mod lease;
+mod lock;
+mod names;
+mod provider;
+mod registry;
+mod ttl;
+mod version;
+mod watch;
+
+pub use backend::registration::{Registration, RegistrationStatus};
+pub use batch::{Batch, Committed, MAX_BATCH_KEYS, MAX_VALUE_BYTES, Write};
+pub use config::{ConfigCenter, ConfigEvent, ConfigExt, Scope, Setting};
+pub use entry::{Entry, EntryEvent};
+pub use error::{BoxError, Error, Result};
+pub use ids::{InstanceIdAllocator, MAX_MAX_ID, check_max_id};
+pub use lease::{Hold, Lease, LeaseHealth, LossReason, Lost};
+pub use lock::{DistributedLock, DistributedLockExt, FencingToken, LockGuard};
+pub use names::{ConfigKey, ConfigPrefix, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName};
+pub use provider::Provider;
+pub use registry::{MAX_METADATA_BYTES, ServiceEvent, ServiceInfo, ServiceRegistry, WEIGHT};
+pub use ttl::Ttl;
+pub use version::Version;
+pub use watch::Watch;

@@ -1,0 +1,194 @@
+//! Distributed locks that tell their holder when they are lost.
+
+use std::{fmt, pin::pin, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, LockName, Lost, Result, backend::Place};
+
+/// Mutual exclusion between processes, and between tasks of one process.
+///
+/// # Contract
+/// - **Exclusive and fair.** Whoever asked first gets the lock first, across processes and across tasks of
+///   one process. Locks are not reentrant: a task that acquires twice waits for itself.
+/// - **Leased.** A held lock lives on a lease of `ttl` that coord renews. `ttl` is 1 s to 24 h, fractions
+///   are rounded up, and [`LockGuard::ttl`] tells what the store granted.
+/// - **Loss is told.** When renewals fail, [`LockGuard::lost`] fires before anyone else can get the lock. A
+///   lost lock never comes back.
+/// - **Fenced.** Each holder of a name has a [`FencingToken`] larger than every holder's before it.
+/// - Names follow the rule of [`LockName`]; a name and a path below it are two locks.
+///
+/// # Cancel safety
+/// Every future here may be dropped at any point: nothing stays queued, held or stored.
+///
+/// # Example
+/// ```
+/// use std::time::Duration;
+/// use coord_api::{DistributedLock, Provider};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+/// let store = coord_memory::Store::new();
+/// let locks = store.client().lock();
+/// let guard = locks.acquire("nightly-report", Duration::from_secs(30)).await?;
+/// assert!(locks.try_acquire("nightly-report", Duration::from_secs(30)).await?.is_none());
+/// guard.run(async { /* work that must not be done twice */ }).await?;
+/// guard.unlock().await?;
+/// # Ok(()) }
+/// ```
+#[async_trait]
+pub trait DistributedLock: fmt::Debug + Send + Sync {
+    /// Waits in the queue until the lock is free, then holds it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] before anything is sent; [`Error::Lost`] when the place in the queue was
+    /// lost while waiting; [`Error::Closed`]; [`Error::Unavailable`] or [`Error::Timeout`] when the store
+    /// could not be reached, in which case nothing stays behind.
+    async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard>;
+
+    /// Takes the lock if it is free now; `None` if someone holds it or waits for it.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>>;
+}
+
+/// Sugar over every [`DistributedLock`].
+pub trait DistributedLockExt: DistributedLock {
+    /// Waits at most `wait` for the lock; `None` if it was not free in that time.
+    ///
+    /// # Errors
+    /// As [`acquire`](DistributedLock::acquire).
+    fn acquire_within(
+        &self,
+        name: &str,
+        ttl: Duration,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Option<LockGuard>>> + Send {
+        async move {
+            match tokio::time::timeout(wait, self.acquire(name, ttl)).await {
+                Ok(acquired) => acquired.map(Some),
+                Err(_elapsed) => Ok(None),
+            }
+        }
+    }
+}
+
+impl<L: DistributedLock + ?Sized> DistributedLockExt for L {}
+
+/// A number that grows from each holder of a lock to the next.
+///
+/// Give it along with every write to a resource outside the store. A resource that remembers the largest
+/// token it has seen, on reads as well as on writes, and refuses smaller ones is safe from a holder that
+/// was frozen and does not know yet that it lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    /// A token from a backend's counter.
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A held lock. [`unlock`](Self::unlock) gives it back and says whether it was still held; dropping the
+/// guard gives it back as well, in the background.
+#[must_use = "dropping the guard releases the lock"]
+#[derive(Debug)]
+pub struct LockGuard {
+    name: LockName,
+    key: String,
+    token: FencingToken,
+    place: Place,
+}
+
+impl LockGuard {
+    /// A guard over a place that a backend holds.
+    pub fn new(name: LockName, key: String, token: FencingToken, place: Place) -> Self {
+        Self {
+            name,
+            key,
+            token,
+            place,
+        }
+    }
+
+    /// The lock's name.
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// The key of this holder in the store, for people who look there.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The fencing token of this holder.
+    pub fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// The time to live that the store granted; at least what was asked for.
+    pub fn ttl(&self) -> Duration {
+        self.place.hold().lease().ttl()
+    }
+
+    /// How long the lock is certainly held without another renewal; zero once lost.
+    pub fn remaining(&self) -> Duration {
+        if self.is_lost() {
+            Duration::ZERO
+        } else {
+            self.place.hold().lease().remaining()
+        }
+    }
+
+    /// A future of the loss, to be selected against work that runs elsewhere.
+    pub fn lost(&self) -> Lost {
+        self.place.hold().lost()
+    }
+
+    /// Whether the lock is lost. Exact at the moment of the call, also right after a freeze.
+    pub fn is_lost(&self) -> bool {
+        self.place.hold().loss().is_some()
+    }
+
+    /// Runs `work` as long as the lock is held.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] as soon as the lock is lost; `work` is dropped at its current await point then.
+    ///
+    /// # Cancel safety
+    /// Dropping this future drops `work`; the lock stays held by the guard.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output> {
+        let work = pin!(work);
+        tokio::select! {
+            biased;
+            reason = self.lost() => Err(Error::Lost { reason }),
+            output = work => self.place.hold().check().map(|()| output),
+        }
+    }
+
+    /// Gives the lock back and waits until the store has freed it.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if it was no longer held. On any other error the release goes on in the background
+    /// until the store has it or the lease is over.
+    ///
+    /// # Cancel safety
+    /// Once called the lock is given back, also if this future is dropped.
+    pub async fn unlock(self) -> Result<()> {
+        self.place.give_back().await
+    }
+}

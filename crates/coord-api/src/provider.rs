@@ -1,0 +1,64 @@
+//! The entry point: one provider per process and store.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{ConfigCenter, DistributedLock, InstanceIdAllocator, Result, ServiceRegistry};
+
+/// One client of a coordination store. Code that takes an `Arc<dyn Provider>` runs on every backend.
+///
+/// # Contract
+/// - [`close`](Self::close) may be called often and by many: it gives back every lock, id and registration
+///   of this provider, wakes every waiter with [`Error::Closed`](crate::Error::Closed), fires every
+///   `lost()`, ends every watch, and returns within the configured close timeout.
+/// - After `close` every call answers [`Error::Closed`](crate::Error::Closed).
+/// - Dropping the last handle does the same in the background, as far as it can. What could not be given
+///   back is freed by the store when its lease expires.
+///
+/// # Example
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use coord_api::{ConfigExt, Provider};
+///
+/// async fn count_start(provider: Arc<dyn Provider>) -> coord_api::Result<u64> {
+///     let guard = provider.lock().acquire("starts", Duration::from_secs(10)).await?;
+///     let config = provider.config();
+///     let starts = config.get::<u64>("starts").await?.map_or(0, |found| found.value) + 1;
+///     config.set("starts", &starts).await?;
+///     guard.unlock().await?;
+///     Ok(starts)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+/// let store = coord_memory::Store::new();
+/// assert_eq!(count_start(Arc::new(store.client())).await?, 1);
+/// assert_eq!(count_start(Arc::new(store.client())).await?, 2);
+/// # Ok(()) }
+/// ```
+#[async_trait]
+pub trait Provider: fmt::Debug + Send + Sync {
+    /// The locks of this store.
+    fn lock(&self) -> Arc<dyn DistributedLock>;
+
+    /// The service registry of this store.
+    fn registry(&self) -> Arc<dyn ServiceRegistry>;
+
+    /// The config center of this store.
+    fn config(&self) -> Arc<dyn ConfigCenter>;
+
+    /// An allocator of ids `1..max_id` among the instances of `service`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a bad name or a bound that is not
+    /// within 2 and 2^20.
+    fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>>;
+
+    /// Gives back everything and ends every wait; see the contract above.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable) or [`Error::Timeout`](crate::Error::Timeout) when
+    /// the store could not be told; the provider is closed all the same, and the store frees what is left
+    /// when its leases expire.
+    async fn close(&self) -> Result<()>;
+}

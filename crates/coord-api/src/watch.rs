@@ -1,0 +1,65 @@
+//! The stream type of every watch.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::{Stream, StreamExt, stream::BoxStream};
+
+use crate::{Error, Result};
+
+/// A watch: a snapshot, then every change after it, once and in order.
+///
+/// # Contract
+/// - The first item is a snapshot; there is no gap between it and the first change.
+/// - After a gap (the connection was lost for long, the store compacted its history, the consumer was slow)
+///   another snapshot comes, which replaces all that was known. Nothing ever goes back in time.
+/// - An entry that can not be decoded is an `Err` item ([`Error::Decode`]) and the watch goes on.
+/// - While the store is away no items come; the watch goes on by itself when it is back.
+/// - It ends only when its provider is closed: one `Err(`[`Error::Closed`]`)`, then `None`.
+/// - Memory is bounded however slow the consumer is.
+///
+/// # Cancel safety
+/// [`next`](Self::next) may be dropped and called again: no item is lost. Dropping the watch ends it.
+#[must_use = "a watch yields nothing unless it is polled"]
+pub struct Watch<T>(Option<BoxStream<'static, Result<T>>>);
+
+impl<T> Watch<T> {
+    /// Wraps a backend's stream. After an [`Error::Closed`] it is dropped and not polled again.
+    pub fn new(events: impl Stream<Item = Result<T>> + Send + 'static) -> Self {
+        Self(Some(events.boxed()))
+    }
+
+    /// Waits for the next item; `None` after the provider was closed.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] for an entry that can not be decoded, [`Error::Closed`] once at the end, and
+    /// [`Error::PermissionDenied`] or [`Error::Unauthenticated`] each time the store refuses the watch,
+    /// which is tried again and again.
+    pub async fn next(&mut self) -> Option<Result<T>> {
+        StreamExt::next(self).await
+    }
+}
+
+impl<T> Stream for Watch<T> {
+    type Item = Result<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(events) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let item = std::task::ready!(events.poll_next_unpin(cx));
+        if matches!(item, None | Some(Err(Error::Closed))) {
+            self.0 = None;
+        }
+        Poll::Ready(item)
+    }
+}
+
+impl<T> fmt::Debug for Watch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,1 @@
+//! The contract of the coord toolkit as tests that every backend runs

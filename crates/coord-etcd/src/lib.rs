@@ -1,0 +1,1 @@
+//! etcd backend of the coord distributed-coordination toolkit

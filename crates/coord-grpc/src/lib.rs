@@ -1,0 +1,1 @@
+//! Load-balanced tonic connections over any coord service registry

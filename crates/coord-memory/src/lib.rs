@@ -1,0 +1,1 @@
+//! In-process backend of the coord distributed-coordination toolkit, for unit tests

@@ -1,0 +1,1 @@
+//! Distributed locks, service discovery, live configuration and instance ids for Rust services
