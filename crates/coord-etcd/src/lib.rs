@@ -1,1 +1,28 @@
-//! etcd backend of the coord distributed-coordination toolkit
+//! The etcd backend of coord. Services depend on the crate `coord` with the feature `etcd`; this crate is for
+//! those who want nothing else.
+//!
+//! Everything that must happen in time (renewals, deadlines, clean-up, the connection itself) runs on one
+//! thread of this crate's own, where a busy runtime of the user's can not starve it. See
+//! [`Client::connect`].
+
+mod background;
+mod client;
+mod commit;
+mod config;
+mod connect;
+mod core;
+mod endpoint;
+mod error;
+mod ids;
+mod keys;
+mod lock;
+mod options;
+mod place;
+mod queue;
+mod read;
+mod registry;
+mod session;
+mod watch;
+
+pub use client::Client;
+pub use options::{EtcdConfig, TlsFiles};

@@ -1,0 +1,126 @@
+//! The provider over etcd.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coord_api::{
+    ConfigCenter, DistributedLock, Error, InstanceIdAllocator, LeaseHealth, Provider, Result, ServiceName,
+    ServiceRegistry, backend::IdAllocator, check_max_id,
+};
+
+use crate::{
+    background::{Background, owned},
+    config::EtcdConfigCenter,
+    connect::connect,
+    core::{Core, Limits, Shared},
+    ids::EtcdIds,
+    keys::{Keys, Range},
+    lock::EtcdLock,
+    options::EtcdConfig,
+    registry::EtcdRegistry,
+};
+
+/// One client of etcd. Clones are cheap and share the connection, the leases and the background thread.
+///
+/// # Example
+/// ```no_run
+/// use std::time::Duration;
+/// use coord_api::{DistributedLock, Provider};
+/// use coord_etcd::{Client, EtcdConfig};
+///
+/// # async fn example() -> coord_api::Result<()> {
+/// let client = Client::connect(EtcdConfig::new(["127.0.0.1:2379"]).namespace("shop")).await?;
+/// let guard = client.lock().acquire("nightly-report", Duration::from_secs(30)).await?;
+/// guard.unlock().await?;
+/// client.close().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+impl Client {
+    /// Connects, authenticates and reads once, so that a wrong address, user or permission is told here.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad configuration, before anything is sent;
+    /// [`Error::Unavailable`], [`Error::Timeout`], [`Error::Unauthenticated`] or
+    /// [`Error::PermissionDenied`] when etcd can not be used.
+    ///
+    /// # Cancel safety
+    /// Dropping this future drops the connection.
+    pub async fn connect(config: EtcdConfig) -> Result<Self> {
+        let checked = config.check()?;
+        let background = Background::start().map_err(|error| Error::Unavailable {
+            what: "a background thread".into(),
+            source: Some(error.into()),
+        })?;
+        let limits = Limits {
+            request_timeout: config.request_timeout,
+            close_timeout: config.close_timeout,
+            id_ttl: checked.instance_id_ttl,
+        };
+        let keys = Keys::of(&checked.namespace);
+        let runtime = background.handle().clone();
+        let core = owned(background.handle(), move |_gone| async move {
+            let client = connect(&config, &checked).await?;
+            Ok(Core::new(&client, keys, &limits, runtime))
+        })
+        .await?;
+        let client = Self {
+            shared: Shared::new(core, background),
+        };
+        client
+            .shared
+            .core
+            .read("connect", &Range::Key(client.shared.core.keys.probe()))
+            .await?;
+        Ok(client)
+    }
+
+    /// How the leases of this client are doing: the worst of them.
+    pub fn health(&self) -> LeaseHealth {
+        self.shared.core.sessions.health()
+    }
+}
+
+#[async_trait]
+impl Provider for Client {
+    fn lock(&self) -> Arc<dyn DistributedLock> {
+        Arc::new(EtcdLock {
+            shared: self.shared.clone(),
+        })
+    }
+
+    fn registry(&self) -> Arc<dyn ServiceRegistry> {
+        Arc::new(EtcdRegistry {
+            shared: self.shared.clone(),
+        })
+    }
+
+    fn config(&self) -> Arc<dyn ConfigCenter> {
+        Arc::new(EtcdConfigCenter {
+            shared: self.shared.clone(),
+        })
+    }
+
+    fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
+        let service = ServiceName::parse(service)?;
+        check_max_id(max_id)?;
+        Ok(Arc::new(IdAllocator::new(EtcdIds {
+            shared: self.shared.clone(),
+            service,
+            max_id,
+        })))
+    }
+
+    async fn close(&self) -> Result<()> {
+        let core = self.shared.core.clone();
+        // On the background runtime, so that it goes on if the caller gives up.
+        owned(&self.shared.core.runtime, move |_gone| async move {
+            core.shut_down().await
+        })
+        .await
+    }
+}

@@ -1,0 +1,275 @@
+//! Config writes whose outcome is always known.
+//!
+//! A write whose answer is lost can neither be repeated (someone else may have written since) nor be found by
+//! its value (someone else may have written the same). So each commit also writes a *slot*: a key of this
+//! client, with no one else's writes in it, on the condition that the slot was not written since. Afterwards
+//! the slot tells what happened, and writing it makes sure that a commit that is still under way never takes
+//! effect. Slots are reused, as many as there are commits at the same time, and go with the client's lease.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use coord_api::{Error, Result, Ttl};
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tokio::time::Instant;
+
+use crate::{
+    core::Core,
+    error::{Effect, Failure},
+    read::revision,
+    session::Session,
+};
+
+/// How long slots outlive a client that crashed.
+const SLOT_TTL: Duration = Duration::from_secs(60);
+
+/// What a commit writes into its slot, and what clears a slot of a commit that may still be under way.
+const COMMITTED: &str = "committed";
+const CLEARED: &str = "cleared";
+
+/// The slots that no commit uses now.
+#[derive(Debug, Default)]
+pub(crate) struct Slots(Mutex<Vec<Slot>>);
+
+impl Slots {
+    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.0.lock().expect("nothing panics while this is locked")
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: String,
+    session: Arc<Session>,
+    /// The revision at which the slot was last written; 0 for never.
+    written: i64,
+}
+
+/// A slot in use by one commit. If the commit is dropped half-way, the slot is cleared in the background.
+#[derive(Debug)]
+pub(crate) struct InUse {
+    core: Arc<Core>,
+    slot: Option<Slot>,
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// It took effect, with this answer.
+    Written(TxnResponse),
+    /// It took effect at this revision; the answer was lost.
+    WrittenUnseen(i64),
+    /// A condition was not met.
+    Refused(TxnResponse),
+    /// The slot's lease is gone. Nothing was written, another slot will do.
+    SlotGone,
+}
+
+impl Core {
+    /// A slot for one commit.
+    pub(crate) async fn slot(self: &Arc<Self>) -> Result<InUse> {
+        let free = {
+            let mut slots = self.slots.lock();
+            slots.retain(|slot| slot.session.lease.loss().is_none());
+            slots.pop()
+        };
+        let slot = if let Some(slot) = free {
+            slot
+        } else {
+            let ttl = Ttl::parse(SLOT_TTL).expect("is within the limits");
+            let session = self.session(ttl).await?;
+            let key = self.keys.commit_slot(session.id, self.next_attempt());
+            Slot {
+                key,
+                session,
+                written: 0,
+            }
+        };
+        Ok(InUse {
+            core: self.clone(),
+            slot: Some(slot),
+        })
+    }
+
+    /// Uses other slots from now on.
+    pub(crate) fn forget_slots(&self) {
+        self.slots.lock().clear();
+    }
+}
+
+impl InUse {
+    fn slot(&self) -> &Slot {
+        self.slot
+            .as_ref()
+            .expect("is taken only by `settle` and `drop`, which end it")
+    }
+
+    /// The condition that nothing was written into the slot since we know it.
+    pub(crate) fn unwritten(&self) -> Compare {
+        self.slot().unwritten()
+    }
+
+    /// The write that shows that the commit took effect.
+    pub(crate) fn mark(&self) -> TxnOp {
+        self.slot().write(COMMITTED)
+    }
+
+    /// Finds out how the commit ended, whatever its answer was.
+    pub(crate) async fn settle(mut self, answer: Result<TxnResponse, Failure>) -> Result<Settled> {
+        match answer {
+            Ok(answer) if answer.succeeded() => {
+                self.put_back(revision(answer.header()));
+                Ok(Settled::Written(answer))
+            }
+            Ok(answer) => {
+                let written = self.slot().written;
+                self.put_back(written);
+                Ok(Settled::Refused(answer))
+            }
+            Err(Failure {
+                error: Error::Lost { .. },
+                ..
+            }) => {
+                self.slot = None;
+                Ok(Settled::SlotGone)
+            }
+            Err(Failure {
+                error,
+                effect: Effect::None,
+            }) => {
+                let written = self.slot().written;
+                self.put_back(written);
+                Err(error)
+            }
+            Err(Failure {
+                error,
+                effect: Effect::Unknown,
+            }) => {
+                tracing::debug!(%error, "the answer to a commit was lost, reading its slot");
+                let cleared = clear(&self.core, self.slot()).await;
+                match cleared {
+                    Some(Cleared {
+                        was_committed: Some(at),
+                        now,
+                    }) => {
+                        self.put_back(now);
+                        Ok(Settled::WrittenUnseen(at))
+                    }
+                    Some(Cleared {
+                        was_committed: None,
+                        now,
+                    }) => {
+                        self.put_back(now);
+                        // It did not take effect and never will, so this is not the time-out that it was.
+                        Err(Error::Unavailable {
+                            what: "etcd".into(),
+                            source: Some(error.into()),
+                        })
+                    }
+                    None => Err(Error::Timeout {
+                        operation: "write config values",
+                        after: self.core.request_timeout * 2,
+                    }),
+                }
+            }
+        }
+    }
+
+    fn put_back(&mut self, written: i64) {
+        if let Some(slot) = self.slot.take() {
+            self.core.slots.lock().push(Slot { written, ..slot });
+        }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let core = self.core.clone();
+        self.core.runtime.spawn(async move {
+            while slot.session.lease.loss().is_none() {
+                if let Some(Cleared { now, .. }) = clear(&core, &slot).await {
+                    core.slots.lock().push(Slot { written: now, ..slot });
+                    return;
+                }
+            }
+        });
+    }
+}
+
+impl Slot {
+    fn unwritten(&self) -> Compare {
+        Compare::mod_revision(self.key.as_str(), CompareOp::Equal, self.written)
+    }
+
+    fn write(&self, what: &str) -> TxnOp {
+        TxnOp::put(
+            self.key.as_str(),
+            what,
+            Some(PutOptions::new().with_lease(self.session.id)),
+        )
+    }
+}
+
+struct Cleared {
+    /// The revision of the commit, if it took effect.
+    was_committed: Option<i64>,
+    /// The revision at which the slot was written last.
+    now: i64,
+}
+
+/// Makes sure that a commit that may be under way never takes effect, or learns that it did. `None` if that
+/// could not be found out within the request timeout, or the slot is gone with its lease.
+async fn clear(core: &Core, slot: &Slot) -> Option<Cleared> {
+    let started = Instant::now();
+    loop {
+        let txn = Txn::new()
+            .when([slot.unwritten()])
+            .and_then([slot.write(CLEARED)])
+            .or_else([TxnOp::get(slot.key.as_str(), None)]);
+        match core.txn("settle a commit", txn).await {
+            Ok(answer) if answer.succeeded() => {
+                return Some(Cleared {
+                    was_committed: None,
+                    now: revision(answer.header()),
+                });
+            }
+            Ok(answer) => {
+                let Some(TxnOpResponse::Get(found)) = answer.op_responses().into_iter().next() else {
+                    return None;
+                };
+                let now = found.kvs().first()?;
+                let was_committed = (now.value() == COMMITTED.as_bytes()).then(|| now.mod_revision());
+                return Some(Cleared {
+                    was_committed,
+                    now: now.mod_revision(),
+                });
+            }
+            Err(Failure {
+                error: Error::Lost { .. },
+                ..
+            }) => return None,
+            Err(_) if started.elapsed() > core.request_timeout => return None,
+            Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(50..200))).await,
+        }
+    }
+}
+
+impl Core {
+    /// How many of `keys` existed just before `at`; asked only when the answer to a commit was lost.
+    pub(crate) async fn existed_before(&self, keys: &[String], at: i64) -> Result<usize> {
+        let mut existed = 0;
+        for key in keys {
+            let before = GetOptions::new().with_revision(at - 1).with_count_only();
+            let found = self
+                .call("write config values", async {
+                    self.kv().get(key.as_str(), Some(before)).await
+                })
+                .await?;
+            existed += usize::from(found.count() > 0);
+        }
+        Ok(existed)
+    }
+}

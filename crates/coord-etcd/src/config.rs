@@ -1,0 +1,154 @@
+//! Config values: the JSON itself under its key.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use coord_api::{
+    Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Result, Scope,
+    Version, Watch, Write,
+};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
+
+use crate::{
+    commit::{InUse, Settled},
+    core::{Core, Shared},
+    keys::Range,
+    read::revision,
+    watch::{entry, follow, version},
+};
+
+/// The config center of one client.
+#[derive(Debug)]
+pub(crate) struct EtcdConfigCenter {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl ConfigCenter for EtcdConfigCenter {
+    async fn get_entry(&self, key: &str) -> Result<Option<Entry>> {
+        let key = ConfigKey::parse(key)?;
+        let core = &self.shared.core;
+        core.check_open()?;
+        let (_, pairs) = core
+            .read("get a config value", &Range::Key(core.keys.config(&key)))
+            .await?;
+        Ok(pairs.first().map(|kv| entry(kv, key.as_str().to_owned())))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
+        let prefix = ConfigPrefix::parse(prefix)?;
+        let core = &self.shared.core;
+        core.check_open()?;
+        let range = Range::Prefix(core.keys.config_below(&prefix));
+        let (_, pairs) = core.read("list config values", &range).await?;
+        Ok(pairs
+            .iter()
+            .filter_map(|kv| Some(entry(kv, core.keys.config_name(kv.key_str().ok()?))))
+            .collect())
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        let core = &self.shared.core;
+        core.check_open()?;
+        loop {
+            let slot = core.slot().await?;
+            let answer = core
+                .txn("write config values", transaction(core, &batch, &slot))
+                .await;
+            match slot.settle(answer).await? {
+                Settled::Written(answer) => {
+                    return Ok(Committed::new(
+                        version(revision(answer.header())),
+                        deleted(&answer),
+                    ));
+                }
+                Settled::WrittenUnseen(at) => {
+                    let existed = core.existed_before(&deletions(core, &batch), at).await?;
+                    return Ok(Committed::new(version(at), existed));
+                }
+                Settled::Refused(answer) => match conflict(&batch, &answer) {
+                    Some(conflict) => return Err(conflict),
+                    // Someone wrote into our slot. Nothing else was written, and the slot is not used again.
+                    None => core.forget_slots(),
+                },
+                Settled::SlotGone => core.check_open()?,
+            }
+        }
+    }
+
+    async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
+        let keys = self.shared.core.keys.clone();
+        let range = keys.config_scope(scope)?;
+        follow(
+            self.shared.clone(),
+            range,
+            Box::new(move |key| keys.config_name(key)),
+        )
+        .await
+    }
+}
+
+fn transaction(core: &Core, batch: &Batch, slot: &InUse) -> Txn {
+    let required = batch.requirements().iter();
+    let mut conditions: Vec<_> = required
+        .clone()
+        .map(|(key, version)| {
+            // Revisions fit: they came from etcd. What does not fit equals none.
+            let revision = i64::try_from(version.get()).unwrap_or(i64::MAX);
+            Compare::mod_revision(core.keys.config(key), CompareOp::Equal, revision)
+        })
+        .collect();
+    conditions.push(slot.unwritten());
+    let mut writes: Vec<_> = batch
+        .writes()
+        .iter()
+        .map(|write| match write {
+            Write::Set(key, json) => TxnOp::put(core.keys.config(key), json.to_vec(), None),
+            Write::Delete(key) => TxnOp::delete(core.keys.config(key), None),
+        })
+        .collect();
+    writes.push(slot.mark());
+    let looks: Vec<_> = required
+        .map(|(key, _)| TxnOp::get(core.keys.config(key), None))
+        .collect();
+    Txn::new().when(conditions).and_then(writes).or_else(looks)
+}
+
+fn deletions(core: &Core, batch: &Batch) -> Vec<String> {
+    let deletions = batch
+        .writes()
+        .iter()
+        .filter(|write| matches!(write, Write::Delete(_)));
+    deletions.map(|write| core.keys.config(write.key())).collect()
+}
+
+fn deleted(answer: &TxnResponse) -> usize {
+    let counts = answer.op_responses().into_iter().map(|response| match response {
+        TxnOpResponse::Delete(deleted) => usize::try_from(deleted.deleted()).unwrap_or_default(),
+        _ => 0,
+    });
+    counts.sum()
+}
+
+/// The first requirement that is not met, from the looks of a refused transaction.
+fn conflict(batch: &Batch, answer: &TxnResponse) -> Option<Error> {
+    let looks = answer.op_responses();
+    batch
+        .requirements()
+        .iter()
+        .zip(looks)
+        .find_map(|((key, expected), look)| {
+            let TxnOpResponse::Get(found) = look else {
+                return None;
+            };
+            let actual = found
+                .kvs()
+                .first()
+                .map_or(Version::ABSENT, |kv| version(kv.mod_revision()));
+            (actual != *expected).then(|| Error::Conflict {
+                key: key.to_string(),
+                expected: *expected,
+                actual,
+            })
+        })
+}

@@ -1,0 +1,67 @@
+//! Making the connection, with every setting that keeps it from hanging.
+
+use std::time::Duration;
+
+use coord_api::{Error, Result};
+use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use secrecy::ExposeSecret;
+
+use crate::{
+    endpoint::Scheme,
+    error::{Failure, classify},
+    options::{Checked, EtcdConfig, TlsFiles},
+};
+
+/// How often an open stream is probed, and how long the answer may take. Without this a frozen server
+/// or a cut cable hangs a stream for ever; probing more often than every 5 s is punished by etcd.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connects and authenticates. Must run on the background runtime, which then drives the connection.
+pub(crate) async fn connect(config: &EtcdConfig, checked: &Checked) -> Result<etcd_client::Client> {
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(config.connect_timeout)
+        .with_keep_alive(PROBE_INTERVAL, PROBE_TIMEOUT)
+        // etcd closes connections that probe without an open stream.
+        .with_keep_alive_while_idle(false)
+        .with_auto_token_refresh(true);
+    if let (Some(user), Some(password)) = (&config.username, &config.password) {
+        options = options.with_user(user, password.expose_secret());
+    }
+    if checked.endpoints.scheme == Scheme::Https {
+        options = options.with_tls(tls(config.tls.as_ref()).await?);
+    }
+    let connecting = etcd_client::Client::connect(&checked.endpoints.urls, Some(options));
+    let limit = config.connect_timeout;
+    match tokio::time::timeout(limit, connecting).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(classify("connect", limit, error).into()),
+        Err(_elapsed) => Err(Failure::timeout("connect", limit).into()),
+    }
+}
+
+async fn tls(files: Option<&TlsFiles>) -> Result<TlsOptions> {
+    let Some(files) = files else {
+        return Ok(TlsOptions::new().with_native_roots());
+    };
+    let mut tls = match &files.ca_file {
+        Some(path) => TlsOptions::new().ca_certificate(Certificate::from_pem(read(path).await?)),
+        None => TlsOptions::new().with_native_roots(),
+    };
+    if let (Some(cert), Some(key)) = (&files.cert_file, &files.key_file) {
+        tls = tls.identity(Identity::from_pem(read(cert).await?, read(key).await?));
+    }
+    if let Some(name) = &files.server_name {
+        tls = tls.domain_name(name);
+    }
+    Ok(tls)
+}
+
+async fn read(path: &std::path::Path) -> Result<Vec<u8>> {
+    let owned = path.to_owned();
+    tokio::task::spawn_blocking(move || std::fs::read(owned))
+        .await
+        .map_err(|error| error.to_string())
+        .and_then(|content| content.map_err(|error| error.to_string()))
+        .map_err(|error| Error::invalid("tls", format!("{} can not be read: {error}", path.display())))
+}

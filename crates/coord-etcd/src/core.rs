@@ -1,0 +1,206 @@
+//! What everything in this crate shares: the connection, the keys, the clock limits, the state of closing.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use coord_api::{Error, Hold, Result, Ttl};
+use etcd_client::{KvClient, LeaseClient, Txn, TxnResponse};
+use tokio::{runtime, sync::watch};
+
+use crate::{
+    background::Background,
+    commit::Slots,
+    error::{Failure, classify},
+    keys::Keys,
+    session::Sessions,
+    watch::hub::Hub,
+};
+
+/// The largest answer that is accepted: a page of config values, each of the largest size.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// The shared core. Background tasks hold this; what users hold is a [`Shared`].
+#[derive(Debug)]
+pub(crate) struct Core {
+    etcd: Etcd,
+    pub(crate) keys: Keys,
+    pub(crate) hub: Hub,
+    pub(crate) sessions: Sessions,
+    pub(crate) slots: Slots,
+    pub(crate) runtime: runtime::Handle,
+    pub(crate) request_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) id_ttl: Ttl,
+    /// How this client calls itself in what it stores.
+    pub(crate) owner: String,
+    /// The living registrations of this client, by key, so that a later one can end an earlier one.
+    pub(crate) registrations: Mutex<HashMap<String, Weak<Hold>>>,
+    attempts: AtomicU64,
+    closed: watch::Sender<bool>,
+}
+
+/// The client library's handles; not `Debug`, since some of them print secrets.
+struct Etcd {
+    kv: KvClient,
+    lease: LeaseClient,
+}
+
+impl std::fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Etcd").finish_non_exhaustive()
+    }
+}
+
+/// The numbers that [`Core::new`] takes from the configuration.
+pub(crate) struct Limits {
+    pub(crate) request_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) id_ttl: Ttl,
+}
+
+impl Core {
+    pub(crate) fn new(
+        client: &etcd_client::Client,
+        keys: Keys,
+        limits: &Limits,
+        runtime: runtime::Handle,
+    ) -> Arc<Self> {
+        let host = gethostname::gethostname();
+        let owner = format!(
+            "{}/{}/{:08x}",
+            host.to_string_lossy(),
+            std::process::id(),
+            fastrand::u32(..)
+        );
+        Arc::new(Self {
+            etcd: Etcd {
+                kv: client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
+                lease: client.lease_client(),
+            },
+            keys,
+            hub: Hub::start(&runtime, client.watch_client()),
+            sessions: Sessions::default(),
+            slots: Slots::default(),
+            runtime,
+            request_timeout: limits.request_timeout,
+            close_timeout: limits.close_timeout,
+            id_ttl: limits.id_ttl,
+            owner,
+            registrations: Mutex::new(HashMap::new()),
+            attempts: AtomicU64::new(1),
+            closed: watch::Sender::new(false),
+        })
+    }
+
+    pub(crate) fn kv(&self) -> KvClient {
+        self.etcd.kv.clone()
+    }
+
+    pub(crate) fn lease(&self) -> LeaseClient {
+        self.etcd.lease.clone()
+    }
+
+    /// A number that this client uses once.
+    pub(crate) fn next_attempt(&self) -> u64 {
+        self.attempts.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn registrations(&self) -> MutexGuard<'_, HashMap<String, Weak<Hold>>> {
+        self.registrations
+            .lock()
+            .expect("nothing panics while this is locked")
+    }
+
+    /// What is stored in a place of ours, for people who look there.
+    pub(crate) fn holder(&self) -> Vec<u8> {
+        serde_json::json!({ "owner": self.owner })
+            .to_string()
+            .into_bytes()
+    }
+
+    /// As [`holder`](Self::holder), but different for each attempt.
+    pub(crate) fn holder_of(&self, attempt: u64) -> Vec<u8> {
+        serde_json::json!({ "owner": self.owner, "attempt": attempt })
+            .to_string()
+            .into_bytes()
+    }
+
+    /// Sends one request and waits for its answer within the request timeout.
+    pub(crate) async fn call<T>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, Failure> {
+        self.call_within(self.request_timeout, operation, request).await
+    }
+
+    /// As [`call`](Self::call), with a limit of its own.
+    pub(crate) async fn call_within<T>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        request: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(limit, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(classify(operation, limit, error)),
+            Err(_elapsed) => Err(Failure::timeout(operation, limit)),
+        }
+    }
+
+    /// One transaction.
+    pub(crate) async fn txn(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
+        self.call(operation, async { self.kv().txn(txn).await }).await
+    }
+
+    /// `Ok` while the client is open.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if *self.closed.borrow() {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits until the client is closed.
+    pub(crate) async fn closed(&self) {
+        // The sender is a part of `self`, so this can not fail.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Marks the client closed: from here on nothing new begins, and every wait ends.
+    pub(crate) fn mark_closed(&self) {
+        self.closed.send_replace(true);
+    }
+}
+
+/// What users' handles, guards and watches hold. When the last one is dropped, the leases are given back and
+/// the background thread ends.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) core: Arc<Core>,
+    background: Background,
+}
+
+impl Shared {
+    pub(crate) fn new(core: Arc<Core>, background: Background) -> Arc<Self> {
+        Arc::new(Self { core, background })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let core = self.core.clone();
+        self.background.stop_after(Box::pin(async move {
+            if let Err(error) = core.shut_down().await {
+                tracing::debug!(%error, "leases could not be given back and will expire");
+            }
+        }));
+    }
+}

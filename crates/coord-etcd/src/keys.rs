@@ -1,0 +1,189 @@
+//! Every key that coord uses in etcd. No other file builds or takes apart a key.
+
+use coord_api::{ConfigKey, ConfigPrefix, InstanceId, LockName, Namespace, Scope, ServiceName};
+
+/// The roots of the four areas.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    locks: String,
+    services: String,
+    config: String,
+    ids: String,
+    commits: String,
+}
+
+/// A key or every key with a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Range {
+    Key(String),
+    Prefix(String),
+}
+
+impl Keys {
+    /// `/<namespace>/locks`, `/<namespace>/services`, `/<namespace>/config`, `/<namespace>/ids`.
+    pub(crate) fn of(namespace: &Namespace) -> Self {
+        let root = |area: &str| format!("/{namespace}/{area}/");
+        Self {
+            locks: root("locks"),
+            services: root("services"),
+            config: root("config"),
+            ids: root("ids"),
+            commits: root("commits"),
+        }
+    }
+
+    /// A key that may be read with least privilege, to see whether etcd answers.
+    pub(crate) fn probe(&self) -> String {
+        format!("{}probe", self.config)
+    }
+
+    /// The queue of a lock. `etcdctl lock <prefix without the last slash>` stands in the same queue.
+    pub(crate) fn lock_queue(&self, name: &LockName) -> String {
+        format!("{}{}/", self.locks, escaped(name.as_str()))
+    }
+
+    /// One place in a queue, unique per attempt.
+    pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64) -> String {
+        format!("{queue}{lease:x}-{attempt:x}")
+    }
+
+    /// Everything below a service.
+    pub(crate) fn instances(&self, service: &ServiceName) -> String {
+        format!("{}{}/", self.services, escaped(service.as_str()))
+    }
+
+    /// One instance of a service.
+    pub(crate) fn instance(&self, service: &ServiceName, id: &InstanceId) -> String {
+        format!("{}{}", self.instances(service), escaped(id.as_str()))
+    }
+
+    /// `service/id` in the user's spelling, from a key below [`instances`](Self::instances).
+    pub(crate) fn instance_name(&self, service: &ServiceName, key: &str) -> String {
+        let id = key.strip_prefix(&self.instances(service)).unwrap_or(key);
+        format!("{service}/{}", id.replace("%2F", "/"))
+    }
+
+    /// One config value.
+    pub(crate) fn config(&self, key: &ConfigKey) -> String {
+        format!("{}{key}", self.config)
+    }
+
+    /// The config values below a prefix.
+    pub(crate) fn config_below(&self, prefix: &ConfigPrefix) -> String {
+        format!("{}{}", self.config, prefix.as_key_start())
+    }
+
+    /// The keys that a config watch covers.
+    pub(crate) fn config_scope(&self, scope: Scope<'_>) -> coord_api::Result<Range> {
+        Ok(match scope {
+            Scope::Key(key) => Range::Key(self.config(&ConfigKey::parse(key)?)),
+            Scope::Prefix(prefix) => Range::Prefix(self.config_below(&ConfigPrefix::parse(prefix)?)),
+        })
+    }
+
+    /// The user's spelling of a config key.
+    pub(crate) fn config_name(&self, key: &str) -> String {
+        key.strip_prefix(&self.config).unwrap_or(key).into()
+    }
+
+    /// The taken ids of a service.
+    pub(crate) fn ids(&self, service: &ServiceName) -> String {
+        format!("{}{}/ids/", self.ids, escaped(service.as_str()))
+    }
+
+    /// One id of a service.
+    pub(crate) fn id(&self, service: &ServiceName, id: u32) -> String {
+        format!("{}{id}", self.ids(service))
+    }
+
+    /// The number in a key below [`ids`](Self::ids).
+    pub(crate) fn id_number(&self, service: &ServiceName, key: &str) -> Option<u32> {
+        key.strip_prefix(&self.ids(service))?.parse().ok()
+    }
+
+    /// Who waits for an id of a service.
+    pub(crate) fn id_queue(&self, service: &ServiceName) -> String {
+        format!("{}{}/queue/", self.ids, escaped(service.as_str()))
+    }
+
+    /// The mark that shows whether a commit of this slot took effect.
+    pub(crate) fn commit_slot(&self, lease: i64, slot: u64) -> String {
+        format!("{}{lease:x}-{slot:x}", self.commits)
+    }
+}
+
+/// An inner `/` would make `a/b` a part of `a`; names never contain `%`, so nothing else looks like this.
+fn escaped(name: &str) -> String {
+    name.replace('/', "%2F")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Keys {
+        Keys::of(&Namespace::parse("shop").expect("is valid"))
+    }
+
+    #[test]
+    fn the_documented_layout() {
+        let (keys, lock) = (keys(), LockName::parse("jobs").expect("is valid"));
+        assert_eq!(
+            Keys::place_in(&keys.lock_queue(&lock), 0x694d, 1),
+            "/shop/locks/jobs/694d-1"
+        );
+        let service = ServiceName::parse("im-logic").expect("is valid");
+        let id = InstanceId::parse("host:80").expect("is valid");
+        assert_eq!(keys.instance(&service, &id), "/shop/services/im-logic/host:80");
+        assert_eq!(
+            keys.config(&ConfigKey::parse("common/mq").expect("is valid")),
+            "/shop/config/common/mq"
+        );
+        assert_eq!(keys.id(&service, 7), "/shop/ids/im-logic/ids/7");
+    }
+
+    #[test]
+    fn names_that_begin_alike_or_lie_below_never_meet() {
+        let keys = keys();
+        let names = ["a", "a/b", "a-2", "a/b/c", "ab"];
+        for one in names {
+            for other in names {
+                let one_lock = keys.lock_queue(&LockName::parse(one).expect("is valid"));
+                let other_lock = keys.lock_queue(&LockName::parse(other).expect("is valid"));
+                assert_eq!(one_lock.starts_with(&other_lock), one == other, "{one} {other}");
+                let one_service = ServiceName::parse(one).expect("is valid");
+                let other_service = ServiceName::parse(other).expect("is valid");
+                let meet = keys
+                    .instances(&one_service)
+                    .starts_with(&keys.instances(&other_service));
+                assert_eq!(meet, one == other, "{one} {other}");
+                let meet = keys.ids(&one_service).starts_with(&keys.ids(&other_service));
+                assert_eq!(meet, one == other, "{one} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_built_can_be_taken_apart() {
+        let keys = keys();
+        let service = ServiceName::parse("a/b").expect("is valid");
+        let id = InstanceId::parse("x/y").expect("is valid");
+        assert_eq!(
+            keys.instance_name(&service, &keys.instance(&service, &id)),
+            "a/b/x/y"
+        );
+        assert_eq!(keys.id_number(&service, &keys.id(&service, 12)), Some(12));
+        assert_eq!(
+            keys.id_number(&service, &format!("{}x", keys.ids(&service))),
+            None
+        );
+        let key = ConfigKey::parse("common/mq").expect("is valid");
+        assert_eq!(keys.config_name(&keys.config(&key)), "common/mq");
+        let below = keys.config_scope(Scope::Prefix("common")).expect("is valid");
+        assert_eq!(below, Range::Prefix("/shop/config/common/".into()));
+        assert_eq!(
+            keys.config_scope(Scope::Prefix("")).expect("is valid"),
+            Range::Prefix("/shop/config/".into())
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! One key of ours in etcd, and how it is given back: only while it is still the one that we wrote.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use coord_api::{Error, Hold, LossReason, Result, backend::Place, backend::Release};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+
+use crate::{
+    core::{Core, Shared},
+    error::{Effect, Failure},
+    session::Session,
+};
+
+/// A server gives up a request that it has not finished after about 7 s; a request of ours whose answer was
+/// lost can not take effect later than this.
+const LATE: Duration = Duration::from_secs(10);
+
+/// A key that we wrote.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnKey {
+    pub(crate) key: String,
+    pub(crate) written: Written,
+    pub(crate) session: Arc<Session>,
+}
+
+/// By what a key is recognized as the one that we wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// The key is created once: its creation.
+    Created(i64),
+    /// The key is written again and again: its last write.
+    Modified(i64),
+}
+
+impl OwnKey {
+    pub(crate) fn compare(&self) -> Compare {
+        match self.written {
+            Written::Created(revision) => {
+                Compare::create_revision(self.key.as_str(), CompareOp::Equal, revision)
+            }
+            Written::Modified(revision) => {
+                Compare::mod_revision(self.key.as_str(), CompareOp::Equal, revision)
+            }
+        }
+    }
+
+    /// Makes a place of the key: it is held until its lease is lost, and then deleted.
+    pub(crate) fn into_place(self, shared: &Arc<Shared>) -> Place {
+        let hold = Hold::on(self.session.lease.clone());
+        Place::new(
+            hold,
+            KeyRelease {
+                shared: shared.clone(),
+                own: self,
+            },
+        )
+    }
+}
+
+impl Core {
+    /// Deletes the key if it is still the one that we wrote; `false` if it is not.
+    async fn delete_own(&self, own: &OwnKey) -> Result<bool, Failure> {
+        let delete = Txn::new()
+            .when([own.compare()])
+            .and_then([TxnOp::delete(own.key.as_str(), None)]);
+        Ok(self.txn("release", delete).await?.succeeded())
+    }
+
+    /// Deletes the key now or as soon as etcd can be reached again; gives up when the lease is over, since
+    /// the key is gone with it.
+    pub(crate) fn delete_later(self: &Arc<Self>, own: OwnKey) {
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            loop {
+                match core.delete_own(&own).await {
+                    Ok(_) => return,
+                    Err(failure) if !failure.error.is_retryable() => {
+                        tracing::warn!(key = own.key, error = %failure.error, "could not be released");
+                        return;
+                    }
+                    Err(_) => {}
+                }
+                let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600)));
+                tokio::select! {
+                    _ = own.session.lease.lost() => return,
+                    () = pause => {}
+                }
+            }
+        });
+    }
+
+    /// Deletes a key with a value that only we can have written, without knowing whether we did: at once,
+    /// and again when a request whose answer was lost can no longer be under way. Unless the key is listed as
+    /// a living registration then: a later attempt has written the same.
+    pub(crate) fn delete_stray(self: &Arc<Self>, key: String, value: Vec<u8>, session: Arc<Session>) {
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            for pause in [Duration::ZERO, Duration::from_secs(1), LATE] {
+                tokio::select! {
+                    _ = session.lease.lost() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                if core
+                    .registrations()
+                    .get(&key)
+                    .is_some_and(|hold| hold.strong_count() > 0)
+                {
+                    return;
+                }
+                let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
+                let delete = Txn::new()
+                    .when([ours])
+                    .and_then([TxnOp::delete(key.as_str(), None)]);
+                if let Err(Failure { error, .. }) = core.txn("clean up", delete).await {
+                    tracing::debug!(key, %error, "clean-up will be tried again");
+                }
+            }
+        });
+    }
+}
+
+/// Gives back one key.
+struct KeyRelease {
+    shared: Arc<Shared>,
+    own: OwnKey,
+}
+
+impl fmt::Debug for KeyRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeyRelease").field(&self.own.key).finish()
+    }
+}
+
+#[async_trait]
+impl Release for KeyRelease {
+    async fn release(&self) -> Result<()> {
+        let core = &self.shared.core;
+        core.check_open().map_err(|_| Error::Lost {
+            reason: LossReason::Closed,
+        })?;
+        match core.delete_own(&self.own).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Lost {
+                reason: LossReason::Deleted,
+            }),
+            // The answer was lost. Whether the first request or this one deleted the key is the same, and a
+            // delete of our own key can be repeated.
+            Err(Failure {
+                effect: Effect::Unknown,
+                ..
+            }) => match core.delete_own(&self.own).await {
+                Ok(_) => Ok(()),
+                Err(failure) => Err(failure.into()),
+            },
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    fn release_in_background(&self) {
+        if self.own.session.lease.loss().is_none() {
+            self.shared.core.delete_later(self.own.clone());
+        }
+    }
+}

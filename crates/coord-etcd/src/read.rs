@@ -1,0 +1,94 @@
+//! Reading a key, or everything below a prefix, as it was at one moment.
+
+use coord_api::Result;
+use etcd_client::{GetOptions, KeyValue};
+
+use crate::{core::Core, error::Failure, keys::Range};
+
+/// How many pairs one answer may have.
+const PAGE: i64 = 200;
+
+impl Core {
+    /// The pairs of `range`, ordered by key, and the revision at which they were so. Linearizable.
+    pub(crate) async fn read(
+        &self,
+        operation: &'static str,
+        range: &Range,
+    ) -> Result<(i64, Vec<KeyValue>), Failure> {
+        match range {
+            Range::Key(key) => {
+                let mut answer = self
+                    .call(operation, async { self.kv().get(key.as_str(), None).await })
+                    .await?;
+                Ok((revision(answer.header()), answer.take_kvs()))
+            }
+            Range::Prefix(prefix) => self.read_pages(operation, prefix).await,
+        }
+    }
+
+    async fn read_pages(
+        &self,
+        operation: &'static str,
+        prefix: &str,
+    ) -> Result<(i64, Vec<KeyValue>), Failure> {
+        let end = end_of(prefix);
+        let mut from = prefix.as_bytes().to_vec();
+        let mut pairs = Vec::new();
+        let mut at = 0;
+        loop {
+            let options = GetOptions::new()
+                .with_range(end.clone())
+                .with_limit(PAGE)
+                .with_revision(at);
+            let page = self
+                .call(operation, async {
+                    self.kv().get(from.clone(), Some(options)).await
+                })
+                .await;
+            let mut page = match page {
+                // The revision of the first page was compacted meanwhile: begin again.
+                Err(failure) if at != 0 && is_compacted(&failure) => {
+                    from = prefix.as_bytes().to_vec();
+                    pairs.clear();
+                    at = 0;
+                    continue;
+                }
+                page => page?,
+            };
+            if at == 0 {
+                at = revision(page.header());
+            }
+            let more = page.more();
+            pairs.append(&mut page.take_kvs());
+            match pairs.last() {
+                Some(last) if more => {
+                    from.clear();
+                    from.extend_from_slice(last.key());
+                    from.push(0);
+                }
+                _ => return Ok((at, pairs)),
+            }
+        }
+    }
+}
+
+fn is_compacted(failure: &Failure) -> bool {
+    use std::error::Error as _;
+    failure
+        .error
+        .source()
+        .is_some_and(|source| source.to_string().contains("compacted"))
+}
+
+/// The store's revision in an answer.
+pub(crate) fn revision(header: Option<&etcd_client::ResponseHeader>) -> i64 {
+    header.map_or(0, etcd_client::ResponseHeader::revision)
+}
+
+/// The first key after all that begin with `prefix`, which ends in `/`.
+fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    let last = end.last_mut().expect("a prefix is never empty");
+    *last += 1;
+    end
+}

@@ -1,0 +1,240 @@
+//! Sessions: one lease per time to live and client, shared by everything that is held on it, renewed here.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use coord_api::{Error, Lease, LeaseHealth, LossReason, Result, Ttl};
+use etcd_client::{LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
+use futures::future;
+use tokio::time::Instant;
+
+use crate::{core::Core, error::Failure};
+
+/// A granted lease with its local deadline.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: i64,
+    pub(crate) lease: Lease,
+}
+
+/// The sessions of one client.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    /// The session that new places are taken on, by time to live. The inner lock is held while one is
+    /// granted, so that many first users share one grant.
+    current: Mutex<HashMap<Ttl, Arc<Current>>>,
+    /// Every session that may still be alive at the server.
+    alive: Mutex<HashMap<i64, Arc<Session>>>,
+}
+
+type Current = tokio::sync::Mutex<Option<Arc<Session>>>;
+
+impl Sessions {
+    fn current(&self, ttl: Ttl) -> Arc<Current> {
+        let mut current = self.current.lock().expect("nothing panics while this is locked");
+        current.entry(ttl).or_default().clone()
+    }
+
+    fn alive(&self) -> MutexGuard<'_, HashMap<i64, Arc<Session>>> {
+        self.alive.lock().expect("nothing panics while this is locked")
+    }
+
+    /// The worst health of all sessions.
+    pub(crate) fn health(&self) -> LeaseHealth {
+        let healths = self
+            .alive()
+            .values()
+            .map(|session| session.lease.health())
+            .collect::<Vec<_>>();
+        if healths.iter().all(|health| *health == LeaseHealth::Healthy) {
+            return LeaseHealth::Healthy;
+        }
+        healths
+            .iter()
+            .copied()
+            .find(|health| matches!(health, LeaseHealth::Lost(_)))
+            .unwrap_or(LeaseHealth::Suspect)
+    }
+}
+
+impl Core {
+    /// The live session for `ttl`; granted now if there is none.
+    pub(crate) async fn session(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
+        self.check_open()?;
+        let current = self.sessions.current(ttl);
+        let mut current = current.lock().await;
+        if let Some(session) = current.as_ref()
+            && session.lease.loss().is_none()
+        {
+            return Ok(session.clone());
+        }
+        let session = self.grant(ttl).await?;
+        *current = Some(session.clone());
+        Ok(session)
+    }
+
+    /// A lease of our own choosing of id, so that it can be revoked when the answer does not come.
+    async fn grant(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
+        let id = fastrand::i64(1..i64::MAX);
+        let sent = Instant::now();
+        let options = LeaseGrantOptions::new().with_id(id);
+        let granted = self
+            .call("grant a lease", async {
+                self.lease().grant(ttl.as_secs().into(), Some(options)).await
+            })
+            .await;
+        let granted = match granted {
+            Ok(answer) => Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or_default()),
+            Err(failure) => {
+                self.revoke_later(id);
+                return Err(failure.into());
+            }
+        };
+        let session = Arc::new(Session {
+            id,
+            lease: Lease::granted(sent, granted),
+        });
+        self.sessions.alive().insert(id, session.clone());
+        // Closing marks first and revokes then, so either it sees this session or we see that it is closed.
+        if self.check_open().is_err() {
+            session.lease.lose(LossReason::Closed);
+            self.revoke_later(id);
+            return Err(Error::Closed);
+        }
+        tracing::debug!(lease = format!("{id:x}"), ttl = ?granted, "lease granted");
+        self.runtime.spawn(keep_alive(self.clone(), session.clone()));
+        Ok(session)
+    }
+
+    async fn revoke(&self, id: i64) -> Result<(), Failure> {
+        let revoked = self
+            .call("revoke a lease", async { self.lease().revoke(id).await })
+            .await;
+        match revoked {
+            Ok(_)
+            | Err(Failure {
+                error: Error::Lost { .. },
+                ..
+            }) => {
+                self.sessions.alive().remove(&id);
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Revokes a lease that nobody relies on any more, trying for as long as the server could keep it.
+    fn revoke_later(self: &Arc<Self>, id: i64) {
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            for pause in [0, 1, 2, 4, 8, 16] {
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                if core.revoke(id).await.is_ok() {
+                    break;
+                }
+            }
+            core.sessions.alive().remove(&id);
+        });
+    }
+
+    /// Closes: every guard learns that it lost, every wait ends, every lease is revoked.
+    pub(crate) async fn shut_down(&self) -> Result<()> {
+        self.mark_closed();
+        let sessions: Vec<_> = self.sessions.alive().values().cloned().collect();
+        for session in &sessions {
+            session.lease.lose(LossReason::Closed);
+        }
+        let revoking = future::join_all(sessions.iter().map(|session| self.revoke(session.id)));
+        let outcome = match tokio::time::timeout(self.close_timeout, revoking).await {
+            Ok(outcomes) => outcomes
+                .into_iter()
+                .collect::<Result<(), _>>()
+                .map_err(Error::from),
+            Err(_elapsed) => Err(Error::Timeout {
+                operation: "close",
+                after: self.close_timeout,
+            }),
+        };
+        self.sessions.alive().clear();
+        outcome
+    }
+}
+
+/// Renews one lease until it is lost, then frees what is left of it at the server.
+async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
+    let mut stream = None;
+    let reason = loop {
+        let ttl = session.lease.ttl();
+        // A little earlier or later than a third, so that leases granted together do not renew together.
+        let pause = ttl.mul_f64(fastrand::f64().mul_add(0.06, 0.30));
+        let reason = tokio::select! {
+            reason = session.lease.lost() => Some(reason),
+            () = tokio::time::sleep(pause) => renew(&core, &session, &mut stream).await,
+        };
+        if let Some(reason) = reason {
+            break reason;
+        }
+    };
+    if reason != LossReason::Closed {
+        tracing::warn!(lease = format!("{:x}", session.id), %reason, "lease lost, with all that was held on it");
+        core.revoke_later(session.id);
+    }
+}
+
+/// Renews once, trying again until an answer comes or the lease is lost; the reason if it is.
+async fn renew(
+    core: &Arc<Core>,
+    session: &Session,
+    stream: &mut Option<(LeaseKeeper, LeaseKeepAliveStream)>,
+) -> Option<LossReason> {
+    let ttl = session.lease.ttl();
+    // At least three tries fit into what is left after a third of the TTL.
+    let limit = (ttl / 5).min(core.request_timeout);
+    let retry = ttl / 20;
+    loop {
+        let sent = Instant::now();
+        let answer = tokio::select! {
+            reason = session.lease.lost() => return Some(reason),
+            answer = core.call_within(limit, "renew a lease", renew_on(core, session.id, stream)) => answer,
+        };
+        match answer {
+            Ok(Some(granted)) => return session.lease.renewed(sent, granted).err(),
+            Ok(None)
+            | Err(Failure {
+                error: Error::Lost { .. },
+                ..
+            }) => {
+                session.lease.lose(LossReason::Revoked);
+                return session.lease.loss();
+            }
+            Err(failure) => {
+                *stream = None;
+                tracing::debug!(lease = format!("{:x}", session.id), error = %failure.error, "renewal failed");
+                tokio::time::sleep(retry.mul_f64(fastrand::f64() + 0.5)).await;
+            }
+        }
+    }
+}
+
+/// One renewal on the open stream, or on a new one. `None`: the server does not know the lease.
+async fn renew_on(
+    core: &Core,
+    id: i64,
+    stream: &mut Option<(LeaseKeeper, LeaseKeepAliveStream)>,
+) -> Result<Option<Duration>, etcd_client::Error> {
+    // Opening a stream renews as well, but does not say for how long, so it is asked once more.
+    let (keeper, answers) = match stream {
+        Some(open) => open,
+        None => stream.insert(core.lease().keep_alive(id).await?),
+    };
+    keeper.keep_alive().await?;
+    let ended = || etcd_client::Error::LeaseKeepAliveError(format!("the stream of {:x} ended", keeper.id()));
+    let answer = answers.message().await?.ok_or_else(ended)?;
+    Ok(u64::try_from(answer.ttl())
+        .ok()
+        .filter(|ttl| *ttl > 0)
+        .map(Duration::from_secs))
+}

@@ -1,0 +1,162 @@
+//! Watches for users: the state at one revision, then every change after it.
+
+mod change;
+pub(crate) mod hub;
+mod progress;
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use coord_api::{EntryEvent, Error, Result, Watch};
+use futures::stream;
+
+pub(crate) use change::{entry, version};
+use hub::{Delivery, Subscription};
+
+use crate::{core::Shared, keys::Range};
+
+/// Turns a key of etcd into the user's name of it.
+pub(crate) type Rename = Box<dyn Fn(&str) -> String + Send + Sync>;
+
+/// Watches `range`. The first state is read before this returns, so that mistakes are told here.
+pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
+    shared.core.check_open()?;
+    let mut follower = Follower {
+        shared,
+        range,
+        rename,
+        live: None,
+        pending: VecDeque::new(),
+        pauses: pauses(),
+    };
+    let snapshot = follower.begin().await?;
+    follower.pending.push_back(snapshot);
+    let items = stream::unfold(follower, |mut follower| async move {
+        let item = follower.next().await;
+        Some((item, follower))
+    });
+    Ok(Watch::new(items))
+}
+
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    range: Range,
+    rename: Rename,
+    live: Option<Live>,
+    pending: VecDeque<EntryEvent>,
+    /// Between attempts to read the state anew.
+    pauses: ExponentialBackoff,
+}
+
+struct Live {
+    changes: Subscription,
+    /// The revision of the snapshot: changes up to it are part of it.
+    snapshot: i64,
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower")
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Follower {
+    async fn next(&mut self) -> Result<EntryEvent> {
+        let shared = self.shared.clone();
+        tokio::select! {
+            biased;
+            () = shared.core.closed() => Err(Error::Closed),
+            item = self.next_while_open() => item,
+        }
+    }
+
+    async fn next_while_open(&mut self) -> Result<EntryEvent> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Ok(event);
+            }
+            let Some(live) = &mut self.live else {
+                tokio::time::sleep(self.pauses.next().unwrap_or_default()).await;
+                match self.begin().await {
+                    Ok(snapshot) => {
+                        self.pauses = pauses();
+                        return Ok(snapshot);
+                    }
+                    Err(error) if error.is_retryable() => {
+                        tracing::debug!(%error, range = ?self.range, "watch waits for etcd");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            };
+            match live.changes.next().await {
+                Some(Delivery::Changes(changes)) => {
+                    for change in changes {
+                        if change.revision > live.snapshot {
+                            let name = (self.rename)(&change.key);
+                            self.pending.push_back(change.into_event(name));
+                        }
+                    }
+                }
+                Some(Delivery::Started) => {}
+                Some(Delivery::Refused(error)) => {
+                    self.live = None;
+                    return Err(error);
+                }
+                None => {
+                    tracing::debug!(range = ?self.range, "watch has a gap, reading the state anew");
+                    self.live = None;
+                }
+            }
+        }
+    }
+
+    /// Subscribes from now on and then reads the state, so that nothing falls between. A subscription from a
+    /// revision of the past would be served by etcd only every 100 ms.
+    async fn begin(&mut self) -> Result<EntryEvent> {
+        let core = &self.shared.core;
+        let mut changes = core.hub.subscribe(self.range.clone(), None);
+        let operation = "watch";
+        let first = tokio::time::timeout(core.request_timeout, changes.next()).await;
+        match first {
+            Ok(Some(Delivery::Refused(error))) => return Err(error),
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                return Err(Error::Unavailable {
+                    what: "etcd".into(),
+                    source: None,
+                });
+            }
+            Err(_elapsed) => {
+                return Err(Error::Timeout {
+                    operation,
+                    after: core.request_timeout,
+                });
+            }
+        }
+        let (revision, pairs) = core.read(operation, &self.range).await?;
+        let entries = pairs
+            .iter()
+            .filter_map(|kv| Some(entry(kv, (self.rename)(kv.key_str().ok()?))))
+            .collect();
+        self.live = Some(Live {
+            changes,
+            snapshot: revision,
+        });
+        Ok(EntryEvent::Snapshot {
+            version: version(revision),
+            entries,
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! Where one watch stands: which revision it needs next, whatever happens to the stream. No I/O.
+
+/// The progress of one watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The first revision that was not delivered; `None` before the server said where "now" is.
+    next: Option<i64>,
+    /// Whether the consumer knows that the watch has started.
+    started: bool,
+}
+
+/// What an answer of the server means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The watch has begun, for the first time.
+    Started,
+    /// The answer has changes to deliver.
+    Changes,
+    /// Nothing to tell.
+    Nothing,
+    /// Changes were missed, or will be: the consumer has to read the state anew.
+    Gap,
+}
+
+impl Progress {
+    /// A watch of what comes after `revision`, or of what comes from now on.
+    pub(crate) fn after(revision: Option<i64>) -> Self {
+        Self {
+            next: revision.map(|revision| revision + 1),
+            started: false,
+        }
+    }
+
+    /// The revision to ask for; `None` for "now".
+    pub(crate) fn next(&self) -> Option<i64> {
+        self.next
+    }
+
+    /// Takes an answer: whether it says that the watch was created or cancelled, and the store's revision.
+    pub(crate) fn step(&mut self, created: bool, canceled: bool, revision: i64) -> Step {
+        if canceled {
+            return Step::Gap;
+        }
+        if !created {
+            return Step::Changes;
+        }
+        match self.next {
+            // The store is older than what was seen: it was restored or replaced, and a watch from a future
+            // revision would wait in silence.
+            Some(next) if revision + 1 < next => return Step::Gap,
+            Some(_) => {}
+            None => self.next = Some(revision + 1),
+        }
+        if std::mem::replace(&mut self.started, true) {
+            Step::Nothing
+        } else {
+            Step::Started
+        }
+    }
+
+    /// Everything up to `revision` was delivered.
+    pub(crate) fn delivered(&mut self, revision: i64) {
+        self.next = self.next.max(Some(revision + 1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_now_and_resumes_after_what_was_delivered() {
+        let mut progress = Progress::after(None);
+        assert_eq!(progress.next(), None);
+        assert_eq!(progress.step(true, false, 7), Step::Started);
+        assert_eq!(progress.next(), Some(8));
+        assert_eq!(progress.step(false, false, 9), Step::Changes);
+        progress.delivered(9);
+        progress.delivered(8);
+        assert_eq!(progress.next(), Some(10), "never goes back");
+        assert_eq!(
+            progress.step(true, false, 20),
+            Step::Nothing,
+            "the stream was reopened"
+        );
+        assert_eq!(
+            progress.next(),
+            Some(10),
+            "what happened meanwhile is still to come"
+        );
+    }
+
+    #[test]
+    fn a_stream_that_breaks_before_it_began_begins_anew() {
+        let mut progress = Progress::after(None);
+        assert_eq!(progress.next(), None);
+        assert_eq!(progress.step(true, false, 12), Step::Started);
+    }
+
+    #[test]
+    fn compaction_and_a_replaced_store_are_gaps() {
+        let mut progress = Progress::after(Some(100));
+        assert_eq!(progress.step(true, false, 100), Step::Started);
+        assert_eq!(
+            progress.step(false, true, 200),
+            Step::Gap,
+            "canceled, as after compaction"
+        );
+        assert_eq!(progress.step(true, false, 3), Step::Gap, "the store was emptied");
+    }
+}
