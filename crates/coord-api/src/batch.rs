@@ -100,10 +100,7 @@ impl Batch {
     pub fn require(mut self, key: &str, version: Version) -> Result<Self> {
         let key = ConfigKey::parse(key)?;
         if self.requirements.iter().any(|(other, _)| *other == key) {
-            return Err(Error::invalid(
-                "batch",
-                format!("requires a version of `{key}` twice"),
-            ));
+            return Err(Error::invalid("batch", format!("requires a version of `{key}` twice")));
         }
         self.requirements.push((key, version));
         self.within_limits()
@@ -127,17 +124,10 @@ impl Batch {
     pub fn set_json(self, key: &str, json: impl Into<Bytes>) -> Result<Self> {
         let (key, json) = (ConfigKey::parse(key)?, json.into());
         if json.len() > MAX_VALUE_BYTES {
-            return Err(Error::TooLarge {
-                field: "value",
-                size: json.len(),
-                limit: MAX_VALUE_BYTES,
-            });
+            return Err(Error::TooLarge { field: "value", size: json.len(), limit: MAX_VALUE_BYTES });
         }
         if depth(&json) > MAX_DEPTH {
-            return Err(Error::invalid(
-                "value",
-                format!("is nested deeper than {MAX_DEPTH} levels"),
-            ));
+            return Err(Error::invalid("value", format!("is nested deeper than {MAX_DEPTH} levels")));
         }
         let text = std::str::from_utf8(&json).map_err(|_| Error::invalid("value", "is not UTF-8"))?;
         serde_json::from_str::<IgnoredAny>(text)
@@ -174,28 +164,11 @@ impl Batch {
 
     fn within_limits(self) -> Result<Self> {
         if self.writes.len() > MAX_BATCH_KEYS || self.requirements.len() > MAX_BATCH_KEYS {
-            return Err(Error::invalid(
-                "batch",
-                format!("has more than {MAX_BATCH_KEYS} keys"),
-            ));
+            return Err(Error::invalid("batch", format!("has more than {MAX_BATCH_KEYS} keys")));
         }
-        let size = self
-            .writes
-            .iter()
-            .map(|w| {
-                if let Write::Set(_, json) = w {
-                    json.len()
-                } else {
-                    0
-                }
-            })
-            .sum();
+        let size = self.writes.iter().map(|w| if let Write::Set(_, json) = w { json.len() } else { 0 }).sum();
         if size > MAX_VALUE_BYTES {
-            return Err(Error::TooLarge {
-                field: "batch",
-                size,
-                limit: MAX_VALUE_BYTES,
-            });
+            return Err(Error::TooLarge { field: "batch", size, limit: MAX_VALUE_BYTES });
         }
         Ok(self)
     }
@@ -232,13 +205,9 @@ mod tests {
 
     #[test]
     fn depth_counts_brackets_but_not_those_in_strings() {
-        for (json, expected) in [
-            ("1", 0),
-            ("[]", 1),
-            (r#"{"a":[{}],"b":[]}"#, 3),
-            (r#"["[[\"[", "\\"]"#, 1),
-            (r#""[[["#, 0),
-        ] {
+        for (json, expected) in
+            [("1", 0), ("[]", 1), (r#"{"a":[{}],"b":[]}"#, 3), (r#"["[[\"[", "\\"]"#, 1), (r#""[[["#, 0)]
+        {
             assert_eq!(depth(json.as_bytes()), expected, "{json}");
         }
     }
@@ -250,26 +219,15 @@ mod tests {
             .try_fold(Batch::new(), |batch, n| batch.delete(&format!("k{n}")))
             .expect("is within the limit");
         let half = "x".repeat(MAX_VALUE_BYTES / 2);
-        let two_halves = Batch::new()
-            .set("a", &half)
-            .and_then(|batch| batch.set("b", &half));
+        let two_halves = Batch::new().set("a", &half).and_then(|batch| batch.set("b", &half));
         let table = [
-            (
-                message(filled.delete("one-more")),
-                "invalid batch: has more than 60 keys",
-            ),
-            (
-                message(two_halves),
-                "batch has 1048580 bytes, the limit is 1048576",
-            ),
+            (message(filled.delete("one-more")), "invalid batch: has more than 60 keys"),
+            (message(two_halves), "batch has 1048580 bytes, the limit is 1048576"),
             (
                 message(Batch::new().set("a", &"x".repeat(MAX_VALUE_BYTES - 1))),
                 "value has 1048577 bytes, the limit is 1048576",
             ),
-            (
-                message(Batch::new().set("", &1)),
-                "invalid config key: is empty, it needs 1 to 255 bytes",
-            ),
+            (message(Batch::new().set("", &1)), "invalid config key: is empty, it needs 1 to 255 bytes"),
             (
                 message(Batch::new().set("a", &1).and_then(|batch| batch.delete("a"))),
                 "invalid batch: writes `a` twice",
@@ -285,10 +243,7 @@ mod tests {
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         assert!(message(Batch::new().set_json("a", nested(128))).contains("deeper than 127 levels"));
         let deepest = Entry::new("a", Version::new(1), nested(127));
-        assert!(
-            deepest.decode::<serde_json::Value>().is_ok(),
-            "what can be written can be read"
-        );
+        assert!(deepest.decode::<serde_json::Value>().is_ok(), "what can be written can be read");
         assert!(Batch::new().set_json("a", nested(127)).is_ok());
         assert!(message(Batch::new().set_json("a", vec![b'"', 0xff, b'"'])).contains("is not UTF-8"));
         assert!(Batch::new().set("a", &"x".repeat(MAX_VALUE_BYTES - 2)).is_ok());

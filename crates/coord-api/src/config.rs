@@ -153,12 +153,7 @@ pub trait ConfigExt: ConfigCenter {
         expected: Version,
         value: &T,
     ) -> impl Future<Output = Result<Version>> + Send {
-        async move {
-            Ok(self
-                .commit(Batch::new().require(key, expected)?.set(key, value)?)
-                .await?
-                .version)
-        }
+        async move { Ok(self.commit(Batch::new().require(key, expected)?.set(key, value)?).await?.version) }
     }
 
     /// Deletes a key and tells whether it existed.
@@ -196,11 +191,7 @@ pub trait ConfigExt: ConfigCenter {
                 let value = change(old);
                 match self.compare_and_set(key, expected, &value).await {
                     Ok(version) => {
-                        return Ok(Setting {
-                            key: key.into(),
-                            value,
-                            version,
-                        });
+                        return Ok(Setting { key: key.into(), value, version });
                     }
                     Err(Error::Conflict { .. }) => {
                         tokio::time::sleep(pauses.next().unwrap_or_default()).await;
@@ -237,11 +228,7 @@ pub trait ConfigExt: ConfigCenter {
 impl<C: ConfigCenter + ?Sized> ConfigExt for C {}
 
 fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<Setting<T>> {
-    Ok(Setting {
-        key: entry.key().into(),
-        value: entry.decode()?,
-        version: entry.version(),
-    })
+    Ok(Setting { key: entry.key().into(), value: entry.decode()?, version: entry.version() })
 }
 
 fn typed<T: DeserializeOwned + Send + 'static>(entries: Watch<EntryEvent>) -> Watch<ConfigEvent<T>> {
@@ -262,9 +249,7 @@ fn decode_event<T: DeserializeOwned>(item: Result<EntryEvent>) -> Vec<Result<Con
                     Err(error) => errors.push(Err(error)),
                 }
             }
-            std::iter::once(Ok(ConfigEvent::Snapshot { version, settings }))
-                .chain(errors)
-                .collect()
+            std::iter::once(Ok(ConfigEvent::Snapshot { version, settings })).chain(errors).collect()
         }
     }
 }
@@ -275,26 +260,14 @@ mod tests {
 
     #[test]
     fn bad_entries_of_a_snapshot_follow_as_errors() {
-        let entries = vec![
-            Entry::new("a", Version::new(1), "1"),
-            Entry::new("b", Version::new(2), r#""text""#),
-        ];
-        let mut items = decode_event::<u32>(Ok(EntryEvent::Snapshot {
-            version: Version::new(2),
-            entries,
-        }))
-        .into_iter();
+        let entries =
+            vec![Entry::new("a", Version::new(1), "1"), Entry::new("b", Version::new(2), r#""text""#)];
+        let mut items =
+            decode_event::<u32>(Ok(EntryEvent::Snapshot { version: Version::new(2), entries })).into_iter();
         let Some(Ok(ConfigEvent::Snapshot { settings, .. })) = items.next() else {
             panic!("the snapshot comes first");
         };
-        assert_eq!(
-            settings,
-            [Setting {
-                key: "a".into(),
-                value: 1,
-                version: Version::new(1)
-            }]
-        );
+        assert_eq!(settings, [Setting { key: "a".into(), value: 1, version: Version::new(1) }]);
         assert!(matches!(items.next(), Some(Err(Error::Decode { key, .. })) if key == "b"));
         assert!(items.next().is_none());
     }

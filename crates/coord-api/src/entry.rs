@@ -18,11 +18,7 @@ pub struct Entry {
 impl Entry {
     /// An entry as a backend read it.
     pub fn new(key: impl Into<String>, version: Version, value: impl Into<Bytes>) -> Self {
-        Self {
-            key: key.into(),
-            version,
-            value: value.into(),
-        }
+        Self { key: key.into(), version, value: value.into() }
     }
 
     /// The key, in the form that every call takes.
@@ -48,8 +44,7 @@ impl Entry {
         let mut json = serde_json::Deserializer::from_slice(&self.value);
         let value = serde_path_to_error::deserialize(&mut json)
             .map_err(|error| self.decode_error(error.path().to_string(), error.inner()))?;
-        json.end()
-            .map_err(|error| self.decode_error(".".into(), &error))?;
+        json.end().map_err(|error| self.decode_error(".".into(), &error))?;
         Ok(value)
     }
 
@@ -62,12 +57,7 @@ impl Entry {
             serde_json::error::Category::Io => "could not be read",
         };
         let source = format!("{kind}, line {} column {}", error.line(), error.column()).into();
-        Error::Decode {
-            key: self.key.clone(),
-            version: self.version,
-            path,
-            source,
-        }
+        Error::Decode { key: self.key.clone(), version: self.version, path, source }
     }
 }
 
@@ -117,19 +107,13 @@ mod tests {
         let entry = Entry::new("common/mq", Version::new(7), json.to_owned());
         let error = entry.decode::<Pool>().expect_err(json);
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
-        (
-            error.to_string(),
-            error.source().expect("has a source").to_string(),
-        )
+        (error.to_string(), error.source().expect("has a source").to_string())
     }
 
     #[test]
     fn a_decode_error_names_key_version_and_path_but_not_the_value() {
         let (message, source) = decode_error(r#"{"sizes":[1,"s3cret"]}"#);
-        assert_eq!(
-            message,
-            "common/mq at version 7 does not have the expected form at `sizes[1]`"
-        );
+        assert_eq!(message, "common/mq at version 7 does not have the expected form at `sizes[1]`");
         assert_eq!(source, "JSON of another shape than expected, line 1 column 20");
     }
 
@@ -147,9 +131,6 @@ mod tests {
     #[test]
     fn debug_hides_the_value() {
         let entry = Entry::new("k", Version::new(1), r#""s3cret""#);
-        assert_eq!(
-            format!("{entry:?}"),
-            r#"Entry { key: "k", version: Version(1), bytes: 8 }"#
-        );
+        assert_eq!(format!("{entry:?}"), r#"Entry { key: "k", version: Version(1), bytes: 8 }"#);
     }
 }

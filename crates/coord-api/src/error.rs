@@ -156,18 +156,12 @@ impl Error {
     /// assert!(!Error::Closed.is_retryable());
     /// ```
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable { .. } | Self::Timeout { .. } | Self::Exhausted { .. }
-        )
+        matches!(self, Self::Unavailable { .. } | Self::Timeout { .. } | Self::Exhausted { .. })
     }
 
     /// An [`InvalidArgument`](Self::InvalidArgument) in one line, for backends.
     pub fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::InvalidArgument {
-            field,
-            reason: reason.into(),
-        }
+        Self::InvalidArgument { field, reason: reason.into() }
     }
 }
 
@@ -179,19 +173,10 @@ mod tests {
 
     #[test]
     fn messages_name_the_field_and_do_not_repeat_the_source() {
-        let error = Error::Unavailable {
-            what: "etcd".into(),
-            source: Some("connection refused".into()),
-        };
+        let error = Error::Unavailable { what: "etcd".into(), source: Some("connection refused".into()) };
         assert_eq!(error.to_string(), "etcd is unavailable");
-        assert_eq!(
-            error.source().expect("has a source").to_string(),
-            "connection refused"
-        );
-        assert_eq!(
-            Error::invalid("ttl", "0ns is below 1s").to_string(),
-            "invalid ttl: 0ns is below 1s"
-        );
+        assert_eq!(error.source().expect("has a source").to_string(), "connection refused");
+        assert_eq!(Error::invalid("ttl", "0ns is below 1s").to_string(), "invalid ttl: 0ns is below 1s");
         assert_eq!(
             Error::Exhausted { max: 1 }.to_string(),
             "every id from 1 to 0 is taken: wait for one, or raise max_id (now 1)"
@@ -201,12 +186,7 @@ mod tests {
     #[test]
     fn only_passing_conditions_are_retryable() {
         assert!(Error::Exhausted { max: 2 }.is_retryable());
-        assert!(
-            !Error::Lost {
-                reason: LossReason::Expired
-            }
-            .is_retryable()
-        );
+        assert!(!Error::Lost { reason: LossReason::Expired }.is_retryable());
         assert!(!Error::invalid("name", "is empty").is_retryable());
     }
 

@@ -4,10 +4,17 @@
 //! moment that renewal was *sent*, so its own deadline always comes first: whatever happens to the network
 //! or to the process, a holder that asks [`Lease::loss`] learns that it lost before anyone else is let in.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{Error, Result};
 
@@ -64,8 +71,7 @@ struct State {
 
 impl State {
     fn loss(&self) -> Option<LossReason> {
-        self.lost
-            .or_else(|| (Instant::now() >= self.deadline).then_some(LossReason::Expired))
+        self.lost.or_else(|| (Instant::now() >= self.deadline).then_some(LossReason::Expired))
     }
 }
 
@@ -78,11 +84,7 @@ pub struct Lease(Arc<watch::Sender<State>>);
 impl Lease {
     /// A lease that the store granted for `ttl` in answer to a request sent at `sent`.
     pub fn granted(sent: Instant, ttl: Duration) -> Self {
-        Self(Arc::new(watch::Sender::new(State {
-            ttl,
-            deadline: sent + ttl,
-            lost: None,
-        })))
+        Self(Arc::new(watch::Sender::new(State { ttl, deadline: sent + ttl, lost: None })))
     }
 
     /// The store acknowledged for `ttl` a renewal sent at `sent`.
@@ -167,31 +169,32 @@ impl Lease {
 #[derive(Clone, Debug)]
 pub struct Hold {
     lease: Lease,
-    end: Arc<watch::Sender<Option<LossReason>>>,
+    end: Arc<End>,
+}
+
+/// Set once. Not a channel: most holds end with nobody waiting, and that should cost nothing.
+#[derive(Debug, Default)]
+struct End {
+    reason: OnceLock<LossReason>,
+    ended: Notify,
 }
 
 impl Hold {
     /// A grip on something that lives on `lease`.
     pub fn on(lease: Lease) -> Self {
-        Self {
-            lease,
-            end: Arc::new(watch::Sender::new(None)),
-        }
+        Self { lease, end: Arc::default() }
     }
 
     /// Ends this grip alone; the first reason stays.
     pub fn end(&self, reason: LossReason) {
-        let reason = self.loss().unwrap_or(reason);
-        self.end.send_if_modified(|end| {
-            let first = end.is_none();
-            end.get_or_insert(reason);
-            first
-        });
+        if self.end.reason.set(self.loss().unwrap_or(reason)).is_ok() {
+            self.end.ended.notify_waiters();
+        }
     }
 
     /// Why it is lost, or `None` while it is held.
     pub fn loss(&self) -> Option<LossReason> {
-        (*self.end.borrow()).or_else(|| self.lease.loss())
+        self.end.reason.get().copied().or_else(|| self.lease.loss())
     }
 
     /// `Ok` while held.
@@ -213,10 +216,13 @@ impl Hold {
     }
 
     async fn wait(self) -> LossReason {
-        let mut end = self.end.subscribe();
+        // Registered before the reason is read, so that no end falls between.
+        let ended = self.end.ended.notified();
+        if let Some(reason) = self.loss() {
+            return reason;
+        }
         tokio::select! {
-            biased;
-            Ok(reason) = end.wait_for(Option::is_some) => reason.expect("waited for Some"),
+            () = ended => *self.end.reason.get().expect("is set before it is told"),
             reason = self.lease.lost() => reason,
         }
     }
@@ -236,10 +242,7 @@ pub struct Lost {
 
 impl Lost {
     fn of(hold: Hold) -> Self {
-        Self {
-            wait: Box::pin(hold.clone().wait()),
-            hold,
-        }
+        Self { wait: Box::pin(hold.clone().wait()), hold }
     }
 
     /// The reason, without waiting; `None` while held.
@@ -297,9 +300,7 @@ mod tests {
         let lease = Lease::granted(start, TTL);
         pass(Duration::from_secs(5)).await;
         lease.renewed(Instant::now(), TTL).expect("is held");
-        lease
-            .renewed(start, TTL)
-            .expect("an answer that overtook the other changes nothing");
+        lease.renewed(start, TTL).expect("an answer that overtook the other changes nothing");
         assert_eq!(lease.remaining(), TTL);
     }
 

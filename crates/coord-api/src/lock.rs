@@ -117,12 +117,7 @@ pub struct LockGuard {
 impl LockGuard {
     /// A guard over a place that a backend holds.
     pub fn new(name: LockName, key: String, token: FencingToken, place: Place) -> Self {
-        Self {
-            name,
-            key,
-            token,
-            place,
-        }
+        Self { name, key, token, place }
     }
 
     /// The lock's name.
@@ -147,11 +142,7 @@ impl LockGuard {
 
     /// How long the lock is certainly held without another renewal; zero once lost.
     pub fn remaining(&self) -> Duration {
-        if self.is_lost() {
-            Duration::ZERO
-        } else {
-            self.place.hold().lease().remaining()
-        }
+        if self.is_lost() { Duration::ZERO } else { self.place.hold().lease().remaining() }
     }
 
     /// A future of the loss, to be selected against work that runs elsewhere.

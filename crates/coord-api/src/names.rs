@@ -14,16 +14,10 @@ pub const MAX_NAME_BYTES: usize = 255;
 fn check(field: &'static str, name: &str) -> Result<()> {
     let refuse = |reason: &str| Err(Error::invalid(field, format!("{} {reason}", Shown(name))));
     if name.is_empty() {
-        return Err(Error::invalid(
-            field,
-            format!("is empty, it needs 1 to {MAX_NAME_BYTES} bytes"),
-        ));
+        return Err(Error::invalid(field, format!("is empty, it needs 1 to {MAX_NAME_BYTES} bytes")));
     }
     if name.len() > MAX_NAME_BYTES {
-        return refuse(&format!(
-            "has {} bytes, the limit is {MAX_NAME_BYTES}",
-            name.len()
-        ));
+        return refuse(&format!("has {} bytes, the limit is {MAX_NAME_BYTES}", name.len()));
     }
     if name.chars().any(char::is_control) {
         return refuse("contains a control character");
@@ -144,17 +138,7 @@ mod tests {
 
     #[test]
     fn ordinary_names_pass_unchanged() {
-        for name in [
-            "a",
-            "a/b",
-            "im-logic",
-            "im-logic-2",
-            "jobs/日报",
-            "host:8080",
-            "a b",
-            "...",
-            "a..b",
-        ] {
+        for name in ["a", "a/b", "im-logic", "im-logic-2", "jobs/日报", "host:8080", "a b", "...", "a..b"] {
             assert_eq!(LockName::parse(name).expect(name).as_str(), name);
         }
         assert!(ConfigKey::parse(&"x".repeat(MAX_NAME_BYTES)).is_ok());
@@ -193,10 +177,7 @@ mod tests {
     #[test]
     fn a_prefix_ends_at_a_segment() {
         assert_eq!(ConfigPrefix::parse("").expect("all").as_key_start(), "");
-        assert_eq!(
-            ConfigPrefix::parse("common").expect("path").as_key_start(),
-            "common/"
-        );
+        assert_eq!(ConfigPrefix::parse("common").expect("path").as_key_start(), "common/");
         assert!(ConfigPrefix::parse("common/").is_err());
         assert!(ConfigPrefix::parse("..").is_err());
     }

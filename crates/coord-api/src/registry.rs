@@ -165,10 +165,7 @@ impl ServiceInfo {
         let id = InstanceId::parse(&self.id)?;
         check_address(&self.address)?;
         if self.port == 0 {
-            return Err(Error::invalid(
-                "port",
-                "0 is not a port that clients can connect to (1 to 65535)",
-            ));
+            return Err(Error::invalid("port", "0 is not a port that clients can connect to (1 to 65535)"));
         }
         check_metadata(&self.metadata)?;
         Ok((name, id))
@@ -191,13 +188,7 @@ fn check_address(address: &str) -> Result<()> {
         Err(_) if address.starts_with('[') || address.contains(':') => {
             refuse("is not an IP address; write IPv6 without brackets, and the port in its own field")
         }
-        Err(_)
-            if address
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) =>
-        {
-            Ok(())
-        }
+        Err(_) if address.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) => Ok(()),
         Err(_) => refuse("is neither an IP address nor a host name"),
     }
 }
@@ -205,30 +196,15 @@ fn check_address(address: &str) -> Result<()> {
 pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
     let size = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     if size > MAX_METADATA_BYTES {
-        return Err(Error::TooLarge {
-            field: "metadata",
-            size,
-            limit: MAX_METADATA_BYTES,
-        });
+        return Err(Error::TooLarge { field: "metadata", size, limit: MAX_METADATA_BYTES });
     }
-    if metadata
-        .keys()
-        .any(|key| key.is_empty() || key.chars().any(char::is_control))
-    {
-        return Err(Error::invalid(
-            "metadata",
-            "has a key that is empty or contains a control character",
-        ));
+    if metadata.keys().any(|key| key.is_empty() || key.chars().any(char::is_control)) {
+        return Err(Error::invalid("metadata", "has a key that is empty or contains a control character"));
     }
     if let Some(weight) = metadata.get(WEIGHT) {
-        let positive = weight
-            .parse::<f64>()
-            .is_ok_and(|weight| weight.is_finite() && weight > 0.0);
+        let positive = weight.parse::<f64>().is_ok_and(|weight| weight.is_finite() && weight > 0.0);
         if !positive {
-            return Err(Error::invalid(
-                "metadata",
-                "has a `weight` that is not a positive number",
-            ));
+            return Err(Error::invalid("metadata", "has a `weight` that is not a positive number"));
         }
     }
     Ok(())
@@ -267,30 +243,12 @@ mod tests {
             (change(|i| i.id = String::new()), "invalid instance id: "),
             (change(|i| i.port = 0), "invalid port: 0 "),
             (change(|i| i.address = String::new()), "invalid address: is empty"),
-            (
-                change(|i| i.address = "0.0.0.0".into()),
-                "invalid address: is the unspecified",
-            ),
-            (
-                change(|i| i.address = "::".into()),
-                "invalid address: is the unspecified",
-            ),
-            (
-                change(|i| i.address = "[::1]".into()),
-                "invalid address: is not an IP address",
-            ),
-            (
-                change(|i| i.address = "host:80".into()),
-                "invalid address: is not an IP address",
-            ),
-            (
-                change(|i| i.address = "a\nb".into()),
-                "invalid address: is neither",
-            ),
-            (
-                change(|i| i.address = "a".repeat(254)),
-                "invalid address: is longer",
-            ),
+            (change(|i| i.address = "0.0.0.0".into()), "invalid address: is the unspecified"),
+            (change(|i| i.address = "::".into()), "invalid address: is the unspecified"),
+            (change(|i| i.address = "[::1]".into()), "invalid address: is not an IP address"),
+            (change(|i| i.address = "host:80".into()), "invalid address: is not an IP address"),
+            (change(|i| i.address = "a\nb".into()), "invalid address: is neither"),
+            (change(|i| i.address = "a".repeat(254)), "invalid address: is longer"),
             (
                 change(|i| drop(i.metadata.insert("k".into(), "v".repeat(4096)))),
                 "metadata has 4097 bytes, the limit is 4096",
@@ -303,10 +261,7 @@ mod tests {
                 change(|i| drop(i.metadata.insert(WEIGHT.into(), "-1".into()))),
                 "invalid metadata: has a `weight`",
             ),
-            (
-                change(|i| drop(i.metadata.insert(String::new(), "v".into()))),
-                "invalid metadata: has a key",
-            ),
+            (change(|i| drop(i.metadata.insert(String::new(), "v".into()))), "invalid metadata: has a key"),
         ];
         for (message, expected) in table {
             assert!(message.starts_with(expected), "{message}");

@@ -29,10 +29,6 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::ABSENT {
-            f.write_str("absent")
-        } else {
-            self.0.fmt(f)
-        }
+        if *self == Self::ABSENT { f.write_str("absent") } else { self.0.fmt(f) }
     }
 }

@@ -31,10 +31,7 @@ impl Background {
                 }
             });
         })?;
-        Ok(Self {
-            handle,
-            stop: Some(stop),
-        })
+        Ok(Self { handle, stop: Some(stop) })
     }
 
     pub(crate) fn handle(&self) -> &runtime::Handle {
@@ -123,9 +120,6 @@ mod tests {
         }));
         is_done.await.expect("ran");
         let answer = owned(background.handle(), |_| async { Ok(()) }).await;
-        assert!(
-            matches!(answer, Err(Error::Closed) | Ok(())),
-            "never hangs, never panics"
-        );
+        assert!(matches!(answer, Err(Error::Closed) | Ok(())), "never hangs, never panics");
     }
 }

@@ -68,14 +68,8 @@ impl Client {
             Ok(Core::new(&client, keys, &limits, runtime))
         })
         .await?;
-        let client = Self {
-            shared: Shared::new(core, background),
-        };
-        client
-            .shared
-            .core
-            .read("connect", &Range::Key(client.shared.core.keys.probe()))
-            .await?;
+        let client = Self { shared: Shared::new(core, background) };
+        client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
         Ok(client)
     }
 
@@ -88,39 +82,26 @@ impl Client {
 #[async_trait]
 impl Provider for Client {
     fn lock(&self) -> Arc<dyn DistributedLock> {
-        Arc::new(EtcdLock {
-            shared: self.shared.clone(),
-        })
+        Arc::new(EtcdLock { shared: self.shared.clone() })
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {
-        Arc::new(EtcdRegistry {
-            shared: self.shared.clone(),
-        })
+        Arc::new(EtcdRegistry { shared: self.shared.clone() })
     }
 
     fn config(&self) -> Arc<dyn ConfigCenter> {
-        Arc::new(EtcdConfigCenter {
-            shared: self.shared.clone(),
-        })
+        Arc::new(EtcdConfigCenter { shared: self.shared.clone() })
     }
 
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
         let service = ServiceName::parse(service)?;
         check_max_id(max_id)?;
-        Ok(Arc::new(IdAllocator::new(EtcdIds {
-            shared: self.shared.clone(),
-            service,
-            max_id,
-        })))
+        Ok(Arc::new(IdAllocator::new(EtcdIds { shared: self.shared.clone(), service, max_id })))
     }
 
     async fn close(&self) -> Result<()> {
         let core = self.shared.core.clone();
         // On the background runtime, so that it goes on if the caller gives up.
-        owned(&self.shared.core.runtime, move |_gone| async move {
-            core.shut_down().await
-        })
-        .await
+        owned(&self.shared.core.runtime, move |_gone| async move { core.shut_down().await }).await
     }
 }

@@ -81,16 +81,9 @@ impl Core {
             let ttl = Ttl::parse(SLOT_TTL).expect("is within the limits");
             let session = self.session(ttl).await?;
             let key = self.keys.commit_slot(session.id, self.next_attempt());
-            Slot {
-                key,
-                session,
-                written: 0,
-            }
+            Slot { key, session, written: 0 }
         };
-        Ok(InUse {
-            core: self.clone(),
-            slot: Some(slot),
-        })
+        Ok(InUse { core: self.clone(), slot: Some(slot) })
     }
 
     /// Uses other slots from now on.
@@ -101,9 +94,7 @@ impl Core {
 
 impl InUse {
     fn slot(&self) -> &Slot {
-        self.slot
-            .as_ref()
-            .expect("is taken only by `settle` and `drop`, which end it")
+        self.slot.as_ref().expect("is taken only by `settle` and `drop`, which end it")
     }
 
     /// The condition that nothing was written into the slot since we know it.
@@ -128,45 +119,28 @@ impl InUse {
                 self.put_back(written);
                 Ok(Settled::Refused(answer))
             }
-            Err(Failure {
-                error: Error::Lost { .. },
-                ..
-            }) => {
+            Err(Failure { error: Error::Lost { reason }, .. }) => {
+                self.slot().session.lease.lose(reason);
                 self.slot = None;
                 Ok(Settled::SlotGone)
             }
-            Err(Failure {
-                error,
-                effect: Effect::None,
-            }) => {
+            Err(Failure { error, effect: Effect::None }) => {
                 let written = self.slot().written;
                 self.put_back(written);
                 Err(error)
             }
-            Err(Failure {
-                error,
-                effect: Effect::Unknown,
-            }) => {
+            Err(Failure { error, effect: Effect::Unknown }) => {
                 tracing::debug!(%error, "the answer to a commit was lost, reading its slot");
                 let cleared = clear(&self.core, self.slot()).await;
                 match cleared {
-                    Some(Cleared {
-                        was_committed: Some(at),
-                        now,
-                    }) => {
+                    Some(Cleared { was_committed: Some(at), now }) => {
                         self.put_back(now);
                         Ok(Settled::WrittenUnseen(at))
                     }
-                    Some(Cleared {
-                        was_committed: None,
-                        now,
-                    }) => {
+                    Some(Cleared { was_committed: None, now }) => {
                         self.put_back(now);
                         // It did not take effect and never will, so this is not the time-out that it was.
-                        Err(Error::Unavailable {
-                            what: "etcd".into(),
-                            source: Some(error.into()),
-                        })
+                        Err(Error::Unavailable { what: "etcd".into(), source: Some(error.into()) })
                     }
                     None => Err(Error::Timeout {
                         operation: "write config values",
@@ -205,11 +179,7 @@ impl Slot {
     }
 
     fn write(&self, what: &str) -> TxnOp {
-        TxnOp::put(
-            self.key.as_str(),
-            what,
-            Some(PutOptions::new().with_lease(self.session.id)),
-        )
+        TxnOp::put(self.key.as_str(), what, Some(PutOptions::new().with_lease(self.session.id)))
     }
 }
 
@@ -231,10 +201,7 @@ async fn clear(core: &Core, slot: &Slot) -> Option<Cleared> {
             .or_else([TxnOp::get(slot.key.as_str(), None)]);
         match core.txn("settle a commit", txn).await {
             Ok(answer) if answer.succeeded() => {
-                return Some(Cleared {
-                    was_committed: None,
-                    now: revision(answer.header()),
-                });
+                return Some(Cleared { was_committed: None, now: revision(answer.header()) });
             }
             Ok(answer) => {
                 let Some(TxnOpResponse::Get(found)) = answer.op_responses().into_iter().next() else {
@@ -242,15 +209,9 @@ async fn clear(core: &Core, slot: &Slot) -> Option<Cleared> {
                 };
                 let now = found.kvs().first()?;
                 let was_committed = (now.value() == COMMITTED.as_bytes()).then(|| now.mod_revision());
-                return Some(Cleared {
-                    was_committed,
-                    now: now.mod_revision(),
-                });
+                return Some(Cleared { was_committed, now: now.mod_revision() });
             }
-            Err(Failure {
-                error: Error::Lost { .. },
-                ..
-            }) => return None,
+            Err(Failure { error: Error::Lost { .. }, .. }) => return None,
             Err(_) if started.elapsed() > core.request_timeout => return None,
             Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(50..200))).await,
         }
@@ -264,9 +225,7 @@ impl Core {
         for key in keys {
             let before = GetOptions::new().with_revision(at - 1).with_count_only();
             let found = self
-                .call("write config values", async {
-                    self.kv().get(key.as_str(), Some(before)).await
-                })
+                .call("write config values", async { self.kv().get(key.as_str(), Some(before)).await })
                 .await?;
             existed += usize::from(found.count() > 0);
         }

@@ -29,9 +29,7 @@ impl ConfigCenter for EtcdConfigCenter {
         let key = ConfigKey::parse(key)?;
         let core = &self.shared.core;
         core.check_open()?;
-        let (_, pairs) = core
-            .read("get a config value", &Range::Key(core.keys.config(&key)))
-            .await?;
+        let (_, pairs) = core.read("get a config value", &Range::Key(core.keys.config(&key))).await?;
         Ok(pairs.first().map(|kv| entry(kv, key.as_str().to_owned())))
     }
 
@@ -41,10 +39,7 @@ impl ConfigCenter for EtcdConfigCenter {
         core.check_open()?;
         let range = Range::Prefix(core.keys.config_below(&prefix));
         let (_, pairs) = core.read("list config values", &range).await?;
-        Ok(pairs
-            .iter()
-            .filter_map(|kv| Some(entry(kv, core.keys.config_name(kv.key_str().ok()?))))
-            .collect())
+        Ok(pairs.iter().filter_map(|kv| Some(entry(kv, core.keys.config_name(kv.key_str().ok()?)))).collect())
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {
@@ -52,15 +47,10 @@ impl ConfigCenter for EtcdConfigCenter {
         core.check_open()?;
         loop {
             let slot = core.slot().await?;
-            let answer = core
-                .txn("write config values", transaction(core, &batch, &slot))
-                .await;
+            let answer = core.txn("write config values", transaction(core, &batch, &slot)).await;
             match slot.settle(answer).await? {
                 Settled::Written(answer) => {
-                    return Ok(Committed::new(
-                        version(revision(answer.header())),
-                        deleted(&answer),
-                    ));
+                    return Ok(Committed::new(version(revision(answer.header())), deleted(&answer)));
                 }
                 Settled::WrittenUnseen(at) => {
                     let existed = core.existed_before(&deletions(core, &batch), at).await?;
@@ -79,12 +69,7 @@ impl ConfigCenter for EtcdConfigCenter {
     async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
         let keys = self.shared.core.keys.clone();
         let range = keys.config_scope(scope)?;
-        follow(
-            self.shared.clone(),
-            range,
-            Box::new(move |key| keys.config_name(key)),
-        )
-        .await
+        follow(self.shared.clone(), range, Box::new(move |key| keys.config_name(key))).await
     }
 }
 
@@ -108,17 +93,12 @@ fn transaction(core: &Core, batch: &Batch, slot: &InUse) -> Txn {
         })
         .collect();
     writes.push(slot.mark());
-    let looks: Vec<_> = required
-        .map(|(key, _)| TxnOp::get(core.keys.config(key), None))
-        .collect();
+    let looks: Vec<_> = required.map(|(key, _)| TxnOp::get(core.keys.config(key), None)).collect();
     Txn::new().when(conditions).and_then(writes).or_else(looks)
 }
 
 fn deletions(core: &Core, batch: &Batch) -> Vec<String> {
-    let deletions = batch
-        .writes()
-        .iter()
-        .filter(|write| matches!(write, Write::Delete(_)));
+    let deletions = batch.writes().iter().filter(|write| matches!(write, Write::Delete(_)));
     deletions.map(|write| core.keys.config(write.key())).collect()
 }
 
@@ -133,22 +113,11 @@ fn deleted(answer: &TxnResponse) -> usize {
 /// The first requirement that is not met, from the looks of a refused transaction.
 fn conflict(batch: &Batch, answer: &TxnResponse) -> Option<Error> {
     let looks = answer.op_responses();
-    batch
-        .requirements()
-        .iter()
-        .zip(looks)
-        .find_map(|((key, expected), look)| {
-            let TxnOpResponse::Get(found) = look else {
-                return None;
-            };
-            let actual = found
-                .kvs()
-                .first()
-                .map_or(Version::ABSENT, |kv| version(kv.mod_revision()));
-            (actual != *expected).then(|| Error::Conflict {
-                key: key.to_string(),
-                expected: *expected,
-                actual,
-            })
-        })
+    batch.requirements().iter().zip(looks).find_map(|((key, expected), look)| {
+        let TxnOpResponse::Get(found) = look else {
+            return None;
+        };
+        let actual = found.kvs().first().map_or(Version::ABSENT, |kv| version(kv.mod_revision()));
+        (actual != *expected).then(|| Error::Conflict { key: key.to_string(), expected: *expected, actual })
+    })
 }

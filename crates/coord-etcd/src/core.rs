@@ -17,8 +17,10 @@ use crate::{
     background::Background,
     commit::Slots,
     error::{Failure, classify},
+    group::Group,
     keys::Keys,
-    session::Sessions,
+    queue::Queues,
+    session::{Session, Sessions},
     watch::hub::Hub,
 };
 
@@ -33,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) hub: Hub,
     pub(crate) sessions: Sessions,
     pub(crate) slots: Slots,
+    pub(crate) group: Group,
+    pub(crate) queues: Queues,
     pub(crate) runtime: runtime::Handle,
     pub(crate) request_timeout: Duration,
     pub(crate) close_timeout: Duration,
@@ -72,13 +76,8 @@ impl Core {
         runtime: runtime::Handle,
     ) -> Arc<Self> {
         let host = gethostname::gethostname();
-        let owner = format!(
-            "{}/{}/{:08x}",
-            host.to_string_lossy(),
-            std::process::id(),
-            fastrand::u32(..)
-        );
-        Arc::new(Self {
+        let owner = format!("{}/{}/{:08x}", host.to_string_lossy(), std::process::id(), fastrand::u32(..));
+        Arc::new_cyclic(|core| Self {
             etcd: Etcd {
                 kv: client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
                 lease: client.lease_client(),
@@ -87,6 +86,8 @@ impl Core {
             hub: Hub::start(&runtime, client.watch_client()),
             sessions: Sessions::default(),
             slots: Slots::default(),
+            group: Group::start(&runtime, core.clone()),
+            queues: Queues::default(),
             runtime,
             request_timeout: limits.request_timeout,
             close_timeout: limits.close_timeout,
@@ -112,23 +113,17 @@ impl Core {
     }
 
     pub(crate) fn registrations(&self) -> MutexGuard<'_, HashMap<String, Weak<Hold>>> {
-        self.registrations
-            .lock()
-            .expect("nothing panics while this is locked")
+        self.registrations.lock().expect("nothing panics while this is locked")
     }
 
     /// What is stored in a place of ours, for people who look there.
     pub(crate) fn holder(&self) -> Vec<u8> {
-        serde_json::json!({ "owner": self.owner })
-            .to_string()
-            .into_bytes()
+        serde_json::json!({ "owner": self.owner }).to_string().into_bytes()
     }
 
     /// As [`holder`](Self::holder), but different for each attempt.
     pub(crate) fn holder_of(&self, attempt: u64) -> Vec<u8> {
-        serde_json::json!({ "owner": self.owner, "attempt": attempt })
-            .to_string()
-            .into_bytes()
+        serde_json::json!({ "owner": self.owner, "attempt": attempt }).to_string().into_bytes()
     }
 
     /// Sends one request and waits for its answer within the request timeout.
@@ -159,13 +154,24 @@ impl Core {
         self.call(operation, async { self.kv().txn(txn).await }).await
     }
 
+    /// One transaction that writes on the lease of `session`. If etcd does not know the lease any more, all that
+    /// is held on it learns so now, and not at the next renewal.
+    pub(crate) async fn txn_on(
+        &self,
+        session: &Session,
+        operation: &'static str,
+        txn: Txn,
+    ) -> Result<TxnResponse, Failure> {
+        let answer = self.txn(operation, txn).await;
+        if let Err(Failure { error: Error::Lost { reason }, .. }) = &answer {
+            session.lease.lose(*reason);
+        }
+        answer
+    }
+
     /// `Ok` while the client is open.
     pub(crate) fn check_open(&self) -> Result<()> {
-        if *self.closed.borrow() {
-            Err(Error::Closed)
-        } else {
-            Ok(())
-        }
+        if *self.closed.borrow() { Err(Error::Closed) } else { Ok(()) }
     }
 
     /// Waits until the client is closed.

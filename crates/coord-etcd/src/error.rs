@@ -28,12 +28,24 @@ impl From<Failure> for Error {
 }
 
 impl Failure {
+    /// The client is gone, and the request was not sent.
+    pub(crate) fn closed() -> Self {
+        Self { error: Error::Closed, effect: Effect::None }
+    }
+
+    /// The same failure for another request that shared its fate.
+    pub(crate) fn again(&self) -> Self {
+        let error = match &self.error {
+            Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
+            Error::Closed => Error::Closed,
+            other => unavailable(other.to_string().into()),
+        };
+        Self { error, effect: self.effect }
+    }
+
     /// The request was not answered in time.
     pub(crate) fn timeout(operation: &'static str, after: Duration) -> Self {
-        Self {
-            error: Error::Timeout { operation, after },
-            effect: Effect::Unknown,
-        }
+        Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
     }
 }
 
@@ -46,10 +58,7 @@ pub(crate) fn classify(operation: &'static str, limit: Duration, error: etcd_cli
         E::LeaseKeepAliveError(message) if message.contains("not found") => lease_gone(),
         // The streams of the client library end with these.
         E::LeaseKeepAliveError(message) | E::WatchError(message) => unreachable_server(message.into()),
-        other => refused(Error::Backend {
-            operation,
-            source: Box::new(other),
-        }),
+        other => refused(Error::Backend { operation, source: Box::new(other) }),
     }
 }
 
@@ -57,22 +66,13 @@ fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Sta
     let message = status.message();
     let source = || -> BoxError { Box::new(status.clone()) };
     match status.code() {
-        Code::PermissionDenied => refused(Error::PermissionDenied {
-            operation,
-            source: source(),
-        }),
-        Code::Unauthenticated => refused(Error::Unauthenticated {
-            operation,
-            source: source(),
-        }),
+        Code::PermissionDenied => refused(Error::PermissionDenied { operation, source: source() }),
+        Code::Unauthenticated => refused(Error::Unauthenticated { operation, source: source() }),
         // etcd says so for a wrong password, an unknown user, and no user where one is needed.
         Code::InvalidArgument
             if message.contains("authentication failed") || message.contains("user name is empty") =>
         {
-            refused(Error::Unauthenticated {
-                operation,
-                source: source(),
-            })
+            refused(Error::Unauthenticated { operation, source: source() })
         }
         Code::NotFound if message.contains("lease not found") => lease_gone(),
         Code::DeadlineExceeded => Failure::timeout(operation, limit),
@@ -86,10 +86,7 @@ fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Sta
         }
         Code::Unavailable | Code::Cancelled => unreachable_server(source()),
         Code::Unknown | Code::Internal if is_transport(status) => unreachable_server(source()),
-        _ => refused(Error::Backend {
-            operation,
-            source: source(),
-        }),
+        _ => refused(Error::Backend { operation, source: source() }),
     }
 }
 
@@ -108,36 +105,23 @@ fn was_never_sent(status: &tonic::Status) -> bool {
 fn is_transport(status: &tonic::Status) -> bool {
     let message = status.message();
     status.source().is_some()
-        || ["h2 protocol", "transport", "connection"]
-            .iter()
-            .any(|w| message.contains(w))
+        || ["h2 protocol", "transport", "connection"].iter().any(|w| message.contains(w))
 }
 
 fn unavailable(source: BoxError) -> Error {
-    Error::Unavailable {
-        what: "etcd".into(),
-        source: Some(source),
-    }
+    Error::Unavailable { what: "etcd".into(), source: Some(source) }
 }
 
 fn refused(error: Error) -> Failure {
-    Failure {
-        error,
-        effect: Effect::None,
-    }
+    Failure { error, effect: Effect::None }
 }
 
 fn unreachable_server(source: BoxError) -> Failure {
-    Failure {
-        error: unavailable(source),
-        effect: Effect::Unknown,
-    }
+    Failure { error: unavailable(source), effect: Effect::Unknown }
 }
 
 fn lease_gone() -> Failure {
-    refused(Error::Lost {
-        reason: LossReason::Revoked,
-    })
+    refused(Error::Lost { reason: LossReason::Revoked })
 }
 
 #[cfg(test)]
@@ -149,12 +133,7 @@ mod tests {
     #[test]
     fn every_known_answer_has_its_error() {
         let table = [
-            (
-                Code::PermissionDenied,
-                "etcdserver: permission denied",
-                "no permission",
-                Effect::None,
-            ),
+            (Code::PermissionDenied, "etcdserver: permission denied", "no permission", Effect::None),
             (
                 Code::Unauthenticated,
                 "etcdserver: invalid auth token",
@@ -173,48 +152,13 @@ mod tests {
                 "credentials were not accepted",
                 Effect::None,
             ),
-            (
-                Code::NotFound,
-                "etcdserver: requested lease not found",
-                "no longer held",
-                Effect::None,
-            ),
-            (
-                Code::DeadlineExceeded,
-                "",
-                "got no answer within 5s",
-                Effect::Unknown,
-            ),
-            (
-                Code::Cancelled,
-                "Timeout expired",
-                "got no answer within 5s",
-                Effect::Unknown,
-            ),
-            (
-                Code::Unavailable,
-                "etcdserver: request timed out",
-                "etcd is unavailable",
-                Effect::Unknown,
-            ),
-            (
-                Code::Unavailable,
-                "etcdserver: no leader",
-                "etcd is unavailable",
-                Effect::None,
-            ),
-            (
-                Code::Unavailable,
-                "tcp connect error",
-                "etcd is unavailable",
-                Effect::None,
-            ),
-            (
-                Code::Unknown,
-                "h2 protocol error: broken pipe",
-                "etcd is unavailable",
-                Effect::Unknown,
-            ),
+            (Code::NotFound, "etcdserver: requested lease not found", "no longer held", Effect::None),
+            (Code::DeadlineExceeded, "", "got no answer within 5s", Effect::Unknown),
+            (Code::Cancelled, "Timeout expired", "got no answer within 5s", Effect::Unknown),
+            (Code::Unavailable, "etcdserver: request timed out", "etcd is unavailable", Effect::Unknown),
+            (Code::Unavailable, "etcdserver: no leader", "etcd is unavailable", Effect::None),
+            (Code::Unavailable, "tcp connect error", "etcd is unavailable", Effect::None),
+            (Code::Unknown, "h2 protocol error: broken pipe", "etcd is unavailable", Effect::Unknown),
             (
                 Code::ResourceExhausted,
                 "etcdserver: mvcc: database space exceeded",
@@ -225,11 +169,7 @@ mod tests {
         for (code, message, expected, effect) in table {
             let answer = etcd_client::Error::GRpcStatus(tonic::Status::new(code, message));
             let failure = classify("get", LIMIT, answer);
-            assert!(
-                failure.error.to_string().contains(expected),
-                "{code:?} {message}: {}",
-                failure.error
-            );
+            assert!(failure.error.to_string().contains(expected), "{code:?} {message}: {}", failure.error);
             assert_eq!(failure.effect, effect, "{code:?} {message}");
         }
     }
@@ -238,11 +178,6 @@ mod tests {
     fn a_keep_alive_for_a_lease_that_is_gone_is_a_loss() {
         let answer = etcd_client::Error::LeaseKeepAliveError("lease not found".into());
         let failure = classify("renew", LIMIT, answer);
-        assert!(matches!(
-            failure.error,
-            Error::Lost {
-                reason: LossReason::Revoked
-            }
-        ));
+        assert!(matches!(failure.error, Error::Lost { reason: LossReason::Revoked }));
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     error::{Effect, Failure},
     keys::Range,
     place::{OwnKey, Written},
-    queue::IfOccupied,
+    queue::Spot,
     read::revision,
     session::Session,
     watch::hub::Delivery,
@@ -34,10 +34,9 @@ impl IdSource for EtcdIds {
     async fn claim(&self) -> Result<ClaimedId> {
         let ids = self.clone();
         owned(&self.shared.core.runtime, move |mut gone| async move {
-            let session = ids.shared.core.session(ids.shared.core.id_ttl).await?;
-            match ids.claim_free(&session, Order::BehindTheQueue).await? {
+            match ids.claim_now().await? {
                 Some(claimed) => Ok(claimed),
-                None => ids.claim_in_turn(session, &mut gone).await,
+                None => ids.claim_in_turn(&mut gone).await,
             }
         })
         .await
@@ -46,9 +45,7 @@ impl IdSource for EtcdIds {
     async fn try_claim(&self) -> Result<ClaimedId> {
         let ids = self.clone();
         owned(&self.shared.core.runtime, move |_gone| async move {
-            let session = ids.shared.core.session(ids.shared.core.id_ttl).await?;
-            let claimed = ids.claim_free(&session, Order::BehindTheQueue).await?;
-            claimed.ok_or(Error::Exhausted { max: ids.max_id })
+            ids.claim_now().await?.ok_or(Error::Exhausted { max: ids.max_id })
         })
         .await
     }
@@ -66,13 +63,16 @@ impl EtcdIds {
         &self.shared.core
     }
 
+    async fn claim_now(&self) -> Result<Option<ClaimedId>> {
+        let core = self.core();
+        core.on_session(core.id_ttl, |session| self.claim_free(session, Order::BehindTheQueue)).await
+    }
+
     /// Takes the lowest free id; `None` when there is none, or others wait for one.
-    async fn claim_free(&self, session: &Arc<Session>, order: Order) -> Result<Option<ClaimedId>> {
+    async fn claim_free(&self, session: Arc<Session>, order: Order) -> Result<Option<ClaimedId>> {
         let core = self.core();
         loop {
-            let (_, taken) = core
-                .read("claim an id", &Range::Prefix(core.keys.ids(&self.service)))
-                .await?;
+            let (_, taken) = core.read("claim an id", &Range::Prefix(core.keys.ids(&self.service))).await?;
             let mut taken: Vec<_> = taken
                 .iter()
                 .filter_map(|kv| core.keys.id_number(&self.service, kv.key_str().ok()?))
@@ -81,7 +81,7 @@ impl EtcdIds {
             let Some(id) = lowest_free(&taken, self.max_id) else {
                 return Ok(None);
             };
-            match self.claim_one(id, session, order).await? {
+            match self.claim_one(id, &session, order).await? {
                 Claim::Done(claimed) => return Ok(Some(claimed)),
                 Claim::Queue => return Ok(None),
                 Claim::Taken => {}
@@ -99,18 +99,11 @@ impl EtcdIds {
         }
         let attempt = core.next_attempt();
         let value = core.holder_of(attempt);
-        let put = TxnOp::put(
-            key.as_str(),
-            value.clone(),
-            Some(PutOptions::new().with_lease(session.id)),
-        );
+        let put = TxnOp::put(key.as_str(), value.clone(), Some(PutOptions::new().with_lease(session.id)));
         // When it fails: was it the id or the queue?
         let look = TxnOp::get(key.as_str(), None);
         let answer = core
-            .txn(
-                "claim an id",
-                Txn::new().when(conditions).and_then([put]).or_else([look]),
-            )
+            .txn_on(session, "claim an id", Txn::new().when(conditions).and_then([put]).or_else([look]))
             .await;
         let created = match answer {
             Ok(answer) if answer.succeeded() => revision(answer.header()),
@@ -119,19 +112,10 @@ impl EtcdIds {
                     Some(etcd_client::TxnOpResponse::Get(found)) if !found.kvs().is_empty());
                 return Ok(if taken { Claim::Taken } else { Claim::Queue });
             }
-            Err(Failure {
-                error,
-                effect: Effect::None,
-            }) => return Err(error),
+            Err(Failure { error, effect: Effect::None }) => return Err(error),
             // The answer was lost. The value names this very attempt, so it tells whether we have the id.
-            Err(Failure {
-                error,
-                effect: Effect::Unknown,
-            }) => {
-                match core
-                    .call("claim an id", async { core.kv().get(key.as_str(), None).await })
-                    .await
-                {
+            Err(Failure { error, effect: Effect::Unknown }) => {
+                match core.call("claim an id", async { core.kv().get(key.as_str(), None).await }).await {
                     Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == value) => {
                         found.kvs()[0].create_revision()
                     }
@@ -142,50 +126,40 @@ impl EtcdIds {
                 }
             }
         };
-        let own = OwnKey {
-            key,
-            written: Written::Created(created),
-            session: session.clone(),
-        };
+        let own = OwnKey { key, written: Written::Created(created), session: session.clone() };
         tracing::debug!(service = %self.service, %id, "instance id claimed");
         Ok(Claim::Done(ClaimedId::new(id, own.into_place(&self.shared))))
     }
 
     /// Waits in the queue, then for an id to become free.
-    async fn claim_in_turn(&self, session: Arc<Session>, gone: &mut CallerGone) -> Result<ClaimedId> {
+    async fn claim_in_turn(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
         let core = self.core();
-        let queue = core.keys.id_queue(&self.service);
-        let entered = core
-            .enter(queue, session.clone(), core.holder(), IfOccupied::Wait)
-            .await?;
-        let entered = entered.expect("only `LeaveAlone` leaves the queue alone");
-        core.wait_for_turn(&entered, gone).await?;
+        let mut spot = Spot::enter(&self.shared, core.keys.id_queue(&self.service), core.id_ttl).await?;
+        tokio::select! {
+            turn = spot.wait_for_turn() => turn?,
+            () = gone.wait() => return Err(Error::Closed),
+        }
+        let session = spot.session();
         // Dropping a claim half-way is safe in these two cases: its key goes with the lease.
-        let outcome = tokio::select! {
+        tokio::select! {
             biased;
             () = core.closed() => Err(Error::Closed),
             reason = session.lease.lost() => Err(Error::Lost { reason }),
-            claimed = self.claim_at_the_head(&session, gone) => claimed,
-        };
-        if core.check_open().is_ok() {
-            core.delete_later(entered.own);
+            claimed = self.claim_at_the_head(session, gone) => claimed,
         }
-        outcome
     }
 
     async fn claim_at_the_head(&self, session: &Arc<Session>, gone: &mut CallerGone) -> Result<ClaimedId> {
         let core = self.core();
         loop {
-            let mut changes = core
-                .hub
-                .subscribe(Range::Prefix(core.keys.ids(&self.service)), None);
+            let mut changes = core.hub.subscribe(Range::Prefix(core.keys.ids(&self.service)), None);
             match changes.next().await {
                 Some(Delivery::Refused(error)) => return Err(error),
                 Some(_) => {}
                 None => continue,
             }
             loop {
-                match self.claim_free(session, Order::AtTheHead).await {
+                match self.claim_free(session.clone(), Order::AtTheHead).await {
                     Ok(Some(claimed)) => return Ok(claimed),
                     Ok(None) => {}
                     Err(error) if error.is_retryable() => {

@@ -128,17 +128,11 @@ mod tests {
     #[test]
     fn the_documented_layout() {
         let (keys, lock) = (keys(), LockName::parse("jobs").expect("is valid"));
-        assert_eq!(
-            Keys::place_in(&keys.lock_queue(&lock), 0x694d, 1),
-            "/shop/locks/jobs/694d-1"
-        );
+        assert_eq!(Keys::place_in(&keys.lock_queue(&lock), 0x694d, 1), "/shop/locks/jobs/694d-1");
         let service = ServiceName::parse("im-logic").expect("is valid");
         let id = InstanceId::parse("host:80").expect("is valid");
         assert_eq!(keys.instance(&service, &id), "/shop/services/im-logic/host:80");
-        assert_eq!(
-            keys.config(&ConfigKey::parse("common/mq").expect("is valid")),
-            "/shop/config/common/mq"
-        );
+        assert_eq!(keys.config(&ConfigKey::parse("common/mq").expect("is valid")), "/shop/config/common/mq");
         assert_eq!(keys.id(&service, 7), "/shop/ids/im-logic/ids/7");
     }
 
@@ -153,9 +147,7 @@ mod tests {
                 assert_eq!(one_lock.starts_with(&other_lock), one == other, "{one} {other}");
                 let one_service = ServiceName::parse(one).expect("is valid");
                 let other_service = ServiceName::parse(other).expect("is valid");
-                let meet = keys
-                    .instances(&one_service)
-                    .starts_with(&keys.instances(&other_service));
+                let meet = keys.instances(&one_service).starts_with(&keys.instances(&other_service));
                 assert_eq!(meet, one == other, "{one} {other}");
                 let meet = keys.ids(&one_service).starts_with(&keys.ids(&other_service));
                 assert_eq!(meet, one == other, "{one} {other}");
@@ -168,15 +160,9 @@ mod tests {
         let keys = keys();
         let service = ServiceName::parse("a/b").expect("is valid");
         let id = InstanceId::parse("x/y").expect("is valid");
-        assert_eq!(
-            keys.instance_name(&service, &keys.instance(&service, &id)),
-            "a/b/x/y"
-        );
+        assert_eq!(keys.instance_name(&service, &keys.instance(&service, &id)), "a/b/x/y");
         assert_eq!(keys.id_number(&service, &keys.id(&service, 12)), Some(12));
-        assert_eq!(
-            keys.id_number(&service, &format!("{}x", keys.ids(&service))),
-            None
-        );
+        assert_eq!(keys.id_number(&service, &format!("{}x", keys.ids(&service))), None);
         let key = ConfigKey::parse("common/mq").expect("is valid");
         assert_eq!(keys.config_name(&keys.config(&key)), "common/mq");
         let below = keys.config_scope(Scope::Prefix("common")).expect("is valid");

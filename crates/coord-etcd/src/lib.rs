@@ -13,6 +13,7 @@ mod connect;
 mod core;
 mod endpoint;
 mod error;
+mod group;
 mod ids;
 mod keys;
 mod lock;

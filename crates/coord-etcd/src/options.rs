@@ -120,10 +120,7 @@ impl EtcdConfig {
             .strip_prefix("etcd://")
             .ok_or_else(|| Error::invalid("url", "does not begin with `etcd://`"))?;
         if rest.contains('@') {
-            return Err(Error::invalid(
-                "url",
-                "contains credentials: set `username` and `password` instead",
-            ));
+            return Err(Error::invalid("url", "contains credentials: set `username` and `password` instead"));
         }
         let (hosts, namespace) = match rest.split_once('/') {
             Some((hosts, namespace)) => (hosts, namespace),
@@ -164,10 +161,7 @@ impl EtcdConfig {
         let namespace = Namespace::parse(&self.namespace)?;
         let instance_id_ttl = Ttl::parse(self.instance_id_ttl)?;
         if self.username.is_some() != self.password.is_some() {
-            return Err(Error::invalid(
-                "username",
-                "and `password` are only useful together",
-            ));
+            return Err(Error::invalid("username", "and `password` are only useful together"));
         }
         let timeouts = [
             ("connect_timeout", self.connect_timeout),
@@ -176,25 +170,15 @@ impl EtcdConfig {
         ];
         for (field, timeout) in timeouts {
             if timeout < Duration::from_millis(1) || timeout > Duration::from_secs(3600) {
-                return Err(Error::invalid(
-                    field,
-                    format!("{timeout:?} is not within 1ms and 1h"),
-                ));
+                return Err(Error::invalid(field, format!("{timeout:?} is not within 1ms and 1h")));
             }
         }
         if let Some(tls) = &self.tls
             && tls.cert_file.is_some() != tls.key_file.is_some()
         {
-            return Err(Error::invalid(
-                "tls",
-                "needs both `cert_file` and `key_file`, or neither",
-            ));
+            return Err(Error::invalid("tls", "needs both `cert_file` and `key_file`, or neither"));
         }
-        Ok(Checked {
-            endpoints,
-            namespace,
-            instance_id_ttl,
-        })
+        Ok(Checked { endpoints, namespace, instance_id_ttl })
     }
 }
 
@@ -207,9 +191,7 @@ pub(crate) struct Checked {
 
 impl fmt::Debug for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Checked")
-            .field("namespace", &self.namespace)
-            .finish_non_exhaustive()
+        f.debug_struct("Checked").field("namespace", &self.namespace).finish_non_exhaustive()
     }
 }
 
@@ -229,22 +211,13 @@ mod tests {
             (refused(|c| c.namespace = "a/".into()), "invalid namespace: "),
             (refused(|c| c.username = Some("u".into())), "invalid username: "),
             (refused(|c| c.password = Some("p".into())), "invalid username: "),
-            (
-                refused(|c| c.request_timeout = Duration::ZERO),
-                "invalid request_timeout: 0ns is not",
-            ),
-            (
-                refused(|c| c.close_timeout = Duration::MAX),
-                "invalid close_timeout: ",
-            ),
+            (refused(|c| c.request_timeout = Duration::ZERO), "invalid request_timeout: 0ns is not"),
+            (refused(|c| c.close_timeout = Duration::MAX), "invalid close_timeout: "),
             (refused(|c| c.instance_id_ttl = Duration::ZERO), "invalid ttl: "),
             (refused(|c| c.endpoints.clear()), "invalid endpoints: "),
             (
                 refused(|c| {
-                    c.tls = Some(TlsFiles {
-                        key_file: Some("k".into()),
-                        ..TlsFiles::default()
-                    })
+                    c.tls = Some(TlsFiles { key_file: Some("k".into()), ..TlsFiles::default() });
                 }),
                 "invalid tls: ",
             ),
@@ -256,33 +229,15 @@ mod tests {
 
     #[test]
     fn bad_urls_are_refused_without_echoing_credentials() {
-        for url in [
-            "",
-            "http://h:1",
-            "etcd://",
-            "etcd://h",
-            "etcd://h:1,",
-            "etcd://h:1/a//b",
-            "etcd://h:1?x",
-        ] {
+        for url in ["", "http://h:1", "etcd://", "etcd://h", "etcd://h:1,", "etcd://h:1/a//b", "etcd://h:1?x"]
+        {
             assert!(EtcdConfig::from_url(url).is_err(), "{url}");
         }
         let error = EtcdConfig::from_url("etcd://root:s3cret@h:1/ns").expect_err("has credentials");
         assert!(!format!("{error} {error:?}").contains("s3cret"));
-        assert_eq!(
-            EtcdConfig::from_url("etcd://h:1").expect("is good").namespace,
-            "coord"
-        );
-        assert_eq!(
-            EtcdConfig::from_url("etcd://h:1/").expect("is good").namespace,
-            "coord"
-        );
-        assert_eq!(
-            EtcdConfig::from_url("etcd://[::1]:1/a/b")
-                .expect("is good")
-                .namespace,
-            "a/b"
-        );
+        assert_eq!(EtcdConfig::from_url("etcd://h:1").expect("is good").namespace, "coord");
+        assert_eq!(EtcdConfig::from_url("etcd://h:1/").expect("is good").namespace, "coord");
+        assert_eq!(EtcdConfig::from_url("etcd://[::1]:1/a/b").expect("is good").namespace, "a/b");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
 
 /// A server gives up a request that it has not finished after about 7 s; a request of ours whose answer was
 /// lost can not take effect later than this.
-const LATE: Duration = Duration::from_secs(10);
+pub(crate) const LATE: Duration = Duration::from_secs(10);
 
 /// A key that we wrote.
 #[derive(Clone, Debug)]
@@ -45,25 +45,24 @@ impl OwnKey {
         }
     }
 
+    /// The revision of that write.
+    pub(crate) fn revision(&self) -> i64 {
+        match self.written {
+            Written::Created(revision) | Written::Modified(revision) => revision,
+        }
+    }
+
     /// Makes a place of the key: it is held until its lease is lost, and then deleted.
     pub(crate) fn into_place(self, shared: &Arc<Shared>) -> Place {
         let hold = Hold::on(self.session.lease.clone());
-        Place::new(
-            hold,
-            KeyRelease {
-                shared: shared.clone(),
-                own: self,
-            },
-        )
+        Place::new(hold, KeyRelease { shared: shared.clone(), own: self })
     }
 }
 
 impl Core {
     /// Deletes the key if it is still the one that we wrote; `false` if it is not.
     async fn delete_own(&self, own: &OwnKey) -> Result<bool, Failure> {
-        let delete = Txn::new()
-            .when([own.compare()])
-            .and_then([TxnOp::delete(own.key.as_str(), None)]);
+        let delete = Txn::new().when([own.compare()]).and_then([TxnOp::delete(own.key.as_str(), None)]);
         Ok(self.txn("release", delete).await?.succeeded())
     }
 
@@ -101,17 +100,11 @@ impl Core {
                     _ = session.lease.lost() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                if core
-                    .registrations()
-                    .get(&key)
-                    .is_some_and(|hold| hold.strong_count() > 0)
-                {
+                if core.registrations().get(&key).is_some_and(|hold| hold.strong_count() > 0) {
                     return;
                 }
                 let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
-                let delete = Txn::new()
-                    .when([ours])
-                    .and_then([TxnOp::delete(key.as_str(), None)]);
+                let delete = Txn::new().when([ours]).and_then([TxnOp::delete(key.as_str(), None)]);
                 if let Err(Failure { error, .. }) = core.txn("clean up", delete).await {
                     tracing::debug!(key, %error, "clean-up will be tried again");
                 }
@@ -136,20 +129,13 @@ impl fmt::Debug for KeyRelease {
 impl Release for KeyRelease {
     async fn release(&self) -> Result<()> {
         let core = &self.shared.core;
-        core.check_open().map_err(|_| Error::Lost {
-            reason: LossReason::Closed,
-        })?;
+        core.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         match core.delete_own(&self.own).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Error::Lost {
-                reason: LossReason::Deleted,
-            }),
+            Ok(false) => Err(Error::Lost { reason: LossReason::Deleted }),
             // The answer was lost. Whether the first request or this one deleted the key is the same, and a
             // delete of our own key can be repeated.
-            Err(Failure {
-                effect: Effect::Unknown,
-                ..
-            }) => match core.delete_own(&self.own).await {
+            Err(Failure { effect: Effect::Unknown, .. }) => match core.delete_own(&self.own).await {
                 Ok(_) => Ok(()),
                 Err(failure) => Err(failure.into()),
             },

@@ -17,9 +17,8 @@ impl Core {
     ) -> Result<(i64, Vec<KeyValue>), Failure> {
         match range {
             Range::Key(key) => {
-                let mut answer = self
-                    .call(operation, async { self.kv().get(key.as_str(), None).await })
-                    .await?;
+                let mut answer =
+                    self.call(operation, async { self.kv().get(key.as_str(), None).await }).await?;
                 Ok((revision(answer.header()), answer.take_kvs()))
             }
             Range::Prefix(prefix) => self.read_pages(operation, prefix).await,
@@ -36,15 +35,8 @@ impl Core {
         let mut pairs = Vec::new();
         let mut at = 0;
         loop {
-            let options = GetOptions::new()
-                .with_range(end.clone())
-                .with_limit(PAGE)
-                .with_revision(at);
-            let page = self
-                .call(operation, async {
-                    self.kv().get(from.clone(), Some(options)).await
-                })
-                .await;
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
+            let page = self.call(operation, async { self.kv().get(from.clone(), Some(options)).await }).await;
             let mut page = match page {
                 // The revision of the first page was compacted meanwhile: begin again.
                 Err(failure) if at != 0 && is_compacted(&failure) => {
@@ -74,10 +66,7 @@ impl Core {
 
 fn is_compacted(failure: &Failure) -> bool {
     use std::error::Error as _;
-    failure
-        .error
-        .source()
-        .is_some_and(|source| source.to_string().contains("compacted"))
+    failure.error.source().is_some_and(|source| source.to_string().contains("compacted"))
 }
 
 /// The store's revision in an answer.

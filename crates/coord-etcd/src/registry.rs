@@ -34,10 +34,7 @@ impl ServiceRegistry for EtcdRegistry {
         let ttl = Ttl::parse(ttl)?;
         service.validate()?;
         self.shared.core.check_open()?;
-        let publisher = Arc::new(Publisher {
-            shared: self.shared.clone(),
-            ttl,
-        });
+        let publisher = Arc::new(Publisher { shared: self.shared.clone(), ttl });
         Registration::start(&self.shared.core.runtime, publisher, service).await
     }
 
@@ -45,9 +42,7 @@ impl ServiceRegistry for EtcdRegistry {
         let service = ServiceName::parse(service)?;
         let core = &self.shared.core;
         core.check_open()?;
-        let (_, pairs) = core
-            .read("discover", &Range::Prefix(core.keys.instances(&service)))
-            .await?;
+        let (_, pairs) = core.read("discover", &Range::Prefix(core.keys.instances(&service))).await?;
         let mut instances = Vec::with_capacity(pairs.len());
         for kv in &pairs {
             let Ok(key) = kv.key_str() else { continue };
@@ -66,10 +61,7 @@ impl ServiceRegistry for EtcdRegistry {
         let range = Range::Prefix(keys.instances(&service));
         let named = service.clone();
         let rename = Box::new(move |key: &str| keys.instance_name(&named, key));
-        Ok(service_events(
-            service,
-            follow(self.shared.clone(), range, rename).await?,
-        ))
+        Ok(service_events(service, follow(self.shared.clone(), range, rename).await?))
     }
 }
 
@@ -83,10 +75,8 @@ struct Publisher {
 impl Publish for Publisher {
     async fn publish(&self, service: &ServiceInfo) -> Result<Place> {
         let (shared, service, ttl) = (self.shared.clone(), service.clone(), self.ttl);
-        owned(&self.shared.core.runtime, move |_gone| async move {
-            publish(&shared, service, ttl).await
-        })
-        .await
+        owned(&self.shared.core.runtime, move |_gone| async move { publish(&shared, service, ttl).await })
+            .await
     }
 }
 
@@ -94,32 +84,14 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     let core = &shared.core;
     let (name, id) = service.validate()?;
     let key = core.keys.instance(&name, &id);
-    let record = Record {
-        service,
-        owner: Some(core.owner.clone()),
-    }
-    .to_json();
-    let session = core.session(ttl).await?;
-    // What we expect to find: nothing, or our own record at this revision.
-    let mut expected = 0;
-    let written = loop {
-        match core.write_record(&key, &record, &session, expected).await? {
-            Write::Done(revision) => break revision,
-            Write::Found(None) => expected = 0,
-            Write::Found(Some(found)) => expected = own_revision(core, &name, &found)?,
-        }
-    };
-    let own = OwnKey {
-        key: key.clone(),
-        written: Written::Modified(written),
-        session,
-    };
+    let record = Record { service, owner: Some(core.owner.clone()) }.to_json();
+    let write = |session| write_over_own(core, &name, &key, &record, session);
+    let own = core.on_session(ttl, write).await?;
+    let written = own.revision();
     let place = own.into_place(shared);
     let hold = Arc::new(place.hold().clone());
-    if let Some(earlier) = core
-        .registrations()
-        .insert(key.clone(), Arc::downgrade(&hold))
-        .and_then(|w| w.upgrade())
+    if let Some(earlier) =
+        core.registrations().insert(key.clone(), Arc::downgrade(&hold)).and_then(|w| w.upgrade())
     {
         earlier.end(LossReason::Superseded);
     }
@@ -127,28 +99,37 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     Ok(place)
 }
 
+/// Writes the record if the key does not exist, or is a record that we wrote ourselves.
+async fn write_over_own(
+    core: &Arc<Core>,
+    service: &ServiceName,
+    key: &str,
+    record: &Bytes,
+    session: Arc<Session>,
+) -> Result<OwnKey> {
+    // What we expect to find: nothing, or our own record at this revision.
+    let mut expected = 0;
+    loop {
+        match core.write_record(key, record, &session, expected).await? {
+            Write::Done(revision) => {
+                return Ok(OwnKey { key: key.to_owned(), written: Written::Modified(revision), session });
+            }
+            Write::Found(None) => expected = 0,
+            Write::Found(Some(found)) => expected = own_revision(core, service, &found)?,
+        }
+    }
+}
+
 /// The revision of a record that we may replace, since we wrote it ourselves.
 fn own_revision(core: &Core, service: &ServiceName, found: &KeyValue) -> Result<i64> {
-    let name = core
-        .keys
-        .instance_name(service, found.key_str().unwrap_or_default());
-    let id = name
-        .strip_prefix(service.as_str())
-        .unwrap_or(&name)
-        .trim_start_matches('/')
-        .to_owned();
-    let owner = Record::from_entry(service, &entry(found, name))
-        .ok()
-        .and_then(|record| record.owner);
+    let name = core.keys.instance_name(service, found.key_str().unwrap_or_default());
+    let id = name.strip_prefix(service.as_str()).unwrap_or(&name).trim_start_matches('/').to_owned();
+    let owner = Record::from_entry(service, &entry(found, name)).ok().and_then(|record| record.owner);
     if owner.as_ref() == Some(&core.owner) {
         return Ok(found.mod_revision());
     }
     let owner = owner.unwrap_or_else(|| "another program".into());
-    Err(Error::AlreadyRegistered {
-        service: service.to_string(),
-        id,
-        owner,
-    })
+    Err(Error::AlreadyRegistered { service: service.to_string(), id, owner })
 }
 
 enum Write {
@@ -167,34 +148,21 @@ impl Core {
         session: &Arc<Session>,
         expected: i64,
     ) -> Result<Write> {
-        let put = TxnOp::put(
-            key,
-            record.to_vec(),
-            Some(PutOptions::new().with_lease(session.id)),
-        );
+        let put = TxnOp::put(key, record.to_vec(), Some(PutOptions::new().with_lease(session.id)));
         let txn = Txn::new()
             .when([Compare::mod_revision(key, CompareOp::Equal, expected)])
             .and_then([put])
             .or_else([TxnOp::get(key, None)]);
-        match self.txn("register", txn).await {
+        match self.txn_on(session, "register", txn).await {
             Ok(answer) if answer.succeeded() => Ok(Write::Done(revision(answer.header()))),
             Ok(answer) => Ok(Write::Found(match answer.op_responses().first() {
                 Some(TxnOpResponse::Get(found)) => found.kvs().first().cloned(),
                 _ => None,
             })),
-            Err(Failure {
-                error,
-                effect: Effect::None,
-            }) => Err(error),
+            Err(Failure { error, effect: Effect::None }) => Err(error),
             // The answer was lost. The record names this client, so reading it tells whether it is there.
-            Err(Failure {
-                error,
-                effect: Effect::Unknown,
-            }) => {
-                match self
-                    .call("register", async { self.kv().get(key, None).await })
-                    .await
-                {
+            Err(Failure { error, effect: Effect::Unknown }) => {
+                match self.call("register", async { self.kv().get(key, None).await }).await {
                     Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == record) => {
                         Ok(Write::Done(found.kvs()[0].mod_revision()))
                     }
@@ -215,10 +183,7 @@ async fn guard_record(core: Arc<Core>, key: String, hold: Arc<Hold>, written: i6
         reason = core.record_ends(&key, written) => hold.end(reason),
     }
     let mut registrations = core.registrations();
-    if registrations
-        .get(&key)
-        .is_some_and(|current| std::ptr::eq(current.as_ptr(), Arc::as_ptr(&hold)))
-    {
+    if registrations.get(&key).is_some_and(|current| std::ptr::eq(current.as_ptr(), Arc::as_ptr(&hold))) {
         registrations.remove(&key);
     }
 }

@@ -44,11 +44,7 @@ impl Sessions {
 
     /// The worst health of all sessions.
     pub(crate) fn health(&self) -> LeaseHealth {
-        let healths = self
-            .alive()
-            .values()
-            .map(|session| session.lease.health())
-            .collect::<Vec<_>>();
+        let healths = self.alive().values().map(|session| session.lease.health()).collect::<Vec<_>>();
         if healths.iter().all(|health| *health == LeaseHealth::Healthy) {
             return LeaseHealth::Healthy;
         }
@@ -76,15 +72,30 @@ impl Core {
         Ok(session)
     }
 
+    /// Takes a place on a live session, on another one if etcd turns out not to know the lease any more. That
+    /// is only safe for a `take` that has written nothing when it answers [`Error::Lost`].
+    pub(crate) async fn on_session<T, F>(
+        self: &Arc<Self>,
+        ttl: Ttl,
+        take: impl Fn(Arc<Session>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let session = self.session(ttl).await?;
+        match take(session.clone()).await {
+            Err(Error::Lost { .. }) if session.lease.loss().is_some() => take(self.session(ttl).await?).await,
+            outcome => outcome,
+        }
+    }
+
     /// A lease of our own choosing of id, so that it can be revoked when the answer does not come.
     async fn grant(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
         let id = fastrand::i64(1..i64::MAX);
         let sent = Instant::now();
         let options = LeaseGrantOptions::new().with_id(id);
         let granted = self
-            .call("grant a lease", async {
-                self.lease().grant(ttl.as_secs().into(), Some(options)).await
-            })
+            .call("grant a lease", async { self.lease().grant(ttl.as_secs().into(), Some(options)).await })
             .await;
         let granted = match granted {
             Ok(answer) => Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or_default()),
@@ -93,10 +104,7 @@ impl Core {
                 return Err(failure.into());
             }
         };
-        let session = Arc::new(Session {
-            id,
-            lease: Lease::granted(sent, granted),
-        });
+        let session = Arc::new(Session { id, lease: Lease::granted(sent, granted) });
         self.sessions.alive().insert(id, session.clone());
         // Closing marks first and revokes then, so either it sees this session or we see that it is closed.
         if self.check_open().is_err() {
@@ -110,15 +118,9 @@ impl Core {
     }
 
     async fn revoke(&self, id: i64) -> Result<(), Failure> {
-        let revoked = self
-            .call("revoke a lease", async { self.lease().revoke(id).await })
-            .await;
+        let revoked = self.call("revoke a lease", async { self.lease().revoke(id).await }).await;
         match revoked {
-            Ok(_)
-            | Err(Failure {
-                error: Error::Lost { .. },
-                ..
-            }) => {
+            Ok(_) | Err(Failure { error: Error::Lost { .. }, .. }) => {
                 self.sessions.alive().remove(&id);
                 Ok(())
             }
@@ -149,14 +151,8 @@ impl Core {
         }
         let revoking = future::join_all(sessions.iter().map(|session| self.revoke(session.id)));
         let outcome = match tokio::time::timeout(self.close_timeout, revoking).await {
-            Ok(outcomes) => outcomes
-                .into_iter()
-                .collect::<Result<(), _>>()
-                .map_err(Error::from),
-            Err(_elapsed) => Err(Error::Timeout {
-                operation: "close",
-                after: self.close_timeout,
-            }),
+            Ok(outcomes) => outcomes.into_iter().collect::<Result<(), _>>().map_err(Error::from),
+            Err(_elapsed) => Err(Error::Timeout { operation: "close", after: self.close_timeout }),
         };
         self.sessions.alive().clear();
         outcome
@@ -202,11 +198,7 @@ async fn renew(
         };
         match answer {
             Ok(Some(granted)) => return session.lease.renewed(sent, granted).err(),
-            Ok(None)
-            | Err(Failure {
-                error: Error::Lost { .. },
-                ..
-            }) => {
+            Ok(None) | Err(Failure { error: Error::Lost { .. }, .. }) => {
                 session.lease.lose(LossReason::Revoked);
                 return session.lease.loss();
             }
@@ -233,8 +225,5 @@ async fn renew_on(
     keeper.keep_alive().await?;
     let ended = || etcd_client::Error::LeaseKeepAliveError(format!("the stream of {:x} ended", keeper.id()));
     let answer = answers.message().await?.ok_or_else(ended)?;
-    Ok(u64::try_from(answer.ttl())
-        .ok()
-        .filter(|ttl| *ttl > 0)
-        .map(Duration::from_secs))
+    Ok(u64::try_from(answer.ttl()).ok().filter(|ttl| *ttl > 0).map(Duration::from_secs))
 }

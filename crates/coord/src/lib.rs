@@ -1,1 +1,83 @@
-//! Distributed locks, service discovery, live configuration and instance ids for Rust services
+//! Distributed locks, service discovery, live configuration and instance ids for Rust services: over etcd
+//! in production, in the process in unit tests, behind the same traits.
+//!
+//! ```
+//! use std::time::Duration;
+//! use coord::prelude::*;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> coord::Result<()> {
+//! let coordinator = Coordinator::connect("memory://").await?;
+//! let guard = coordinator.lock().acquire("nightly-report", Duration::from_secs(30)).await?;
+//! guard.run(async { /* work that must not be done twice */ }).await?;
+//! guard.unlock().await?;
+//! coordinator.close().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Where to go
+//! | to | call | get |
+//! |---|---|---|
+//! | start | [`Coordinator::connect`], [`Coordinator::connect_with`] | the client of one store |
+//! | exclude other processes | [`DistributedLock::acquire`] | a [`LockGuard`] that tells when it is lost |
+//! | be found | [`ServiceRegistry::register`] | a [`Registration`] that comes back by itself |
+//! | find others | [`ServiceRegistry::discover`], [`ServiceRegistry::watch`] | [`ServiceInfo`]s and their changes |
+#![cfg_attr(
+    feature = "grpc",
+    doc = "| call others | [`connection`](grpc::ConnectionExt::connection) | a channel for any tonic client |"
+)]
+//! | read and change configuration | [`ConfigExt`] | typed values with versions, and their changes |
+//! | be one of few | [`InstanceIdAllocator::acquire_id`] | a small number that no other instance has |
+//!
+//! # Features
+//! - `memory` (default): the in-process backend.
+//! - `etcd`: the etcd backend. Building it needs `protoc`.
+//! - `grpc`: connections by service name for tonic clients.
+//!
+//! Code that takes an `Arc<dyn` [`Provider`]`>` or a [`Coordinator`] runs on every backend, and is tested
+//! without a server.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod config;
+mod coordinator;
+#[cfg(feature = "memory")]
+mod named;
+pub mod prelude;
+
+pub use config::Config;
+#[cfg(feature = "memory")]
+pub use config::MemoryConfig;
+pub use coordinator::Coordinator;
+
+pub use coord_api::{
+    Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, DistributedLock, DistributedLockExt,
+    Entry, EntryEvent, Error, FencingToken, InstanceIdAllocator, LockGuard, LossReason, Lost, Provider,
+    Registration, RegistrationStatus, Result, Scope, ServiceEvent, ServiceInfo, ServiceRegistry, Setting,
+    Ttl, Version, Watch, Write,
+};
+/// The limits of names, ids, values and metadata, and the metadata keys that coord reads.
+pub mod limits {
+    pub use coord_api::{
+        MAX_BATCH_KEYS, MAX_MAX_ID, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_VALUE_BYTES, WEIGHT,
+    };
+}
+
+/// The etcd backend.
+#[cfg(feature = "etcd")]
+pub use coord_etcd as etcd;
+/// gRPC connections by service name.
+#[cfg(feature = "grpc")]
+pub use coord_grpc as grpc;
+/// The in-process backend.
+#[cfg(feature = "memory")]
+pub use coord_memory as memory;
+
+/// Compiles and runs what the documents show.
+#[cfg(all(doctest, feature = "memory"))]
+mod documents {
+    #[doc = include_str!("../../../README.md")]
+    mod readme {}
+    #[cfg(feature = "grpc")]
+    #[doc = include_str!("../../../docs/guide.md")]
+    mod guide {}
+}

@@ -49,11 +49,7 @@ pub struct IdAllocator<S> {
 impl<S: IdSource> IdAllocator<S> {
     /// An allocator that holds nothing yet.
     pub fn new(source: S) -> Self {
-        Self {
-            source,
-            claimed: Mutex::new(None),
-            acquiring: tokio::sync::Mutex::new(()),
-        }
+        Self { source, claimed: Mutex::new(None), acquiring: tokio::sync::Mutex::new(()) }
     }
 
     fn claimed(&self) -> std::sync::MutexGuard<'_, Option<ClaimedId>> {
@@ -156,12 +152,7 @@ mod tests {
         let lost = allocator.lost().expect("was acquired");
         assert_eq!(lost.await, LossReason::Expired);
         assert_eq!(allocator.id(), None);
-        assert!(matches!(
-            allocator.release_id().await,
-            Err(Error::Lost {
-                reason: LossReason::Expired
-            })
-        ));
+        assert!(matches!(allocator.release_id().await, Err(Error::Lost { reason: LossReason::Expired })));
         assert!(allocator.release_id().await.is_ok(), "nothing is left to release");
         assert_eq!(allocator.acquire_id().await.expect("claims").get(), 2);
     }

@@ -30,10 +30,7 @@ pub struct Place {
 impl Place {
     /// A place that `hold` tells about and `release` frees.
     pub fn new(hold: Hold, release: impl Release) -> Self {
-        Self {
-            hold,
-            release: Some(Box::new(release)),
-        }
+        Self { hold, release: Some(Box::new(release)) }
     }
 
     /// The holder's grip.
@@ -50,10 +47,7 @@ impl Place {
         self.hold.check()?;
         // The holder stops believing in its hold before the store can give the place to someone else.
         self.hold.end(LossReason::Released);
-        let release = self
-            .release
-            .as_ref()
-            .expect("only this method takes it, and it consumes the place");
+        let release = self.release.as_ref().expect("only this method takes it, and it consumes the place");
         let outcome = release.release().await;
         if matches!(outcome, Ok(()) | Err(Error::Lost { .. })) {
             self.release = None;
@@ -79,9 +73,7 @@ impl Drop for Place {
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Place")
-            .field("lost", &self.hold.loss())
-            .finish_non_exhaustive()
+        f.debug_struct("Place").field("lost", &self.hold.loss()).finish_non_exhaustive()
     }
 }
 
@@ -121,17 +113,8 @@ mod tests {
         let hold = Hold::on(Lease::granted(Instant::now(), Duration::from_secs(5)));
         let released = Arc::new(AtomicUsize::new(0));
         let in_background = Arc::new(AtomicUsize::new(0));
-        let counting = Counting {
-            released: released.clone(),
-            in_background: in_background.clone(),
-            answer,
-        };
-        let counts = move || {
-            (
-                released.load(Ordering::SeqCst),
-                in_background.load(Ordering::SeqCst),
-            )
-        };
+        let counting = Counting { released: released.clone(), in_background: in_background.clone(), answer };
+        let counts = move || (released.load(Ordering::SeqCst), in_background.load(Ordering::SeqCst));
         (Place::new(hold.clone(), counting), hold, counts)
     }
 
@@ -145,12 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_or_cancelled_release_goes_on_in_the_background() {
-        let (failing, _, counts) = place(|| {
-            Err(Error::Unavailable {
-                what: "store".into(),
-                source: None,
-            })
-        });
+        let (failing, _, counts) = place(|| Err(Error::Unavailable { what: "store".into(), source: None }));
         assert!(failing.give_back().await.is_err());
         assert_eq!(counts(), (1, 1));
 
@@ -164,12 +142,7 @@ mod tests {
     async fn what_was_lost_answers_lost_and_is_cleaned_up() {
         let (place, _, counts) = place(|| Ok(()));
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert!(matches!(
-            place.give_back().await,
-            Err(Error::Lost {
-                reason: LossReason::Expired
-            })
-        ));
+        assert!(matches!(place.give_back().await, Err(Error::Lost { reason: LossReason::Expired })));
         assert_eq!(counts(), (0, 1));
     }
 

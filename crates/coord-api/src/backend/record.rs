@@ -22,9 +22,7 @@ pub struct Record {
 impl Record {
     /// The stored form.
     pub fn to_json(&self) -> Bytes {
-        serde_json::to_vec(self)
-            .expect("strings, numbers and maps with string keys always serialize")
-            .into()
+        serde_json::to_vec(self).expect("strings, numbers and maps with string keys always serialize").into()
     }
 
     /// Reads an entry whose key is `service/id`.
@@ -42,10 +40,7 @@ impl Record {
         if record.service.name != service.as_str() {
             return Err(mismatch("name", &record.service.name));
         }
-        let id = entry
-            .key()
-            .strip_prefix(service.as_str())
-            .and_then(|rest| rest.strip_prefix('/'));
+        let id = entry.key().strip_prefix(service.as_str()).and_then(|rest| rest.strip_prefix('/'));
         if id != Some(&record.service.id) {
             return Err(mismatch("id", &record.service.id));
         }
@@ -55,10 +50,7 @@ impl Record {
 
 /// Turns a watch over the stored records of `service`, with keys `service/id`, into one of instances.
 pub fn service_events(service: ServiceName, entries: Watch<EntryEvent>) -> Watch<ServiceEvent> {
-    let mut decoder = Decoder {
-        service,
-        known: BTreeMap::new(),
-    };
+    let mut decoder = Decoder { service, known: BTreeMap::new() };
     Watch::new(entries.flat_map(move |item| stream::iter(decoder.step(item))))
 }
 
@@ -102,11 +94,7 @@ impl Decoder {
                 Err(error) => items.push(Err(error)),
             },
             Ok(EntryEvent::Deleted { key, .. }) => {
-                items.extend(
-                    self.known
-                        .remove(&key)
-                        .map(|gone| Ok(ServiceEvent::Removed(gone))),
-                );
+                items.extend(self.known.remove(&key).map(|gone| Ok(ServiceEvent::Removed(gone))));
             }
         }
         items.into_iter()
@@ -123,10 +111,7 @@ mod tests {
     }
 
     fn entry(id: &str, port: u16, version: u64) -> Entry {
-        let record = Record {
-            service: info(id, port),
-            owner: Some("me".into()),
-        };
+        let record = Record { service: info(id, port), owner: Some("me".into()) };
         Entry::new(format!("svc/{id}"), Version::new(version), record.to_json())
     }
 
@@ -135,10 +120,7 @@ mod tests {
     }
 
     fn decoder() -> Decoder {
-        Decoder {
-            service: ServiceName::parse("svc").expect("is valid"),
-            known: BTreeMap::new(),
-        }
+        Decoder { service: ServiceName::parse("svc").expect("is valid"), known: BTreeMap::new() }
     }
 
     fn shown(items: vec::IntoIter<Result<ServiceEvent>>) -> Vec<String> {
@@ -163,29 +145,12 @@ mod tests {
     fn events_carry_old_and_new_records() {
         let mut decoder = decoder();
         let version = Version::new(1);
-        let snapshot = EntryEvent::Snapshot {
-            version,
-            entries: vec![entry("1", 80, 1)],
-        };
+        let snapshot = EntryEvent::Snapshot { version, entries: vec![entry("1", 80, 1)] };
         assert_eq!(shown(decoder.step(Ok(snapshot))), ["snapshot 1:80"]);
-        assert_eq!(
-            shown(decoder.step(Ok(EntryEvent::Put(entry("2", 80, 2))))),
-            ["added 2:80"]
-        );
-        assert_eq!(
-            shown(decoder.step(Ok(EntryEvent::Put(entry("1", 81, 3))))),
-            ["updated 1:80 to 81"]
-        );
-        assert_eq!(
-            shown(decoder.step(Ok(EntryEvent::Put(entry("1", 81, 4))))),
-            [""; 0]
-        );
-        let deleted = |key: &str| {
-            Ok(EntryEvent::Deleted {
-                key: key.into(),
-                version: Version::new(5),
-            })
-        };
+        assert_eq!(shown(decoder.step(Ok(EntryEvent::Put(entry("2", 80, 2))))), ["added 2:80"]);
+        assert_eq!(shown(decoder.step(Ok(EntryEvent::Put(entry("1", 81, 3))))), ["updated 1:80 to 81"]);
+        assert_eq!(shown(decoder.step(Ok(EntryEvent::Put(entry("1", 81, 4))))), [""; 0]);
+        let deleted = |key: &str| Ok(EntryEvent::Deleted { key: key.into(), version: Version::new(5) });
         assert_eq!(shown(decoder.step(deleted("svc/1"))), ["removed 1:81"]);
         assert_eq!(shown(decoder.step(deleted("svc/1"))), [""; 0]);
     }
@@ -197,10 +162,7 @@ mod tests {
         let version = Version::new(1);
         let first = decoder.step(Ok(EntryEvent::Snapshot { version, entries }));
         assert_eq!(shown(first), ["snapshot 1:80", "bad svc/2"]);
-        assert_eq!(
-            shown(decoder.step(Ok(EntryEvent::Put(garbage("1"))))),
-            ["bad svc/1"]
-        );
+        assert_eq!(shown(decoder.step(Ok(EntryEvent::Put(garbage("1"))))), ["bad svc/1"]);
         let entries = vec![garbage("1")];
         let again = decoder.step(Ok(EntryEvent::Snapshot { version, entries }));
         assert_eq!(shown(again), ["snapshot 1:80", "bad svc/1"]);

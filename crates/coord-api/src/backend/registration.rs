@@ -67,19 +67,9 @@ impl Registration {
         let ttl = place.hold().lease().ttl();
         let (status_sender, status) = watch::channel(RegistrationStatus::Registered);
         let (commands, inbox) = mpsc::channel(8);
-        let keeper = Keeper {
-            publisher,
-            service: service.clone(),
-            status: status_sender,
-            inbox,
-        };
+        let keeper = Keeper { publisher, service: service.clone(), status: status_sender, inbox };
         runtime.spawn(keeper.run(place));
-        Ok(Self {
-            service,
-            ttl,
-            commands,
-            status,
-        })
+        Ok(Self { service, ttl, commands, status })
     }
 
     /// The record as it was registered first.
@@ -97,8 +87,7 @@ impl Registration {
         *self.status.borrow()
     }
 
-    /// Waits until the status differs from the one last returned here, and returns it. Once ended, waits
-    /// for ever.
+    /// Waits for the next change of the status and returns what it is then. Once ended, waits for ever.
     ///
     /// # Cancel safety
     /// No change is lost when this is dropped and called again; quick changes are seen as one.
@@ -118,9 +107,7 @@ impl Registration {
     pub fn lost(&self) -> impl Future<Output = LossReason> + Send + 'static {
         let mut status = self.status.clone();
         async move {
-            let ended = status
-                .wait_for(|status| matches!(status, RegistrationStatus::Ended(_)))
-                .await;
+            let ended = status.wait_for(|status| matches!(status, RegistrationStatus::Ended(_))).await;
             match ended.as_deref() {
                 Ok(RegistrationStatus::Ended(reason)) => *reason,
                 // The keeper's runtime was shut down, and the keeper with it.
@@ -230,10 +217,7 @@ impl Keeper {
         }
         let (service, id) = (self.service.name.clone(), self.service.id.clone());
         tracing::warn!(service, id, %reason, "registration lost, registering again");
-        self.status.send_replace(RegistrationStatus::Recovering {
-            since: Instant::now(),
-            reason,
-        });
+        self.status.send_replace(RegistrationStatus::Recovering { since: Instant::now(), reason });
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(50))
             .with_max_delay(Duration::from_secs(5))
@@ -303,10 +287,7 @@ mod tests {
             if let Some(error) = self.failures.lock().expect("no panic").pop() {
                 return Err(error);
             }
-            self.published
-                .lock()
-                .expect("no panic")
-                .push(service.metadata.clone());
+            self.published.lock().expect("no panic").push(service.metadata.clone());
             let hold = Hold::on(Lease::granted(Instant::now(), Duration::from_secs(86_400)));
             *self.last.lock().expect("no panic") = Some(hold.clone());
             Ok(Place::new(hold, Nothing))
@@ -315,12 +296,7 @@ mod tests {
 
     impl Fake {
         fn lose(&self, reason: LossReason) {
-            self.last
-                .lock()
-                .expect("no panic")
-                .take()
-                .expect("is published")
-                .end(reason);
+            self.last.lock().expect("no panic").take().expect("is published").end(reason);
         }
         fn fail_next(&self, error: Error) {
             self.failures.lock().expect("no panic").push(error);
@@ -338,10 +314,7 @@ mod tests {
     }
 
     fn down() -> Error {
-        Error::Unavailable {
-            what: "store".into(),
-            source: None,
-        }
+        Error::Unavailable { what: "store".into(), source: None }
     }
 
     #[tokio::test(start_paused = true)]
@@ -352,14 +325,8 @@ mod tests {
         for _ in 0..3 {
             fake.fail_next(down());
             fake.lose(LossReason::Revoked);
-            assert!(matches!(
-                registration.status_changed().await,
-                RegistrationStatus::Recovering { .. }
-            ));
-            assert_eq!(
-                registration.status_changed().await,
-                RegistrationStatus::Registered
-            );
+            assert!(matches!(registration.status_changed().await, RegistrationStatus::Recovering { .. }));
+            assert_eq!(registration.status_changed().await, RegistrationStatus::Registered);
         }
         assert_eq!(fake.count(), 5);
         assert_eq!(fake.published.lock().expect("no panic").last(), Some(&latest));
@@ -373,14 +340,8 @@ mod tests {
         fake.lose(LossReason::Deleted);
         registration.status_changed().await;
         let latest = BTreeMap::from([("v".to_owned(), "3".to_owned())]);
-        registration
-            .update(latest.clone())
-            .await
-            .expect("is kept for later");
-        assert_eq!(
-            registration.status_changed().await,
-            RegistrationStatus::Registered
-        );
+        registration.update(latest.clone()).await.expect("is kept for later");
+        assert_eq!(registration.status_changed().await, RegistrationStatus::Registered);
         assert_eq!(fake.published.lock().expect("no panic").last(), Some(&latest));
     }
 
@@ -391,15 +352,7 @@ mod tests {
         fake.lose(LossReason::Expired);
         registration.status_changed().await;
         let answer = registration.deregister().await;
-        assert!(
-            matches!(
-                answer,
-                Err(Error::Lost {
-                    reason: LossReason::Expired
-                })
-            ),
-            "{answer:?}"
-        );
+        assert!(matches!(answer, Err(Error::Lost { reason: LossReason::Expired })), "{answer:?}");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(fake.count(), 1);
     }
@@ -410,10 +363,7 @@ mod tests {
             let (fake, registration) = start().await;
             fake.lose(reason);
             assert_eq!(registration.lost().await, reason);
-            assert!(matches!(
-                registration.update(BTreeMap::new()).await,
-                Err(Error::Lost { .. })
-            ));
+            assert!(matches!(registration.update(BTreeMap::new()).await, Err(Error::Lost { .. })));
         }
         let (_fake, registration) = start().await;
         let lost = registration.lost();

@@ -9,6 +9,8 @@ use etcd_client::{Event, EventType, KeyValue};
 pub(crate) struct Change {
     pub(crate) key: String,
     pub(crate) revision: i64,
+    /// The revision at which the key was created; 0 if it was deleted.
+    pub(crate) created: i64,
     /// The new value; `None` if the key was deleted.
     pub(crate) value: Option<Bytes>,
 }
@@ -24,6 +26,7 @@ impl Change {
         Some(Self {
             key: kv.key_str().ok()?.into(),
             revision: kv.mod_revision(),
+            created: kv.create_revision(),
             value,
         })
     }
@@ -45,9 +48,5 @@ pub(crate) fn version(revision: i64) -> Version {
 
 /// A stored pair as an entry, under the user's name of the key.
 pub(crate) fn entry(kv: &KeyValue, name: String) -> Entry {
-    Entry::new(
-        name,
-        version(kv.mod_revision()),
-        Bytes::copy_from_slice(kv.value()),
-    )
+    Entry::new(name, version(kv.mod_revision()), Bytes::copy_from_slice(kv.value()))
 }

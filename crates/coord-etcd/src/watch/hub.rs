@@ -83,36 +83,18 @@ impl Hub {
     pub(crate) fn start(runtime: &runtime::Handle, client: WatchClient) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
-        runtime.spawn(
-            Task {
-                client,
-                inbox,
-                watched: HashMap::new(),
-            }
-            .run(),
-        );
-        Self {
-            commands,
-            next_id: AtomicI64::new(1),
-        }
+        runtime.spawn(Task { client, inbox, watched: HashMap::new() }.run());
+        Self { commands, next_id: AtomicI64::new(1) }
     }
 
     /// Watches `range` from after revision `after`, or from now on.
     pub(crate) fn subscribe(&self, range: Range, after: Option<i64>) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sink, deliveries) = mpsc::channel(QUEUE);
-        let watched = Watched {
-            range,
-            progress: Progress::after(after),
-            sink,
-        };
+        let watched = Watched { range, progress: Progress::after(after), sink };
         // If the task is gone, the sink is dropped here and the subscription ends at once.
         let _ = self.commands.send(Command::Add { id, watched });
-        Subscription {
-            id,
-            deliveries,
-            commands: self.commands.clone(),
-        }
+        Subscription { id, deliveries, commands: self.commands.clone() }
     }
 }
 
@@ -250,10 +232,7 @@ impl Task {
         let id = answer.watch_id();
         let watched = self.watched.get_mut(&id)?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let delivery = match watched
-            .progress
-            .step(answer.created(), answer.canceled(), revision)
-        {
+        let delivery = match watched.progress.step(answer.created(), answer.canceled(), revision) {
             Step::Gap => {
                 let refused = answer.cancel_reason().contains("permission denied")
                     || answer.cancel_reason().contains("PermissionDenied")
@@ -261,10 +240,7 @@ impl Task {
                 let watched = self.watched.remove(&id)?;
                 if refused {
                     let source = answer.cancel_reason().to_owned().into();
-                    let error = Error::PermissionDenied {
-                        operation: "watch",
-                        source,
-                    };
+                    let error = Error::PermissionDenied { operation: "watch", source };
                     let _ = watched.sink.try_send(Delivery::Refused(error));
                 }
                 return None;
@@ -272,12 +248,8 @@ impl Task {
             Step::Started => Delivery::Started,
             Step::Changes => {
                 let after = watched.progress.next().unwrap_or_default();
-                let changes: Vec<_> = answer
-                    .events()
-                    .iter()
-                    .filter_map(Change::of)
-                    .filter(|c| c.revision >= after)
-                    .collect();
+                let changes: Vec<_> =
+                    answer.events().iter().filter_map(Change::of).filter(|c| c.revision >= after).collect();
                 let last = changes.last()?;
                 watched.progress.delivered(last.revision);
                 Delivery::Changes(changes)
@@ -289,10 +261,7 @@ impl Task {
             Ok(()) | Err(TrySendError::Closed(_)) => None,
             Err(TrySendError::Full(_)) => {
                 // Dropping the sink tells the consumer, once it has read what waits for it.
-                tracing::debug!(
-                    key = watched.key(),
-                    "watch consumer is behind, it will read the state anew"
-                );
+                tracing::debug!(key = watched.key(), "watch consumer is behind, it will read the state anew");
                 self.watched.remove(&id);
                 Some(id)
             }
@@ -302,17 +271,11 @@ impl Task {
     fn refuse_if_not_allowed(&mut self, error: etcd_client::Error) {
         let error = classify("watch", OPENING, error).error;
         tracing::debug!(%error, "watch stream could not be opened, trying again");
-        if matches!(
-            error,
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. }
-        ) {
+        if matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) {
             // The consumers decide what to do; they subscribe again if they want to go on.
             for (_, watched) in self.watched.drain() {
                 let source = error.to_string().into();
-                let refused = Error::PermissionDenied {
-                    operation: "watch",
-                    source,
-                };
+                let refused = Error::PermissionDenied { operation: "watch", source };
                 let _ = watched.sink.try_send(Delivery::Refused(refused));
             }
         }

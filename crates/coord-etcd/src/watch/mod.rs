@@ -21,14 +21,8 @@ pub(crate) type Rename = Box<dyn Fn(&str) -> String + Send + Sync>;
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
 pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
     shared.core.check_open()?;
-    let mut follower = Follower {
-        shared,
-        range,
-        rename,
-        live: None,
-        pending: VecDeque::new(),
-        pauses: pauses(),
-    };
+    let mut follower =
+        Follower { shared, range, rename, live: None, pending: VecDeque::new(), pauses: pauses() };
     let snapshot = follower.begin().await?;
     follower.pending.push_back(snapshot);
     let items = stream::unfold(follower, |mut follower| async move {
@@ -65,9 +59,7 @@ struct Live {
 
 impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follower")
-            .field("range", &self.range)
-            .finish_non_exhaustive()
+        f.debug_struct("Follower").field("range", &self.range).finish_non_exhaustive()
     }
 }
 
@@ -133,30 +125,16 @@ impl Follower {
             Ok(Some(Delivery::Refused(error))) => return Err(error),
             Ok(Some(_)) => {}
             Ok(None) => {
-                return Err(Error::Unavailable {
-                    what: "etcd".into(),
-                    source: None,
-                });
+                return Err(Error::Unavailable { what: "etcd".into(), source: None });
             }
             Err(_elapsed) => {
-                return Err(Error::Timeout {
-                    operation,
-                    after: core.request_timeout,
-                });
+                return Err(Error::Timeout { operation, after: core.request_timeout });
             }
         }
         let (revision, pairs) = core.read(operation, &self.range).await?;
-        let entries = pairs
-            .iter()
-            .filter_map(|kv| Some(entry(kv, (self.rename)(kv.key_str().ok()?))))
-            .collect();
-        self.live = Some(Live {
-            changes,
-            snapshot: revision,
-        });
-        Ok(EntryEvent::Snapshot {
-            version: version(revision),
-            entries,
-        })
+        let entries =
+            pairs.iter().filter_map(|kv| Some(entry(kv, (self.rename)(kv.key_str().ok()?)))).collect();
+        self.live = Some(Live { changes, snapshot: revision });
+        Ok(EntryEvent::Snapshot { version: version(revision), entries })
     }
 }

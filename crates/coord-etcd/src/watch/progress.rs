@@ -25,10 +25,7 @@ pub(crate) enum Step {
 impl Progress {
     /// A watch of what comes after `revision`, or of what comes from now on.
     pub(crate) fn after(revision: Option<i64>) -> Self {
-        Self {
-            next: revision.map(|revision| revision + 1),
-            started: false,
-        }
+        Self { next: revision.map(|revision| revision + 1), started: false }
     }
 
     /// The revision to ask for; `None` for "now".
@@ -51,11 +48,7 @@ impl Progress {
             Some(_) => {}
             None => self.next = Some(revision + 1),
         }
-        if std::mem::replace(&mut self.started, true) {
-            Step::Nothing
-        } else {
-            Step::Started
-        }
+        if std::mem::replace(&mut self.started, true) { Step::Nothing } else { Step::Started }
     }
 
     /// Everything up to `revision` was delivered.
@@ -78,16 +71,8 @@ mod tests {
         progress.delivered(9);
         progress.delivered(8);
         assert_eq!(progress.next(), Some(10), "never goes back");
-        assert_eq!(
-            progress.step(true, false, 20),
-            Step::Nothing,
-            "the stream was reopened"
-        );
-        assert_eq!(
-            progress.next(),
-            Some(10),
-            "what happened meanwhile is still to come"
-        );
+        assert_eq!(progress.step(true, false, 20), Step::Nothing, "the stream was reopened");
+        assert_eq!(progress.next(), Some(10), "what happened meanwhile is still to come");
     }
 
     #[test]
@@ -101,11 +86,7 @@ mod tests {
     fn compaction_and_a_replaced_store_are_gaps() {
         let mut progress = Progress::after(Some(100));
         assert_eq!(progress.step(true, false, 100), Step::Started);
-        assert_eq!(
-            progress.step(false, true, 200),
-            Step::Gap,
-            "canceled, as after compaction"
-        );
+        assert_eq!(progress.step(false, true, 200), Step::Gap, "canceled, as after compaction");
         assert_eq!(progress.step(true, false, 3), Step::Gap, "the store was emptied");
     }
 }

@@ -1,0 +1,152 @@
+//! The order in which waiters get a lock, and the ways in which it becomes free.
+
+use std::{sync::Arc, time::Duration};
+
+use coord_api::{DistributedLock, DistributedLockExt, LockGuard};
+use tokio::sync::mpsc;
+
+use crate::{
+    World,
+    suite::tests,
+    tools::{LIMIT, LONG, SHORT, Task, eventually, keys_become, spawn, within},
+};
+
+/// A task that waits in the queue of `job`, and is known to be there.
+async fn queue(world: &dyn World, locks: Arc<dyn DistributedLock>, before_it: usize) -> Task<LockGuard> {
+    let waiter = spawn(async move { locks.acquire("job", LONG).await.expect("becomes free") });
+    keys_become(world, before_it + 1).await;
+    waiter
+}
+
+/// Lets one waiter after the other queue up behind a holder, and checks that they are served in that order.
+async fn served_in_order(world: &dyn World, queue: Vec<Arc<dyn DistributedLock>>) {
+    let count = queue.len();
+    let holder = world.client().await.lock();
+    let guard = within(LIMIT, holder.acquire("job", LONG)).await.expect("is free");
+    let (served, mut order) = mpsc::unbounded_channel();
+    let mut waiters = Vec::new();
+    for (number, locks) in queue.into_iter().enumerate() {
+        let served = served.clone();
+        waiters.push(spawn(async move {
+            let guard = locks.acquire("job", LONG).await.expect("becomes free");
+            served.send(number).expect("the test still listens");
+            guard.unlock().await.expect("is held");
+        }));
+        keys_become(world, number + 2).await;
+    }
+    guard.unlock().await.expect("is held");
+    for expected in 0..count {
+        assert_eq!(within(LIMIT, order.recv()).await, Some(expected));
+    }
+    for waiter in waiters {
+        waiter.join().await;
+    }
+    keys_become(world, 0).await;
+}
+
+tests! { "lock";
+    /// Contract 5: clients get the lock in the order in which they asked for it.
+    async fn first_come_first_served(world: &dyn World) {
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            clients.push(world.client().await.lock());
+        }
+        served_in_order(world, clients).await;
+    }
+
+    /// Contract 5: tasks of one client get the lock in the order in which they asked for it.
+    async fn first_task_first_served(world: &dyn World) {
+        let locks = world.client().await.lock();
+        served_in_order(world, vec![locks; 6]).await;
+    }
+
+    /// Contract 5: the order of arrival holds across clients and their tasks alike.
+    async fn clients_and_tasks_share_one_queue(world: &dyn World) {
+        let (one, other) = (world.client().await.lock(), world.client().await.lock());
+        served_in_order(world, vec![one.clone(), other.clone(), other.clone(), one.clone(), other, one])
+            .await;
+    }
+
+    /// Contract 5: a try does not overtake those who wait.
+    async fn a_try_does_not_jump_the_queue(world: &dyn World) {
+        let (holder, waiting, trying) =
+            (world.client().await, world.client().await, world.client().await.lock());
+        let guard = within(LIMIT, holder.lock().acquire("job", LONG)).await.expect("is free");
+        let waiter = queue(world, waiting.lock(), 1).await;
+        guard.unlock().await.expect("is held");
+        assert!(trying.try_acquire("job", LONG).await.expect("is answered").is_none());
+        waiter.join().await.unlock().await.expect("is held");
+    }
+
+    /// Contract 5: the next in the queue gets the lock as soon as it is unlocked.
+    async fn the_next_one_gets_it_on_unlock(world: &dyn World) {
+        let (holder, waiting) = (world.client().await, world.client().await);
+        let guard = within(LIMIT, holder.lock().acquire("job", LONG)).await.expect("is free");
+        let waiter = queue(world, waiting.lock(), 1).await;
+        assert!(!waiter.is_finished());
+        guard.unlock().await.expect("is held");
+        assert!(!waiter.join().await.is_lost());
+    }
+
+    /// Contract 10: the next in the queue gets the lock when the guard is dropped.
+    async fn the_next_one_gets_it_when_the_guard_is_dropped(world: &dyn World) {
+        let (holder, waiting) = (world.client().await, world.client().await);
+        let guard = within(LIMIT, holder.lock().acquire("job", LONG)).await.expect("is free");
+        let waiter = queue(world, waiting.lock(), 1).await;
+        drop(guard);
+        assert!(!waiter.join().await.is_lost());
+    }
+
+    /// Contract 10: the next in the queue gets the lock when the holder's client is closed.
+    async fn the_next_one_gets_it_when_the_holder_closes(world: &dyn World) {
+        let (holder, waiting) = (world.client().await, world.client().await);
+        let guard = within(LIMIT, holder.lock().acquire("job", LONG)).await.expect("is free");
+        let waiter = queue(world, waiting.lock(), 1).await;
+        holder.close().await;
+        assert!(guard.is_lost());
+        assert!(!waiter.join().await.is_lost());
+    }
+
+    /// Contract 1: the next in the queue gets the lock when a holder that crashed stops renewing.
+    async fn the_next_one_gets_it_when_the_holder_crashes(world: &dyn World) {
+        let (holder, waiting) = (world.client().await, world.client().await);
+        let guard = within(LIMIT, holder.lock().acquire("job", SHORT)).await.expect("is free");
+        let waiter = queue(world, waiting.lock(), 1).await;
+        holder.link.cut();
+        assert!(!waiter.join().await.is_lost());
+        assert!(guard.is_lost());
+    }
+
+    /// Contract 1: a lock whose lease was revoked is free at once, however long its TTL.
+    async fn a_revoked_lock_is_free_at_once(world: &dyn World) {
+        let (holder, newcomer) = (world.client().await.lock(), world.client().await.lock());
+        let _guard = within(LIMIT, holder.acquire("job", Duration::from_secs(3600))).await.expect("is free");
+        world.revoke_leases().await;
+        let now_held = within(LIMIT, newcomer.acquire("job", LONG)).await.expect("is free");
+        assert!(!now_held.is_lost());
+    }
+
+    /// Contract 6: waiting for a limited time answers `None` under contention, and nothing stays queued.
+    async fn waiting_for_a_limited_time(world: &dyn World) {
+        let (holder, other) = (world.client().await.lock(), world.client().await.lock());
+        let guard = within(LIMIT, holder.acquire("job", LONG)).await.expect("is free");
+        let waited = other.acquire_within("job", LONG, Duration::from_millis(500));
+        assert!(within(LIMIT, waited).await.expect("waits in vain").is_none());
+        keys_become(world, 1).await;
+        guard.unlock().await.expect("is held");
+        let waited = other.acquire_within("job", LONG, LIMIT).await.expect("is free");
+        assert!(!waited.expect("is free").is_lost());
+    }
+
+    /// Contract 5: whoever waits for several locks of different names waits for each on its own.
+    async fn queues_of_different_names_do_not_block_each_other(world: &dyn World) {
+        let (holder, other) = (world.client().await.lock(), world.client().await.lock());
+        let _guard = within(LIMIT, holder.acquire("job", LONG)).await.expect("is free");
+        let waiter = queue(world, other.clone(), 1).await;
+        let free = within(LIMIT, other.acquire("job/sub", LONG)).await.expect("is free");
+        free.unlock().await.expect("is held");
+        assert!(!waiter.is_finished());
+        waiter.cancel().await;
+        eventually(LIMIT, || async { world.keys().await.len() == 1 }).await;
+    }
+}

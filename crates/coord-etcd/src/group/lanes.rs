@@ -1,0 +1,171 @@
+//! Which waiting requests may travel in one transaction. No I/O.
+//!
+//! etcd evaluates the conditions of all nested transactions before it writes anything, so two contenders for
+//! one queue in one transaction would both find it empty. Hence a lane for each queue: its requests are sent
+//! in their order, never two at the same time, and at most one that enters in one transaction.
+
+use std::collections::{HashMap, VecDeque};
+
+/// The most requests of one transaction: with what each of them nests they stay below etcd's 128 operations.
+pub(crate) const MAX_BATCH: usize = 96;
+
+/// What a lane has to know of a request.
+pub(crate) trait Lined {
+    /// The queue it is about.
+    fn lane(&self) -> &str;
+    /// The key that it writes or deletes.
+    fn key(&self) -> &str;
+    /// Whether it enters the queue, so that what it finds there matters.
+    fn enters(&self) -> bool;
+}
+
+/// The requests that wait, by lane, and which lanes have one under way.
+#[derive(Debug)]
+pub(crate) struct Lanes<R> {
+    lanes: HashMap<String, Lane<R>>,
+    /// The lanes that have something to send, in the order in which they came.
+    ready: VecDeque<String>,
+}
+
+#[derive(Debug)]
+struct Lane<R> {
+    waiting: VecDeque<R>,
+    under_way: bool,
+}
+
+impl<R: Lined> Lanes<R> {
+    pub(crate) fn new() -> Self {
+        Self { lanes: HashMap::new(), ready: VecDeque::new() }
+    }
+
+    /// Takes note of a request.
+    pub(crate) fn push(&mut self, request: R) {
+        let name = request.lane();
+        if !self.lanes.contains_key(name) {
+            self.lanes.insert(name.to_owned(), Lane { waiting: VecDeque::new(), under_way: false });
+        }
+        let lane = self.lanes.get_mut(name).expect("is there, or was just inserted");
+        if lane.waiting.is_empty() && !lane.under_way {
+            self.ready.push_back(name.to_owned());
+        }
+        lane.waiting.push_back(request);
+    }
+
+    /// The requests of the next transaction; empty when nothing can be sent now.
+    pub(crate) fn next_batch(&mut self) -> Vec<R> {
+        let mut batch = Vec::new();
+        while batch.len() < MAX_BATCH
+            && let Some(name) = self.ready.pop_front()
+        {
+            let lane = self.lanes.get_mut(&name).expect("a lane that is ready exists");
+            lane.under_way = true;
+            let first = batch.len();
+            while batch.len() < MAX_BATCH
+                && lane.waiting.front().is_some_and(|next| fits(&batch[first..], next))
+            {
+                batch.extend(lane.waiting.pop_front());
+            }
+        }
+        batch
+    }
+
+    /// Takes note that the request of `lane` is answered.
+    pub(crate) fn answered(&mut self, name: &str) {
+        let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.under_way) else { return };
+        lane.under_way = false;
+        if lane.waiting.is_empty() {
+            self.lanes.remove(name);
+        } else {
+            self.ready.push_back(name.to_owned());
+        }
+    }
+}
+
+/// Whether a request may travel with others of its lane.
+fn fits<R: Lined>(together: &[R], next: &R) -> bool {
+    let one_enters = together.iter().any(Lined::enters);
+    !(next.enters() && one_enters) && together.iter().all(|other| other.key() != next.key())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq)]
+    struct Request(&'static str, &'static str);
+
+    impl Lined for Request {
+        fn lane(&self) -> &str {
+            self.0
+        }
+        fn key(&self) -> &str {
+            self.1.trim_start_matches('+')
+        }
+        fn enters(&self) -> bool {
+            self.1.starts_with('+')
+        }
+    }
+
+    fn lanes(requests: &[Request]) -> Lanes<Request> {
+        let mut lanes = Lanes::new();
+        for request in requests {
+            lanes.push(request.clone());
+        }
+        lanes
+    }
+
+    #[test]
+    fn different_lanes_travel_together() {
+        let requests = [Request("a", "+1"), Request("b", "+2"), Request("c", "3")];
+        let mut lanes = lanes(&requests);
+        assert_eq!(lanes.next_batch(), requests);
+        assert!(lanes.next_batch().is_empty());
+    }
+
+    #[test]
+    fn one_lane_keeps_its_order_and_never_has_two_under_way() {
+        let mut lanes =
+            lanes(&[Request("a", "+1"), Request("a", "+2"), Request("a", "9"), Request("b", "+3")]);
+        assert_eq!(lanes.next_batch(), [Request("a", "+1"), Request("b", "+3")]);
+        lanes.push(Request("b", "4"));
+        assert!(lanes.next_batch().is_empty(), "both are under way");
+        lanes.answered("a");
+        assert_eq!(lanes.next_batch(), [Request("a", "+2"), Request("a", "9")]);
+        lanes.answered("b");
+        assert_eq!(lanes.next_batch(), [Request("b", "4")]);
+    }
+
+    #[test]
+    fn leaving_follows_entering_with_the_same_key() {
+        let mut lanes = lanes(&[Request("a", "7"), Request("a", "+1"), Request("a", "1")]);
+        assert_eq!(lanes.next_batch(), [Request("a", "7"), Request("a", "+1")]);
+        lanes.answered("a");
+        assert_eq!(lanes.next_batch(), [Request("a", "1")]);
+    }
+
+    #[test]
+    fn a_transaction_is_bounded_and_nothing_is_forgotten() {
+        let mut lanes = Lanes::new();
+        for _ in 0..3 {
+            for lane in ["a", "b"] {
+                for key in [
+                    "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+                    "17",
+                ] {
+                    lanes.push(Request(lane, key));
+                }
+            }
+        }
+        let mut sent = 0;
+        while let batch = lanes.next_batch()
+            && !batch.is_empty()
+        {
+            assert!(batch.len() <= MAX_BATCH);
+            sent += batch.len();
+            lanes.answered("a");
+            lanes.answered("b");
+        }
+        assert_eq!(sent, 3 * 2 * 49);
+        assert!(lanes.lanes.is_empty(), "an idle lane costs nothing");
+    }
+}

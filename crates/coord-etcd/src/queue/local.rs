@@ -1,0 +1,255 @@
+//! The places of one process in one queue, and the one watch that they share.
+//!
+//! Where several tasks of a process stand in a queue, one watch over the queue keeps a mirror of it and tells
+//! each when its turn comes: a hand-off costs no request. Where one stands alone it watches its predecessor
+//! instead (see `Spot`), so that a release does not wake every process in the queue.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
+};
+
+use coord_api::{Error, LossReason, Result};
+use etcd_client::GetOptions;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+
+use super::mirror::Mirror;
+use crate::{
+    core::Core,
+    keys::Range,
+    read::revision,
+    watch::hub::{Delivery, Subscription},
+};
+
+/// How long the shared watch stays when nobody waits: tasks that take turns come back soon.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The queues that this client stands in.
+#[derive(Debug, Default)]
+pub(crate) struct Queues(Mutex<HashMap<Arc<str>, Arc<Local>>>);
+
+/// One queue that this client stands in.
+#[derive(Debug)]
+pub(super) struct Local {
+    queue: Arc<str>,
+    state: Mutex<State>,
+    /// Whether the shared watch is kept.
+    is_shared: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many places of ours there are, those of holders included.
+    spots: usize,
+    mirror: Mirror,
+    waiters: HashMap<String, oneshot::Sender<Result<()>>>,
+}
+
+/// One place of ours in a queue, counted.
+#[derive(Debug)]
+pub(super) struct Member {
+    core: Weak<Core>,
+    local: Arc<Local>,
+}
+
+impl Queues {
+    /// Counts one more place in `queue`.
+    pub(super) fn join(&self, core: &Arc<Core>, queue: &Arc<str>) -> Member {
+        let mut queues = self.0.lock().expect("nothing panics while this is locked");
+        let local = queues.entry(queue.clone()).or_insert_with(|| {
+            let (queue, state) = (queue.clone(), Mutex::default());
+            Arc::new(Local { queue, state, is_shared: watch::Sender::new(false) })
+        });
+        local.state().spots += 1;
+        Member { core: Arc::downgrade(core), local: local.clone() }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let Some(core) = self.core.upgrade() else { return };
+        let mut queues = core.queues.0.lock().expect("nothing panics while this is locked");
+        let mut state = self.local.state();
+        state.spots -= 1;
+        if state.spots == 0 && !*self.local.is_shared.borrow() {
+            queues.remove(&self.local.queue);
+        }
+    }
+}
+
+impl Member {
+    /// Whether other places of this client are in the queue.
+    pub(super) fn is_among_others(&self) -> bool {
+        self.local.state().spots > 1
+    }
+
+    /// Waits until the shared watch says that `key` is at the head. It begins when there is a second place.
+    pub(super) async fn turn(&self, key: &str) -> Result<()> {
+        let (grant, granted) = oneshot::channel();
+        self.local.state().waiters.insert(key.to_owned(), grant);
+        let _waiting = Waiting { local: &self.local, key };
+        // Whoever comes second starts the watch, and it serves the first as well.
+        if self.is_among_others()
+            && let Some(core) = self.core.upgrade()
+        {
+            self.local.share(&core);
+        }
+        granted.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Resolves when the shared watch is kept.
+    pub(super) async fn shared(&self) {
+        // The sender is a part of `local`, so this can not fail.
+        let _ = self.local.is_shared.subscribe().wait_for(|shared| *shared).await;
+    }
+
+    /// Takes note that a place of ours was deleted, which its successor need not hear from the watch.
+    pub(super) fn left(&self, key: &str) {
+        self.local.left(key);
+    }
+
+    /// For [`left`](Local::left) after this was dropped.
+    pub(super) fn mirror(&self) -> Arc<Local> {
+        self.local.clone()
+    }
+}
+
+/// Removes a waiter that does not wait any more.
+struct Waiting<'a> {
+    local: &'a Local,
+    key: &'a str,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.local.state().waiters.remove(self.key);
+    }
+}
+
+impl Local {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while this is locked")
+    }
+
+    /// Takes note that a place was deleted.
+    pub(super) fn left(&self, key: &str) {
+        self.update(|mirror| mirror.delete(key));
+    }
+
+    /// Changes the mirror, and tells whoever is at the head then.
+    fn update(&self, change: impl FnOnce(&mut Mirror)) {
+        let mut state = self.state();
+        let State { mirror, waiters, .. } = &mut *state;
+        change(mirror);
+        if let Some(grant) = mirror.head().and_then(|head| waiters.remove(head)) {
+            // One that has just given up leaves the queue, and the next is told then.
+            let _ = grant.send(Ok(()));
+        }
+    }
+
+    /// Tells a waiter that its place was deleted from outside.
+    fn tell_if_deleted(&self, key: &str) {
+        let mut state = self.state();
+        if !state.mirror.has(key)
+            && let Some(grant) = state.waiters.remove(key)
+        {
+            let _ = grant.send(Err(Error::Lost { reason: LossReason::Deleted }));
+        }
+    }
+
+    fn share(self: &Arc<Self>, core: &Arc<Core>) {
+        if !self.is_shared.send_replace(true) {
+            core.runtime.spawn(keep(self.clone(), Arc::downgrade(core)));
+        }
+    }
+
+    /// Whether nobody waits; then the watch is given up.
+    fn give_up_if_idle(&self, core: &Core) -> bool {
+        let mut queues = core.queues.0.lock().expect("nothing panics while this is locked");
+        let mut state = self.state();
+        if !state.waiters.is_empty() {
+            return false;
+        }
+        state.mirror = Mirror::default();
+        self.is_shared.send_replace(false);
+        if state.spots == 0 {
+            queues.remove(&self.queue);
+        }
+        true
+    }
+}
+
+/// Keeps the mirror of a queue until nobody waits in it for a while.
+async fn keep(local: Arc<Local>, core: Weak<Core>) {
+    loop {
+        let Some(strong) = core.upgrade() else { return };
+        if local.give_up_if_idle(&strong) {
+            return;
+        }
+        let begun = begin(&local, &strong).await;
+        drop(strong);
+        match begun {
+            Ok((changes, read_at)) => follow(&local, changes, read_at).await,
+            Err(error) if error.is_retryable() => {
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+            }
+            Err(error) => refuse(&local, &error),
+        }
+    }
+}
+
+/// Subscribes from now on, then reads the queue; the subscription and the revision of the read.
+async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
+    let mut changes = core.hub.subscribe(Range::Prefix(local.queue.to_string()), None);
+    match tokio::time::timeout(core.request_timeout, changes.next()).await {
+        Ok(Some(Delivery::Refused(error))) => return Err(error),
+        Ok(Some(_)) => {}
+        _ => return Err(Error::Unavailable { what: "etcd".into(), source: None }),
+    }
+    let waiting: Vec<_> = local.state().waiters.keys().cloned().collect();
+    let options = GetOptions::new().with_prefix().with_keys_only();
+    let found = core.call("lock", async { core.kv().get(&*local.queue, Some(options)).await }).await?;
+    let places =
+        found.kvs().iter().filter_map(|kv| Some((kv.key_str().ok()?.to_owned(), kv.create_revision())));
+    local.update(|mirror| mirror.reset(places));
+    for key in &waiting {
+        local.tell_if_deleted(key);
+    }
+    Ok((changes, revision(found.header())))
+}
+
+/// Applies changes after `read_at` until some may have been missed, or nobody has waited for a while.
+async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
+    let mut waited_at = Instant::now();
+    while waited_at.elapsed() < LINGER {
+        match tokio::time::timeout(LINGER, changes.next()).await {
+            Ok(Some(Delivery::Changes(changes))) => {
+                for change in changes.into_iter().filter(|change| change.revision > read_at) {
+                    if change.value.is_some() {
+                        local.update(|mirror| mirror.put(change.key, change.created));
+                    } else {
+                        local.update(|mirror| mirror.delete(&change.key));
+                        local.tell_if_deleted(&change.key);
+                    }
+                }
+            }
+            Ok(Some(Delivery::Started)) | Err(_) => {}
+            Ok(Some(Delivery::Refused(_)) | None) => return,
+        }
+        if !local.state().waiters.is_empty() {
+            waited_at = Instant::now();
+        }
+    }
+}
+
+/// Tells every waiter that its turn can not be waited for.
+fn refuse(local: &Local, error: &Error) {
+    for (_, grant) in local.state().waiters.drain() {
+        let source = error.to_string().into();
+        let _ = grant.send(Err(Error::PermissionDenied { operation: "lock", source }));
+    }
+}

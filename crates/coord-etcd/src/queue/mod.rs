@@ -1,0 +1,9 @@
+//! Fair queues: one key per contender below a prefix, on the contender's lease; the lowest create revision is
+//! at the head. The layout is that of etcd's own lock service, so both stand in one queue.
+
+mod local;
+mod mirror;
+mod spot;
+
+pub(crate) use local::Queues;
+pub(crate) use spot::Spot;

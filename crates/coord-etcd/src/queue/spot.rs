@@ -1,0 +1,346 @@
+//! One place in a queue, from the request for it to its end.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use coord_api::{Error, Hold, LossReason, Result, Ttl, backend::Place, backend::Release};
+use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse};
+
+use super::local::Member;
+use crate::{
+    core::{Core, Shared},
+    error::{Effect, Failure},
+    group::{Action, Answer, Outcome},
+    keys::{Keys, Range},
+    place::LATE,
+    session::Session,
+    watch::hub::Delivery,
+};
+
+/// A place in a queue. Dropping it leaves the queue in the background, whatever became of the request for it.
+pub(crate) struct Spot {
+    shared: Arc<Shared>,
+    member: Member,
+    queue: Arc<str>,
+    key: String,
+    session: Arc<Session>,
+    state: State,
+    at_head: bool,
+    /// Whether the store is known to have deleted it.
+    left: AtomicBool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The request is on its way.
+    Asked(Answer),
+    /// In the queue since this revision.
+    Standing { created: i64 },
+    /// Perhaps in the queue: the answer was lost, and could not be read back.
+    Unknown,
+    /// Never came into the queue.
+    Refused,
+}
+
+/// What to do when the queue is not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IfOccupied {
+    Wait,
+    LeaveAlone,
+}
+
+impl Spot {
+    /// Enters a queue on a live session of `ttl`, in one request.
+    ///
+    /// May be dropped: the place is left then.
+    pub(crate) async fn enter(shared: &Arc<Shared>, queue: String, ttl: Ttl) -> Result<Self> {
+        let queue = queue.into();
+        let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
+        shared.core.on_session(ttl, ask).await
+    }
+
+    /// Enters a queue only if it is empty, in one request that writes nothing otherwise.
+    ///
+    /// May be dropped: the place is left then.
+    pub(crate) async fn enter_if_empty(
+        shared: &Arc<Shared>,
+        queue: String,
+        ttl: Ttl,
+    ) -> Result<Option<Self>> {
+        let queue = queue.into();
+        let ask = |session| Self::ask(shared, &queue, session, IfOccupied::LeaveAlone);
+        Ok(Some(shared.core.on_session(ttl, ask).await?).filter(|spot| spot.at_head))
+    }
+
+    async fn ask(
+        shared: &Arc<Shared>,
+        queue: &Arc<str>,
+        session: Arc<Session>,
+        if_occupied: IfOccupied,
+    ) -> Result<Self> {
+        let core = &shared.core;
+        let key = Keys::place_in(queue, session.id, core.next_attempt());
+        let place = (key.clone(), core.holder(), session.id);
+        let action = match (if_occupied, place) {
+            (IfOccupied::Wait, (key, value, lease)) => Action::Enter { key, value, lease },
+            (IfOccupied::LeaveAlone, (key, value, lease)) => Action::EnterIfEmpty { key, value, lease },
+        };
+        let member = core.queues.join(core, queue);
+        // From here on the place may exist; the spot leaves it if this future is dropped.
+        let mut spot = Self {
+            shared: shared.clone(),
+            member,
+            queue: queue.clone(),
+            key,
+            session,
+            state: State::Asked(core.group.send(queue.clone(), action)),
+            at_head: false,
+            left: AtomicBool::new(false),
+        };
+        let State::Asked(answer) = &mut spot.state else { unreachable!("was just asked") };
+        let outcome = tokio::select! {
+            biased;
+            outcome = answer.wait() => outcome,
+            () = core.closed() => return Err(Error::Closed),
+        };
+        match outcome {
+            Ok(Outcome { condition, revision }) => {
+                spot.at_head = condition;
+                spot.state = if condition || if_occupied == IfOccupied::Wait {
+                    State::Standing { created: revision }
+                } else {
+                    State::Refused
+                };
+                Ok(spot)
+            }
+            Err(Failure { error, effect: Effect::None }) => {
+                spot.state = State::Refused;
+                if let Error::Lost { reason } = error {
+                    spot.session.lease.lose(reason);
+                }
+                Err(error)
+            }
+            // The answer was lost, but the key is ours alone: if it is there, the request took effect.
+            Err(Failure { error, effect: Effect::Unknown }) => {
+                spot.state = State::Unknown;
+                let found = core.call("lock", async { core.kv().get(spot.key.as_str(), None).await }).await;
+                let Some(created) = found.ok().and_then(|found| Some(found.kvs().first()?.create_revision()))
+                else {
+                    return Err(error);
+                };
+                spot.at_head = if_occupied == IfOccupied::LeaveAlone;
+                spot.state = State::Standing { created };
+                Ok(spot)
+            }
+        }
+    }
+
+    /// The key in etcd.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The lease that the place lives on.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The revision at which the place was created; larger than that of everyone before.
+    pub(crate) fn created(&self) -> i64 {
+        match self.state {
+            State::Standing { created } => created,
+            _ => unreachable!("only a spot that stands in the queue is handed out"),
+        }
+    }
+
+    /// Makes it a place that is held until its lease is lost.
+    pub(crate) fn into_place(self) -> Place {
+        Place::new(Hold::on(self.session.lease.clone()), self)
+    }
+
+    /// Waits until the place is at the head.
+    ///
+    /// May be dropped and called again.
+    pub(crate) async fn wait_for_turn(&mut self) -> Result<()> {
+        if self.at_head {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = self.core().closed() => return Err(Error::Closed),
+            // Its own place is gone: whatever the queue looks like, it is not our turn.
+            reason = self.session.lease.lost() => return Err(Error::Lost { reason }),
+            turn = self.member.turn(&self.key) => turn?,
+            turn = self.wait_alone() => turn?,
+        }
+        self.at_head = true;
+        Ok(())
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.shared.core
+    }
+
+    /// Waits for the predecessors one by one, until the client watches the whole queue.
+    async fn wait_alone(&self) -> Result<()> {
+        if !self.member.is_among_others() {
+            tokio::select! {
+                // Boxed, since most of the time nobody stands here while many wait.
+                turn = Box::pin(self.follow_predecessors()) => return turn,
+                () = self.member.shared() => {}
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn follow_predecessors(&self) -> Result<()> {
+        loop {
+            let Some(predecessor) = self.predecessor().await? else { return Ok(()) };
+            // Watch first and look again then: a watch from a revision of the past is served by etcd only
+            // every 100 ms, and one from now on might begin after the predecessor went.
+            let mut changes = self.core().hub.subscribe(Range::Key(predecessor.clone()), None);
+            match changes.next().await {
+                Some(Delivery::Started) => {}
+                Some(Delivery::Refused(error)) => return Err(error),
+                _ => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
+                    continue;
+                }
+            }
+            if self.predecessor().await?.as_ref() != Some(&predecessor) {
+                continue;
+            }
+            tracing::debug!(key = self.key, behind = predecessor, "waiting in the queue");
+            loop {
+                match changes.next().await {
+                    Some(Delivery::Changes(changes)) if changes.iter().all(|c| c.value.is_some()) => {}
+                    Some(Delivery::Refused(error)) => return Err(error),
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// Who is next before us in the queue; `None` at the head. Tries on while etcd is away.
+    async fn predecessor(&self) -> Result<Option<String>> {
+        let before = GetOptions::new()
+            .with_prefix()
+            .with_keys_only()
+            .with_max_create_revision(self.created() - 1)
+            .with_sort(SortTarget::Create, SortOrder::Descend)
+            .with_limit(1);
+        loop {
+            let look = Txn::new().and_then([
+                TxnOp::get(self.key.as_str(), Some(GetOptions::new().with_keys_only())),
+                TxnOp::get(&*self.queue, Some(before.clone())),
+            ]);
+            match self.core().txn("wait in a queue", look).await {
+                Ok(answer) => return read_predecessor(&answer),
+                Err(failure) if failure.error.is_retryable() => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+}
+
+fn read_predecessor(answer: &TxnResponse) -> Result<Option<String>> {
+    let answers = answer.op_responses();
+    let key = |index: usize| match answers.get(index) {
+        Some(TxnOpResponse::Get(found)) => found.kvs().first().map(|kv| kv.key_str().map(ToOwned::to_owned)),
+        _ => None,
+    };
+    if key(0).is_none() {
+        return Err(Error::Lost { reason: LossReason::Deleted });
+    }
+    key(1)
+        .transpose()
+        .map_err(|error| Error::Backend { operation: "wait in a queue", source: Box::new(error) })
+}
+
+impl fmt::Debug for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spot").field("key", &self.key).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Release for Spot {
+    async fn release(&self) -> Result<()> {
+        self.core().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
+        let send = |action| self.core().group.send(self.queue.clone(), action);
+        let leave = Action::Leave { key: self.key.clone(), created: self.created() };
+        let outcome = match send(leave).wait().await {
+            // The answer was lost. Which of two requests deletes our own key does not matter.
+            Err(Failure { effect: Effect::Unknown, .. }) => {
+                let again = send(Action::LeaveAnyhow { key: self.key.clone() }).wait().await;
+                again.map(|outcome| Outcome { condition: true, ..outcome })
+            }
+            outcome => outcome,
+        }?;
+        self.left.store(true, Ordering::Relaxed);
+        self.member.left(&self.key);
+        if outcome.condition { Ok(()) } else { Err(Error::Lost { reason: LossReason::Deleted }) }
+    }
+
+    fn release_in_background(&self) {
+        // Done when the spot is dropped, which follows at once.
+    }
+}
+
+impl Drop for Spot {
+    fn drop(&mut self) {
+        let state = std::mem::replace(&mut self.state, State::Refused);
+        let gone = *self.left.get_mut() || matches!(state, State::Refused);
+        if gone || self.session.lease.loss().is_some() {
+            return;
+        }
+        let core = self.core().clone();
+        let leaving = leave(core, self.queue.clone(), self.key.clone(), self.session.clone(), state);
+        let mirror = self.member.mirror();
+        self.core().runtime.spawn(async move {
+            let key = leaving.await;
+            mirror.left(&key);
+        });
+    }
+}
+
+/// Leaves a queue now, or as soon as etcd can be reached again; gives up when the lease is over, since the
+/// place is gone with it. The key that was left.
+async fn leave(core: Arc<Core>, queue: Arc<str>, key: String, session: Arc<Session>, state: State) -> String {
+    let stray = match state {
+        State::Standing { .. } => false,
+        State::Unknown => true,
+        State::Refused => return key,
+        State::Asked(mut answer) => match answer.wait().await {
+            Ok(_) => false,
+            Err(failure) if failure.effect == Effect::None => return key,
+            Err(_) => true,
+        },
+    };
+    // A request whose answer was lost may still be under way, so its place is looked for again later.
+    let rounds: &[Duration] =
+        if stray { &[Duration::ZERO, Duration::from_secs(1), LATE] } else { &[Duration::ZERO] };
+    for pause in rounds {
+        tokio::time::sleep(*pause).await;
+        while session.lease.loss().is_none() {
+            match core.group.send(queue.clone(), Action::LeaveAnyhow { key: key.clone() }).wait().await {
+                Ok(_) => break,
+                Err(failure) if !failure.error.is_retryable() => {
+                    tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
+                    return key;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await,
+            }
+        }
+    }
+    key
+}

@@ -1,0 +1,138 @@
+//! A client's end of things: calls, places that it has taken, and waiting for them.
+
+use std::{
+    fmt,
+    sync::{Arc, MutexGuard},
+};
+
+use async_trait::async_trait;
+use coord_api::{
+    Error, LossReason, Lost, Result,
+    backend::{Place, Release},
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    lease::LeaseId,
+    session::{ClientId, Link},
+    store::{Grip, State, Store},
+};
+
+/// One client. All that its user holds shares this, and when the last of it is dropped, the client is closed.
+pub(crate) struct Connection {
+    store: Store,
+    id: ClientId,
+    owner: Arc<str>,
+    link: watch::Receiver<Link>,
+}
+
+impl Connection {
+    pub(crate) fn open(store: Store, label: &str) -> Self {
+        let (id, owner, link) = store.lock().open(label);
+        Self { store, id, owner, link }
+    }
+
+    pub(crate) fn id(&self) -> ClientId {
+        self.id
+    }
+
+    pub(crate) fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// One call to the store.
+    pub(crate) fn call(&self) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.store.lock_now();
+        let session = state.session(self.id);
+        session.admit()?;
+        session.start_keeper(&self.store, self.id);
+        Ok(state)
+    }
+
+    pub(crate) fn close(&self) -> Result<()> {
+        self.store.lock().close(self.id)
+    }
+
+    /// A place that this client has taken.
+    pub(crate) fn place(self: &Arc<Self>, grip: Grip) -> Place {
+        let taken = Taken { connection: self.clone(), lease: grip.lease, place: grip.revision };
+        Place::new(grip.hold, taken)
+    }
+
+    /// Waits until the link is up.
+    pub(crate) async fn online(&self) -> Result<()> {
+        let mut link = self.link();
+        match link.wait_for(|link| link.up || link.closed).await {
+            Ok(link) if !link.closed => Ok(()),
+            _ => Err(Error::Closed),
+        }
+    }
+
+    /// Waits until the store grants what the place in its queue was taken for, and this client hears of it.
+    pub(crate) async fn granted<T>(&self, lost: Lost, grant: oneshot::Receiver<T>) -> Result<T> {
+        let granted = async {
+            match grant.await {
+                Ok(granted) => self.online().await.map(|()| granted),
+                // The place is gone from the queue, as `lost` will tell.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let reason = tokio::select! {
+            biased;
+            reason = lost.clone() => reason,
+            granted = granted => match lost.reason() {
+                None => return granted,
+                Some(reason) => reason,
+            },
+        };
+        Err(match reason {
+            LossReason::Closed => Error::Closed,
+            reason => Error::Lost { reason },
+        })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // What a client with a cut link could not free is freed when its leases expire.
+        let _ = self.close();
+        self.store.lock().sessions.remove(&self.id);
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connection").field(&self.owner).finish()
+    }
+}
+
+/// How a place is given back.
+struct Taken {
+    connection: Arc<Connection>,
+    lease: LeaseId,
+    place: u64,
+}
+
+#[async_trait]
+impl Release for Taken {
+    async fn release(&self) -> Result<()> {
+        if self.connection.call()?.free(self.lease, self.place) {
+            return Ok(());
+        }
+        let reason = LossReason::Deleted;
+        Err(Error::Lost { reason })
+    }
+
+    fn release_in_background(&self) {
+        let mut state = self.connection.store.lock();
+        state.free_soon(self.connection.id, self.lease, self.place);
+    }
+}

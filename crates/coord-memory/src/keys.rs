@@ -1,0 +1,99 @@
+//! The keys of the store: the only place that builds and takes them apart.
+//!
+//! An inner `/` of a lock's, service's or instance's name is written `%2F`, so that what belongs to `a` never
+//! shares a prefix with what belongs to `a/b`. Names contain no `%`, which makes this exact both ways.
+
+use std::borrow::Cow;
+
+use coord_api::{InstanceId, LockName, ServiceName};
+
+pub(crate) const CONFIG: &str = "config/";
+pub(crate) const SERVICES: &str = "services/";
+
+fn escape(name: &str) -> Cow<'_, str> {
+    if name.contains('/') { name.replace('/', "%2F").into() } else { name.into() }
+}
+
+pub(crate) fn unescape(name: &str) -> Cow<'_, str> {
+    if name.contains('%') { name.replace("%2F", "/").into() } else { name.into() }
+}
+
+/// The place of one contender in a lock's queue.
+pub(crate) fn lock(name: &LockName, place: u64) -> String {
+    format!("locks/{}/{place}", escape(name.as_str()))
+}
+
+/// What the keys of a service's instances begin with.
+pub(crate) fn service(name: &ServiceName) -> String {
+    format!("{SERVICES}{}/", escape(name.as_str()))
+}
+
+/// The record of one instance.
+pub(crate) fn instance(service: &ServiceName, id: &InstanceId) -> String {
+    self::service(service) + &escape(id.as_str())
+}
+
+/// One taken id.
+pub(crate) fn id(service: &ServiceName, id: u32) -> String {
+    format!("ids/{}/{id}", escape(service.as_str()))
+}
+
+/// Where in the store a key points.
+pub(crate) enum Location {
+    /// Into a lock's queue.
+    Lock(LockName, u64),
+    /// To a taken id.
+    Id(ServiceName, u32),
+    /// To an entry of the services or the config.
+    Entry,
+    /// Nowhere.
+    Nothing,
+}
+
+/// Takes a key apart.
+pub(crate) fn locate(key: &str) -> Location {
+    let numbered = |rest: &str| {
+        let (name, number) = rest.rsplit_once('/')?;
+        Some((unescape(name).into_owned(), number.parse::<u64>().ok()?))
+    };
+    if key.starts_with(SERVICES) || key.starts_with(CONFIG) {
+        return Location::Entry;
+    }
+    if let Some((name, place)) = key.strip_prefix("locks/").and_then(numbered)
+        && let Ok(name) = LockName::parse(&name)
+    {
+        return Location::Lock(name, place);
+    }
+    if let Some((service, id)) = key.strip_prefix("ids/").and_then(numbered)
+        && let (Ok(service), Ok(id)) = (ServiceName::parse(&service), id.try_into())
+    {
+        return Location::Id(service, id);
+    }
+    Location::Nothing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_slashes_get_keys_of_their_own_and_come_back() {
+        let name = LockName::parse("a/b").unwrap();
+        assert_eq!(lock(&name, 7), "locks/a%2Fb/7");
+        assert!(matches!(locate("locks/a%2Fb/7"), Location::Lock(found, 7) if found == name));
+
+        let service = ServiceName::parse("a/b").unwrap();
+        assert_eq!(id(&service, 3), "ids/a%2Fb/3");
+        assert!(matches!(locate("ids/a%2Fb/3"), Location::Id(found, 3) if found == service));
+        let instance_id = InstanceId::parse("host/1").unwrap();
+        assert_eq!(instance(&service, &instance_id), "services/a%2Fb/host%2F1");
+        assert_eq!(unescape("host%2F1"), "host/1");
+    }
+
+    #[test]
+    fn other_keys_point_nowhere() {
+        for key in ["", "locks", "locks/a", "locks/a/x", "locks//1", "ids/a/-1", "other/a"] {
+            assert!(matches!(locate(key), Location::Nothing), "{key}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Locks: a queue per name, whose first place is the holder's.
+//!
+//! A contender takes its place, and the guard over it, before it waits. So a dropped `acquire` is a dropped
+//! guard, which frees the place, and if the place had just become the first, the next one is told.
+
+use std::{
+    collections::{VecDeque, hash_map},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use coord_api::{DistributedLock, FencingToken, LockGuard, LockName, Result, Ttl};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    connection::Connection,
+    keys,
+    store::{Grip, Item, State},
+};
+
+/// One place in a queue.
+pub(crate) struct Contender {
+    pub(crate) grip: Grip,
+    /// Tells the contender that it is first; taken then.
+    grant: Option<oneshot::Sender<()>>,
+}
+
+impl State {
+    /// Takes the last place in a lock's queue. Where it is not the first, the grant comes later.
+    fn join_queue(
+        &mut self,
+        connection: &Connection,
+        name: &LockName,
+        ttl: Ttl,
+    ) -> (Grip, Option<oneshot::Receiver<()>>) {
+        let grip = self.take(connection.id(), ttl, Item::Lock(name.clone()));
+        let queue = self.locks.entry(name.clone()).or_default();
+        let (grant, granted) = (!queue.is_empty()).then(oneshot::channel).unzip();
+        queue.push_back(Contender { grip: grip.clone(), grant });
+        (grip, granted)
+    }
+
+    /// Removes a place from a lock's queue; if it was the first, the next one is told.
+    pub(crate) fn leave_queue(&mut self, name: LockName, place: u64) {
+        let hash_map::Entry::Occupied(mut entry) = self.locks.entry(name) else {
+            return;
+        };
+        let queue = entry.get_mut();
+        if let Some(at) = position(queue, place) {
+            queue.remove(at);
+        }
+        match queue.front_mut() {
+            None => drop(entry.remove()),
+            Some(first) => {
+                if let Some(grant) = first.grant.take() {
+                    // A contender that has just given up removes its place as well, and the next is told.
+                    let _ = grant.send(());
+                }
+            }
+        }
+    }
+
+    /// Who is at a place of a lock's queue.
+    pub(crate) fn contender(&self, name: &LockName, place: u64) -> Option<&Grip> {
+        let queue = self.locks.get(name)?;
+        Some(&queue[position(queue, place)?].grip)
+    }
+}
+
+/// Queues are in the order in which their places were taken.
+fn position(queue: &VecDeque<Contender>, place: u64) -> Option<usize> {
+    queue.binary_search_by_key(&place, |contender| contender.grip.revision).ok()
+}
+
+/// The locks of one client.
+#[derive(Debug)]
+pub(crate) struct Locks(pub(crate) Arc<Connection>);
+
+impl Locks {
+    fn guard(&self, name: LockName, grip: Grip) -> LockGuard {
+        // Places are numbered by the store's revisions and served in their order, so the number of a place
+        // is larger than that of every holder before.
+        let (key, token) = (keys::lock(&name, grip.revision), FencingToken::new(grip.revision));
+        LockGuard::new(name, key, token, self.0.place(grip))
+    }
+}
+
+#[async_trait]
+impl DistributedLock for Locks {
+    async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
+        let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
+        let (grip, granted) = self.0.call()?.join_queue(&self.0, &name, ttl);
+        let guard = self.guard(name, grip);
+        if let Some(granted) = granted {
+            let since = Instant::now();
+            tracing::debug!(lock = guard.name(), token = %guard.token(), "waiting for the lock");
+            self.0.granted(guard.lost(), granted).await?;
+            let waited = since.elapsed();
+            tracing::debug!(lock = guard.name(), token = %guard.token(), ?waited, "lock acquired");
+        } else {
+            tracing::debug!(lock = guard.name(), token = %guard.token(), "lock acquired");
+        }
+        Ok(guard)
+    }
+
+    async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>> {
+        let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
+        let mut state = self.0.call()?;
+        if state.locks.contains_key(&name) {
+            return Ok(None);
+        }
+        let (grip, _) = state.join_queue(&self.0, &name, ttl);
+        drop(state);
+        let guard = self.guard(name, grip);
+        tracing::debug!(lock = guard.name(), token = %guard.token(), "lock acquired");
+        Ok(Some(guard))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_api::{Error, LossReason, Provider};
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::Store;
+
+    const TTL: Duration = Duration::from_secs(3);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_is_dropped_just_when_it_was_granted_passes_the_lock_on() -> Result<()> {
+        let store = Store::new();
+        let locks = store.client().lock();
+        let held = locks.acquire("a", TTL).await?;
+        let mut cancelled = locks.acquire("a", TTL);
+        let mut next = locks.acquire("a", TTL);
+        assert!((&mut cancelled).now_or_never().is_none() && (&mut next).now_or_never().is_none());
+        held.unlock().await?;
+        drop(cancelled);
+        let guard = next.now_or_never().expect("is granted at once")?;
+        assert_eq!(store.keys(), [guard.key()]);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_waiter_leaves_the_queue_at_once() -> Result<()> {
+        let store = Store::new();
+        let locks = store.client().lock();
+        let held = locks.acquire("a", TTL).await?;
+        let mut waiting = locks.acquire("a", TTL);
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!(store.keys().len(), 2);
+        drop(waiting);
+        assert_eq!(store.keys(), [held.key()]);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_is_heard_of_when_the_link_is_up_again() -> Result<()> {
+        let store = Store::new();
+        let (holder, waiter) = (store.client(), store.client());
+        let held = holder.lock().acquire("a", TTL).await?;
+        let locks = waiter.lock();
+        let mut waiting = locks.acquire("a", TTL);
+        assert!((&mut waiting).now_or_never().is_none());
+        waiter.disconnect();
+        held.unlock().await?;
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(holder.lock().try_acquire("a", TTL).await?.is_none());
+        waiter.reconnect();
+        assert!(!waiting.await?.is_lost());
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_whose_lease_is_lost_does_not_get_the_lock() -> Result<()> {
+        let store = Store::new();
+        let (holder, waiter) = (store.client(), store.client());
+        let held = holder.lock().acquire("a", TTL).await?;
+        let locks = waiter.lock();
+        let mut waiting = locks.acquire("a", TTL);
+        assert!((&mut waiting).now_or_never().is_none());
+        waiter.disconnect();
+        let reason = LossReason::Expired;
+        assert!(matches!(waiting.await, Err(Error::Lost { reason: found }) if found == reason));
+        assert!(!held.is_lost());
+
+        let waiting = holder.lock();
+        let mut waiting = waiting.acquire("a", TTL);
+        assert!((&mut waiting).now_or_never().is_none());
+        store.revoke_leases();
+        assert!(matches!(waiting.await, Err(Error::Lost { .. })), "granted and lost at once");
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn close_wakes_waiters() -> Result<()> {
+        let store = Store::new();
+        let _held = store.client().lock().acquire("a", TTL).await?;
+        let client = store.client();
+        let locks = client.lock();
+        let (waited, closed) = tokio::join!(locks.acquire("a", TTL), client.close());
+        closed?;
+        assert!(matches!(waited, Err(Error::Closed)));
+        assert_eq!(store.keys().len(), 1);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unlock_that_could_not_be_sent_arrives_later() -> Result<()> {
+        let store = Store::new();
+        let client = store.client();
+        let guard = client.lock().acquire("a", TTL).await?;
+        client.disconnect();
+        assert!(matches!(guard.unlock().await, Err(Error::Unavailable { .. })));
+        assert_eq!(store.keys().len(), 1);
+        client.reconnect();
+        assert_eq!(store.keys(), [""; 0]);
+        Ok(())
+    }
+}

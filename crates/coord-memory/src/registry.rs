@@ -1,0 +1,84 @@
+//! The registry: one entry per instance, on the lease of the client that registered it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use coord_api::{
+    Error, LossReason, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry, Ttl,
+    Watch,
+    backend::{Place, Record, registration::Publish, service_events},
+};
+use tokio::runtime::Handle;
+
+use crate::{
+    connection::Connection,
+    keys,
+    store::Item,
+    watch::{View, watch},
+};
+
+/// The registry of one client.
+#[derive(Debug)]
+pub(crate) struct Registry(pub(crate) Arc<Connection>);
+
+#[async_trait]
+impl ServiceRegistry for Registry {
+    async fn register(&self, service: ServiceInfo, ttl: Duration) -> Result<Registration> {
+        service.validate()?;
+        let publisher = Publisher { connection: self.0.clone(), ttl: Ttl::parse(ttl)? };
+        Registration::start(&Handle::current(), Arc::new(publisher), service).await
+    }
+
+    async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>> {
+        let service = ServiceName::parse(service)?;
+        let entries = self.0.call()?.list(&View::service(&service));
+        let mut instances = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match Record::from_entry(&service, &entry) {
+                Ok(record) => instances.push(record.service),
+                Err(error) => tracing::warn!(%error, "a record is left out"),
+            }
+        }
+        // Stored keys are escaped, which orders ids that contain a `/` differently.
+        instances.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        Ok(instances)
+    }
+
+    async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
+        let service = ServiceName::parse(service)?;
+        let entries = watch(&self.0, View::service(&service))?;
+        Ok(service_events(service, entries))
+    }
+}
+
+/// Writes one client's registrations with one TTL.
+struct Publisher {
+    connection: Arc<Connection>,
+    ttl: Ttl,
+}
+
+#[async_trait]
+impl Publish for Publisher {
+    async fn publish(&self, service: &ServiceInfo) -> Result<Place> {
+        let (name, id) = service.validate()?;
+        let key = keys::instance(&name, &id);
+        let record = Record { service: service.clone(), owner: Some(self.connection.owner().to_owned()) };
+        let mut state = self.connection.call()?;
+        if let Some(stored) = state.entries.get(&key) {
+            let entry = stored.entry(format!("{name}/{id}"));
+            let owner = Record::from_entry(&name, &entry).ok().and_then(|record| record.owner);
+            if owner != record.owner {
+                return Err(Error::AlreadyRegistered {
+                    service: service.name.clone(),
+                    id: service.id.clone(),
+                    owner: owner.unwrap_or_else(|| "another program".into()),
+                });
+            }
+        }
+        state.evict(&key, LossReason::Superseded);
+        let grip = state.take(self.connection.id(), self.ttl, Item::Entry(key.clone()));
+        state.put(key, record.to_json(), Some(grip.clone()));
+        drop(state);
+        Ok(self.connection.place(grip))
+    }
+}

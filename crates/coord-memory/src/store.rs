@@ -1,0 +1,183 @@
+//! The store: what etcd is elsewhere. One state under one mutex, which no one holds across an await.
+//!
+//! Every change of what is stored begins a new revision. What lives on a lease is a *place*, named by its
+//! lease and the revision at which it was taken. A place is listed on its lease exactly as long as its entry
+//! is in the store, so whoever frees a place by that name can never free someone else's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use coord_api::{Entry, Hold, LockName, LossReason, ServiceName, Version};
+use tokio::time::Instant;
+
+use crate::{
+    Client, Options,
+    ids::Pool,
+    keys,
+    lease::{LeaseId, StoredLease},
+    lock::Contender,
+    session::{ClientId, News, Session},
+    watch::Log,
+};
+
+/// A coordination store in this process. Clones are the same store; each new one is empty.
+///
+/// ```
+/// use coord_api::{ConfigExt, Provider};
+/// use coord_memory::Store;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+/// let store = Store::new();
+/// store.client().config().set("limits/upload", &10).await?;
+/// let seen = store.client().config().get::<u32>("limits/upload").await?;
+/// assert_eq!(seen.expect("was set").value, 10);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct Store(Arc<Mutex<State>>);
+
+impl Store {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A client with the default [`Options`]: one process, as the store sees it.
+    pub fn client(&self) -> Client {
+        self.client_with(Options::default())
+    }
+
+    /// A client with options of its own.
+    pub fn client_with(&self, options: Options) -> Client {
+        Client::new(self.clone(), options)
+    }
+
+    /// The state. A panic elsewhere must not make guards panic when they are dropped, hence no poisoning.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state as it is now: what has expired is gone.
+    pub(crate) fn lock_now(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.expire(Instant::now());
+        state
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Store")
+            .field("revision", &state.revision)
+            .field("clients", &state.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// All that is stored. Each area's rules are in the file of that area.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) revision: u64,
+    /// The services and the config, by store key.
+    pub(crate) entries: BTreeMap<String, Stored>,
+    pub(crate) log: Log,
+    /// The queue of each lock that someone holds; the first one is the holder.
+    pub(crate) locks: HashMap<LockName, VecDeque<Contender>>,
+    /// The ids of each service that someone holds or waits for.
+    pub(crate) ids: HashMap<ServiceName, Pool>,
+    pub(crate) leases: BTreeMap<LeaseId, StoredLease>,
+    /// The leases by the moment at which they end.
+    pub(crate) expiries: BTreeSet<(Instant, LeaseId)>,
+    /// The clients that have not been dropped.
+    pub(crate) sessions: BTreeMap<ClientId, Session>,
+    pub(crate) clients_opened: u64,
+    pub(crate) leases_granted: u64,
+}
+
+/// One entry of the services or the config.
+pub(crate) struct Stored {
+    pub(crate) value: Bytes,
+    pub(crate) revision: u64,
+    /// Whose it is, if it lives on a lease.
+    pub(crate) grip: Option<Grip>,
+}
+
+impl Stored {
+    /// As users see it, under the name they know it by.
+    pub(crate) fn entry(&self, name: String) -> Entry {
+        Entry::new(name, Version::new(self.revision), self.value.clone())
+    }
+}
+
+/// A place with its holder.
+#[derive(Clone)]
+pub(crate) struct Grip {
+    pub(crate) client: ClientId,
+    pub(crate) lease: LeaseId,
+    /// When it was taken; with the lease it names the place.
+    pub(crate) revision: u64,
+    /// How the holder is told.
+    pub(crate) hold: Hold,
+}
+
+/// What is at a place.
+pub(crate) enum Item {
+    /// A contender in this lock's queue.
+    Lock(LockName),
+    /// A waiter for an id of this service.
+    IdWaiter(ServiceName),
+    /// A taken id.
+    Id(ServiceName, u32),
+    /// The entry with this store key.
+    Entry(String),
+}
+
+impl State {
+    /// Begins a change.
+    pub(crate) fn next_revision(&mut self) -> u64 {
+        self.revision += 1;
+        self.revision
+    }
+
+    /// Writes an entry at the current revision.
+    pub(crate) fn put(&mut self, key: String, value: Bytes, grip: Option<Grip>) {
+        let revision = self.revision;
+        self.log.push(revision, key.clone(), Some(value.clone()));
+        self.entries.insert(key, Stored { value, revision, grip });
+    }
+
+    /// Deletes an entry at the current revision.
+    pub(crate) fn delete(&mut self, key: &str) {
+        if let Some((key, _)) = self.entries.remove_entry(key) {
+            self.log.push(self.revision, key, None);
+        }
+    }
+
+    /// Tells the holder of an entry, if it has one, that the entry is no longer its own.
+    pub(crate) fn evict(&mut self, key: &str, reason: LossReason) {
+        let Some(grip) = self.entries.get_mut(key).and_then(|stored| stored.grip.take()) else {
+            return;
+        };
+        self.tell(grip.client, News::Hold(grip.hold, reason));
+        if let Some(lease) = self.leases.get_mut(&grip.lease) {
+            lease.places.remove(&grip.revision);
+        }
+    }
+
+    /// Every key, in order.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let queued = self
+            .locks
+            .iter()
+            .flat_map(|(name, queue)| queue.iter().map(|one| keys::lock(name, one.grip.revision)));
+        let ids = self.ids.iter().flat_map(|(service, pool)| pool.taken().map(|id| keys::id(service, id)));
+        let mut keys: Vec<_> = self.entries.keys().cloned().chain(queued).chain(ids).collect();
+        keys.sort_unstable();
+        keys
+    }
+}

@@ -1,0 +1,172 @@
+//! The one type that services start from.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{Config, ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, ServiceRegistry};
+
+/// The client of one coordination store, whichever backend it has. Cheap to clone; clones are one client.
+///
+/// A process usually has one. It is a [`Provider`] itself, and has that trait's methods as its own, so that
+/// no import is needed. Closing it, or dropping the last thing that came from it, gives back every lock, id
+/// and registration; see [`Provider`] for what is promised.
+///
+/// ```
+/// use coord::Coordinator;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord::Result<()> {
+/// let coordinator = Coordinator::connect("memory://").await?;
+/// let ids = coordinator.instance_id_allocator("im-gateway", 1023)?;
+/// println!("gochat.messages.downstream.{}", ids.acquire_id().await?);
+/// coordinator.close().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Coordinator(Arc<dyn Provider>);
+
+impl Coordinator {
+    /// Connects to the store that a URL names.
+    ///
+    /// | URL | store | cargo feature |
+    /// |---|---|---|
+    /// | `memory://` | a new one in this process, for this coordinator alone | `memory` |
+    /// | `memory://name` | one in this process, which exists as long as a coordinator of that name does | `memory` |
+    /// | `etcd://host:port,host:port/namespace` | etcd, below `/namespace/` (`/coord/` if left out) | `etcd` |
+    ///
+    /// URLs take no credentials, since logs and process lists show them: use
+    /// [`connect_with`](Self::connect_with) for authentication, TLS and timeouts.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a URL that can not be used, with what
+    /// to change; others as the backend finds the store.
+    ///
+    /// ```
+    /// use coord::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord::Result<()> {
+    /// let one = Coordinator::connect("memory://shop").await?;
+    /// let other = Coordinator::connect("memory://shop").await?;
+    /// one.config().set("limits/upload", &10).await?;
+    /// assert!(other.config().get::<u32>("limits/upload").await?.is_some());
+    ///
+    /// let alone = Coordinator::connect("memory://").await?;
+    /// assert!(alone.config().get::<u32>("limits/upload").await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_with(Config::from_url(url)?).await
+    }
+
+    /// Wraps any backend, for example a client of a memory store that a test has faults for.
+    ///
+    /// ```
+    /// use coord::{ConfigExt, Coordinator, memory::Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let client = Store::new().client();
+    /// let coordinator = Coordinator::new(client.clone());
+    /// client.disconnect();
+    /// assert!(coordinator.config().get::<u32>("limits/upload").await.expect_err("is cut off").is_retryable());
+    /// # }
+    /// ```
+    pub fn new(provider: impl Provider + 'static) -> Self {
+        Self(Arc::new(provider))
+    }
+
+    /// Connects to the store that a configuration describes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) with the field that can not be used; others
+    /// as the backend finds the store.
+    ///
+    /// ```
+    /// use coord::{Config, Coordinator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config: Config = serde_json::from_str(r#"{ "backend": "memory", "name": "shop" }"#)?;
+    /// let coordinator = Coordinator::connect_with(config).await?;
+    /// coordinator.close().await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg_attr(
+        not(feature = "etcd"),
+        expect(clippy::unused_async, reason = "only etcd has something to wait for")
+    )]
+    pub async fn connect_with(config: Config) -> Result<Self> {
+        match config {
+            #[cfg(feature = "memory")]
+            Config::Memory(config) => Ok(Self(crate::named::provider(config)?)),
+            #[cfg(feature = "etcd")]
+            Config::Etcd(config) => Ok(Self(Arc::new(crate::etcd::Client::connect(config).await?))),
+        }
+    }
+
+    /// The locks of this store.
+    pub fn lock(&self) -> Arc<dyn DistributedLock> {
+        self.0.lock()
+    }
+
+    /// The service registry of this store.
+    pub fn registry(&self) -> Arc<dyn ServiceRegistry> {
+        self.0.registry()
+    }
+
+    /// The config center of this store.
+    pub fn config(&self) -> Arc<dyn ConfigCenter> {
+        self.0.config()
+    }
+
+    /// An allocator of ids `1..max_id` among the instances of `service`. Keep it: a second call gives a
+    /// second allocator, which holds another id.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a bad name or a bound that is not
+    /// within 2 and 2^20.
+    pub fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
+        self.0.instance_id_allocator(service, max_id)
+    }
+
+    /// Gives back everything and ends every wait; see [`Provider::close`].
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable) or [`Error::Timeout`](crate::Error::Timeout) when
+    /// the store could not be told; it frees what is left when the leases expire.
+    pub async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+
+    /// The backend, for code that takes an `Arc<dyn Provider>`.
+    pub fn provider(&self) -> Arc<dyn Provider> {
+        self.0.clone()
+    }
+}
+
+impl From<Arc<dyn Provider>> for Coordinator {
+    fn from(provider: Arc<dyn Provider>) -> Self {
+        Self(provider)
+    }
+}
+
+#[async_trait]
+impl Provider for Coordinator {
+    fn lock(&self) -> Arc<dyn DistributedLock> {
+        self.0.lock()
+    }
+
+    fn registry(&self) -> Arc<dyn ServiceRegistry> {
+        self.0.registry()
+    }
+
+    fn config(&self) -> Arc<dyn ConfigCenter> {
+        self.0.config()
+    }
+
+    fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
+        self.0.instance_id_allocator(service, max_id)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+}

@@ -1,0 +1,45 @@
+//! `cargo xtask lint`: formatting, clippy, documentation, and every useful feature combination.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{protoc, shell};
+
+const WITH_ETCD: [&[&str]; 3] = [&[], &["--no-default-features", "--features", "etcd"], &["--all-features"]];
+const WITHOUT_ETCD: [&[&str]; 2] =
+    [&["--no-default-features"], &["--no-default-features", "--features", "memory,grpc"]];
+
+/// Runs every check, even after one failed, so that one run shows all there is to do.
+pub(crate) fn run() -> Result<()> {
+    let protoc = protoc::find()?;
+    let mut steps = shell::Steps::default();
+
+    steps.run(&mut shell::cargo(["fmt", "--all", "--check"]));
+    steps.run(
+        shell::cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
+            .env("PROTOC", &protoc),
+    );
+    steps.run(
+        shell::cargo(["doc", "--workspace", "--all-features", "--no-deps"])
+            .env("PROTOC", &protoc)
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    );
+    for features in WITH_ETCD {
+        steps.run(check(features).env("PROTOC", &protoc));
+    }
+    // A path that names nothing, and a target folder that never saw a protoc (a build script that ran once is
+    // not run again for another PROTOC): together they prove that these builds ask for none.
+    let target = shell::var("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
+    for features in WITHOUT_ETCD {
+        let mut command = check(features);
+        command.env("PROTOC", "/nonexistent/protoc").env("CARGO_TARGET_DIR", target.join("without-protoc"));
+        steps.run_noted(&mut command, "  (without protoc)");
+    }
+    steps.finish()
+}
+
+fn check(features: &[&str]) -> Command {
+    shell::cargo(["check", "--package", "coord"].iter().chain(features))
+}

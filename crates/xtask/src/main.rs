@@ -1,0 +1,85 @@
+//! Developer tasks of the workspace: `cargo xtask --help`.
+//!
+//! Builds in seconds on purpose (no async runtime, no argument parser), because every other command waits
+//! for it.
+
+mod debian;
+mod etcd;
+mod image;
+mod lint;
+mod protoc;
+mod serve;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+Developer tasks of the coord workspace.
+
+Usage: cargo xtask COMMAND
+
+Commands:
+  test [-- ARGS…]   All tests: unit, examples, documentation, then integration against a real etcd.
+                    ARGS go to every test harness: `cargo xtask test -- etcd::lock`.
+  test --list       The names of the conformance tests, one a line (needs no etcd).
+  lint              Formatting, clippy, documentation, and every feature combination of `coord`.
+  etcd [--port N]   An empty etcd on 127.0.0.1:N (2379) for hand trials, until Ctrl-C.
+  protoc            The path of a usable protoc: `export PROTOC=$(cargo xtask protoc)`.
+  help              This text.
+
+Environment (all optional):
+  COORD_TEST_ETCD         Address of a running etcd for the tests, e.g. http://127.0.0.1:2379.
+                          The tests write and delete under prefixes of their own.
+  COORD_TEST_ETCD_IMAGE   Container image with etcd on its PATH, started by the tests through Docker.
+  COORD_TEST_ETCD_BIN     etcd program to start instead of a container.
+  COORD_TEST_ETCDCTL      etcdctl program for the tests that compare with it.
+  PROTOC                  Protocol buffer compiler for the build of the etcd client.
+
+With none of these set: Docker with the official image, or with an image built from Debian's etcd; else an
+etcd on PATH; else Debian's etcd unpacked into target/etcd, with nothing installed.
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] | ["help" | "--help" | "-h", ..] | [_, "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        ["test", "--list"] => test::list(&[]),
+        ["test", "--list", "--", rest @ ..] => test::list(rest),
+        ["test"] => test::run(&[]),
+        ["test", "--", rest @ ..] => test::run(rest),
+        ["lint"] => lint::run(),
+        ["etcd"] => serve::run(2379),
+        ["etcd", "--port", port] => serve::run(port_number(port)?),
+        ["protoc"] => {
+            println!("{}", protoc::find()?.display());
+            Ok(())
+        }
+        ["test", ..] => bail!("`test` takes --list, and arguments for the harnesses only after `--`"),
+        _ => bail!("no such command: `{}`; see `cargo xtask --help`", words.join(" ")),
+    }
+}
+
+fn port_number(text: &str) -> Result<u16> {
+    let port = text.parse().with_context(|| format!("`--port {text}` is not a port; use 1 to 65535"))?;
+    if port == 0 {
+        bail!("`--port 0` names no port that a client could use; use 1 to 65535");
+    }
+    Ok(port)
+}

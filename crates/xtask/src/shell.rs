@@ -1,0 +1,144 @@
+//! Running other programs: bounded when their output is wanted, timed when a person watches.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// The folder of the workspace's `Cargo.toml`.
+pub(crate) fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The cargo that runs this program, started in the workspace's root.
+pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(args);
+    command
+}
+
+/// An environment variable that is set and not empty.
+pub(crate) fn var(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// A program by its bare name, as a shell would find it.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| is_program(file))
+}
+
+#[cfg(unix)]
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_program(file: &Path) -> bool {
+    file.is_file()
+}
+
+/// Runs `command` to its end and returns what it wrote to stdout.
+///
+/// Fails when it exits non-zero (with the last line it wrote to stderr) or is not done after `limit`.
+pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<String> {
+    let shown = display(command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    let stdout = drain(child.stdout.take().expect("stdout was piped above"));
+    let stderr = drain(child.stderr.take().expect("stderr was piped above"));
+    let end = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() >= end {
+            child.kill()?;
+            child.wait()?;
+            // The readers are left alone: a grandchild may hold the pipes open for ever.
+            bail!("`{shown}` was not done after {} s", limit.as_secs());
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let stdout = stdout.join().expect("the reader of a pipe does not panic");
+    let stderr = stderr.join().expect("the reader of a pipe does not panic");
+    if !status.success() {
+        let reason = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
+        bail!("`{shown}` failed: {}", reason.trim());
+    }
+    Ok(stdout)
+}
+
+fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // A broken pipe ends the text early; the exit status tells what matters.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Steps of a task that a person watches: each is shown, timed and remembered.
+#[derive(Default)]
+pub(crate) struct Steps {
+    done: Vec<Step>,
+}
+
+struct Step {
+    shown: String,
+    took: Duration,
+    passed: bool,
+}
+
+impl Steps {
+    /// Runs one step with this terminal's output and says whether it passed.
+    pub(crate) fn run(&mut self, command: &mut Command) -> bool {
+        self.run_noted(command, "")
+    }
+
+    /// As [`Steps::run`], with a remark that is shown after the command.
+    pub(crate) fn run_noted(&mut self, command: &mut Command, note: &str) -> bool {
+        let shown = format!("{}{note}", display(command));
+        eprintln!("==> {shown}");
+        let start = Instant::now();
+        let status = command.stdin(Stdio::null()).status();
+        if let Err(error) = &status {
+            eprintln!("cannot start `{shown}`: {error}");
+        }
+        let passed = status.as_ref().is_ok_and(ExitStatus::success);
+        self.done.push(Step { shown, took: start.elapsed(), passed });
+        passed
+    }
+
+    /// Shows all steps with their times; an error when one failed.
+    pub(crate) fn finish(self) -> Result<()> {
+        println!();
+        for step in &self.done {
+            let verdict = if step.passed { "ok    " } else { "FAILED" };
+            println!("{verdict} {:>7.1} s  {}", step.took.as_secs_f64(), step.shown);
+        }
+        let failed: Vec<&str> =
+            self.done.iter().filter(|step| !step.passed).map(|step| step.shown.as_str()).collect();
+        match failed.as_slice() {
+            [] => Ok(()),
+            [one] => bail!("failed: {one}"),
+            many => bail!("{} steps failed: {}", many.len(), many.join("; ")),
+        }
+    }
+}
+
+/// A command as a person would type it (the program without its folder).
+fn display(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let mut text = program.to_string_lossy().into_owned();
+    for arg in command.get_args().map(OsStr::to_string_lossy) {
+        let quote = if arg.contains([' ', '*', '$']) { "'" } else { "" };
+        text.extend([" ", quote, &arg, quote]);
+    }
+    text
+}

@@ -1,0 +1,4 @@
+//! What the conformance suite runs on.
+
+pub mod etcd;
+pub mod memory;
