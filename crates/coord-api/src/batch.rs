@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Serialize, de::IgnoredAny};
 
-use crate::{ConfigKey, Error, Result, Version};
+use crate::{ConfigKey, Error, FencingToken, LockGuard, Result, Version};
 
 /// The largest value, and the largest sum of values of one batch, in bytes: 1 MiB.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -31,7 +31,18 @@ const MAX_DEPTH: usize = 127;
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch {
     requirements: Vec<(ConfigKey, Version)>,
+    held: Vec<HeldLock>,
     writes: Vec<Write>,
+}
+
+/// A lock that must be held by one particular holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldLock {
+    /// The key of the holder in the store.
+    pub key: String,
+    /// The token of the holder.
+    pub token: FencingToken,
 }
 
 /// One write of a [`Batch`].
@@ -65,6 +76,7 @@ impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("requirements", &self.requirements)
+            .field("held", &self.held)
             .field("writes", &self.writes)
             .finish()
     }
@@ -103,6 +115,20 @@ impl Batch {
             return Err(Error::invalid("batch", format!("requires a version of `{key}` twice")));
         }
         self.requirements.push((key, version));
+        self.within_limits()
+    }
+
+    /// Writes only while `guard` holds its lock: the store checks it in the same transaction, so a holder
+    /// that lost the lock without knowing it changes nothing.
+    ///
+    /// The lock and the config center must be of the same store and namespace.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the guard knows already; then [`commit`](crate::ConfigCenter::commit) answers
+    /// [`Error::Lost`] if the store knows. [`Error::InvalidArgument`] for too many guards.
+    pub fn while_held(mut self, guard: &LockGuard) -> Result<Self> {
+        guard.check()?;
+        self.held.push(HeldLock { key: guard.key().to_owned(), token: guard.token() });
         self.within_limits()
     }
 
@@ -149,6 +175,11 @@ impl Batch {
         &self.requirements
     }
 
+    /// The locks that must be held.
+    pub fn held(&self) -> &[HeldLock] {
+        &self.held
+    }
+
     /// The writes, in the order in which they were added; no key twice.
     pub fn writes(&self) -> &[Write] {
         &self.writes
@@ -163,7 +194,8 @@ impl Batch {
     }
 
     fn within_limits(self) -> Result<Self> {
-        if self.writes.len() > MAX_BATCH_KEYS || self.requirements.len() > MAX_BATCH_KEYS {
+        let conditions = self.requirements.len() + self.held.len();
+        if self.writes.len() > MAX_BATCH_KEYS || conditions > MAX_BATCH_KEYS {
             return Err(Error::invalid("batch", format!("has more than {MAX_BATCH_KEYS} keys")));
         }
         let size = self.writes.iter().map(|w| if let Write::Set(_, json) = w { json.len() } else { 0 }).sum();

@@ -7,7 +7,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{StreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Batch, Committed, Entry, EntryEvent, Error, Result, Version, Watch};
+use crate::{Batch, Committed, Entry, EntryEvent, Error, LockGuard, Result, Version, Watch};
 
 /// Versioned JSON values under keys such as `common/mq`.
 ///
@@ -64,8 +64,8 @@ pub trait ConfigCenter: fmt::Debug + Send + Sync {
     /// Writes a batch, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Conflict`] names the first key whose version is not the required one; nothing is written
-    /// then. [`Error::Timeout`] leaves open whether the batch was written. Others as
+    /// [`Error::Lost`] if a lock that the batch requires is not held; [`Error::Conflict`] names the first key
+    /// whose version is not the required one. Nothing is written then. [`Error::Timeout`] leaves open whether the batch was written. Others as
     /// [`get_entry`](Self::get_entry).
     async fn commit(&self, batch: Batch) -> Result<Committed>;
 
@@ -154,6 +154,36 @@ pub trait ConfigExt: ConfigCenter {
         value: &T,
     ) -> impl Future<Output = Result<Version>> + Send {
         async move { Ok(self.commit(Batch::new().require(key, expected)?.set(key, value)?).await?.version) }
+    }
+
+    /// Writes a value only while `guard` holds its lock, checked by the store in the same transaction.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the lock is no longer held by this guard, whether the guard knows it or not; nothing
+    /// is written then. Others as [`set`](Self::set).
+    ///
+    /// # Example
+    /// ```
+    /// use std::time::Duration;
+    /// use coord_api::{ConfigExt, Error, Provider};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// let store = coord_memory::Store::new();
+    /// let client = store.client();
+    /// let guard = client.lock().acquire("nightly-report", Duration::from_secs(30)).await?;
+    /// client.config().set_if_held(&guard, "reports/last", &"2026-11-22").await?;
+    /// store.revoke_leases();
+    /// let late = client.config().set_if_held(&guard, "reports/last", &"late").await;
+    /// assert!(matches!(late, Err(Error::Lost { .. })));
+    /// # Ok(()) }
+    /// ```
+    fn set_if_held<T: Serialize + Sync + ?Sized>(
+        &self,
+        guard: &LockGuard,
+        key: &str,
+        value: &T,
+    ) -> impl Future<Output = Result<Version>> + Send {
+        async move { Ok(self.commit(Batch::new().while_held(guard)?.set(key, value)?).await?.version) }
     }
 
     /// Deletes a key and tells whether it existed.

@@ -5,7 +5,7 @@ use std::{fmt, pin::pin, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, LockName, Lost, Result, backend::Place};
+use crate::{Error, LockName, Lost, Owner, Result, backend::Place};
 
 /// Mutual exclusion between processes, and between tasks of one process.
 ///
@@ -51,6 +51,31 @@ pub trait DistributedLock: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`acquire`](Self::acquire).
     async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>>;
+
+    /// Who stands in the queue of a lock now, in their order: the first holds it, the others wait.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`], [`Error::Closed`], [`Error::Unavailable`], [`Error::Timeout`].
+    async fn holders(&self, name: &str) -> Result<Vec<Holder>>;
+}
+
+/// One place in the queue of a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Who has it; `None` for one of another program, which does not say.
+    pub owner: Option<Owner>,
+    /// Its key in the store.
+    pub key: String,
+    /// The fencing token that it has, or will have when its turn comes.
+    pub token: FencingToken,
+}
+
+impl Holder {
+    /// A place as a backend found it.
+    pub fn new(owner: Option<Owner>, key: impl Into<String>, token: FencingToken) -> Self {
+        Self { owner, key: key.into(), token }
+    }
 }
 
 /// Sugar over every [`DistributedLock`].
@@ -78,7 +103,8 @@ impl<L: DistributedLock + ?Sized> DistributedLockExt for L {}
 
 /// A number that grows from each holder of a lock to the next.
 ///
-/// Give it along with every write to a resource outside the store. A resource that remembers the largest
+/// A write to the config center is fenced by [`Batch::while_held`](crate::Batch::while_held). To a resource
+/// outside the store give the token along with every request. A resource that remembers the largest
 /// token it has seen, on reads as well as on writes, and refuses smaller ones is safe from a holder that
 /// was frozen and does not know yet that it lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -153,6 +179,14 @@ impl LockGuard {
     /// Whether the lock is lost. Exact at the moment of the call, also right after a freeze.
     pub fn is_lost(&self) -> bool {
         self.place.hold().loss().is_some()
+    }
+
+    /// `Ok` while the lock is held.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] once it is lost.
+    pub fn check(&self) -> Result<()> {
+        self.place.hold().check()
     }
 
     /// Runs `work` as long as the lock is held.

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::{ConfigCenter, DistributedLock, InstanceIdAllocator, Result, ServiceRegistry};
+use crate::{ConfigCenter, DistributedLock, InstanceIdAllocator, LeaseHealth, Result, ServiceRegistry};
 
 /// One client of a coordination store. Code that takes an `Arc<dyn Provider>` runs on every backend.
 ///
@@ -53,6 +53,10 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a bad name or a bound that is not
     /// within 2 and 2^20.
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>>;
+
+    /// How the leases of this provider are doing: the worst of them, healthy if there are none. For metrics and
+    /// readiness probes; what a single lock or id is worth, its own `lost()` tells.
+    fn lease_health(&self) -> LeaseHealth;
 
     /// Gives back everything and ends every wait; see the contract above.
     ///

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use coord_api::{
-    ConfigEvent, ConfigExt, Error, LossReason, Provider, Result, ServiceEvent, ServiceInfo, Watch,
+    Batch, ConfigEvent, ConfigExt, Error, LeaseHealth, LossReason, Provider, Result, ServiceEvent,
+    ServiceInfo, Watch,
 };
 use futures::{FutureExt, future::join_all};
 
 use crate::{
-    expect::{expect_closed, expect_lost},
+    expect::{expect_closed, expect_invalid, expect_lost},
     suite::tests,
     tools::{LIMIT, LONG, SHORT, keys_become, spawn, within},
 };
@@ -27,6 +28,7 @@ async fn expect_end<T: Debug>(mut watch: Watch<T>) {
 async fn every_call_is_closed(provider: &dyn Provider) {
     expect_closed(within(LIMIT, provider.lock().acquire("job", LONG)).await);
     expect_closed(within(LIMIT, provider.lock().try_acquire("job", LONG)).await);
+    expect_closed(within(LIMIT, provider.lock().holders("job")).await);
     let info = ServiceInfo::new("svc", "1", "10.0.0.1", 80);
     expect_closed(within(LIMIT, provider.registry().register(info, LONG)).await);
     expect_closed(within(LIMIT, provider.registry().discover("svc")).await);
@@ -38,15 +40,11 @@ async fn every_call_is_closed(provider: &dyn Provider) {
     expect_closed(within(LIMIT, config.list("")).await);
     expect_closed(within(LIMIT, config.watch::<u32>("key")).await);
     expect_closed(within(LIMIT, config.watch_prefix::<u32>("")).await);
-    // Making an allocator sends nothing, so it may still succeed; using it may not.
-    match provider.instance_id_allocator("svc", 10) {
-        Ok(allocator) => {
-            expect_closed(within(LIMIT, allocator.acquire_id()).await);
-            expect_closed(within(LIMIT, allocator.try_acquire_id()).await);
-            assert_eq!(allocator.id(), None);
-        }
-        Err(error) => assert!(matches!(error, Error::Closed), "{error:?}"),
-    }
+    expect_closed(within(LIMIT, config.commit(Batch::new())).await);
+    expect_closed(provider.instance_id_allocator("svc", 10));
+    // A bad argument is bad whatever else there is to say.
+    expect_invalid("max_id", "1", provider.instance_id_allocator("svc", 1));
+    assert_eq!(provider.lease_health(), LeaseHealth::Healthy, "there are no leases");
 }
 
 tests! { "close";
@@ -79,6 +77,8 @@ tests! { "close";
         expect_closed(within(LIMIT, locks.acquire("job", LONG)).await);
         expect_closed(within(LIMIT, config.set("key", &1)).await);
         expect_closed(within(LIMIT, allocator.acquire_id()).await);
+        expect_closed(within(LIMIT, allocator.try_acquire_id()).await);
+        assert_eq!(allocator.id(), None);
         assert_eq!(world.keys().await.len(), 1, "only the config value stays");
     }
 

@@ -62,7 +62,7 @@ pub(crate) fn expect_unreachable<T: Debug>(result: Result<T>) {
 pub(crate) fn expect_conflict<T: Debug>(key: &str, expected: Version, actual: Version, result: Result<T>) {
     match result {
         Err(Error::Conflict { key: found, expected: asked, actual: there }) => {
-            assert_eq!((found.as_str(), asked, there), (key, expected, actual))
+            assert_eq!((found.as_str(), asked, there), (key, expected, actual));
         }
         other => panic!("expected a Conflict of {key}, got {other:?}"),
     }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use coord_api::{
-    Batch, ConfigExt, DistributedLockExt, MAX_MAX_ID, MAX_NAME_BYTES, ServiceInfo, Version, WEIGHT,
+    Batch, ConfigExt, DistributedLockExt, MAX_BATCH_KEYS, MAX_MAX_ID, MAX_NAME_BYTES, ServiceInfo, Version,
+    WEIGHT,
 };
 
 use crate::{
@@ -107,6 +108,7 @@ tests! { "names";
             expect_invalid("lock name", name, locks.acquire(name, LONG).await);
             expect_invalid("lock name", name, locks.try_acquire(name, LONG).await);
             expect_invalid("lock name", name, locks.acquire_within(name, LONG, LIMIT).await);
+            expect_invalid("lock name", name, locks.holders(name).await);
         }
         nothing_is_stored(world).await;
     }
@@ -263,6 +265,10 @@ tests! { "names";
             .require("key", Version::ABSENT)
             .and_then(|batch| batch.require("key", Version::new(1)));
         expect_invalid("batch", "two conditions on one key", twice);
+        let guard = within(LIMIT, world.client().await.lock().acquire("job", LONG)).await.expect("is free");
+        let conditions = (0..=MAX_BATCH_KEYS).try_fold(Batch::new(), |batch, _| batch.while_held(&guard));
+        expect_invalid("batch", "too many conditions", conditions);
+        guard.unlock().await.expect("is held");
         for text in ["", "{", "[1,]", "1 2", "NaN", "'a'"] {
             expect_invalid("value", text, Batch::new().set_json("key", text.to_owned()));
         }

@@ -60,6 +60,7 @@ impl Client {
             request_timeout: config.request_timeout,
             close_timeout: config.close_timeout,
             id_ttl: checked.instance_id_ttl,
+            label: config.label.clone(),
         };
         let keys = Keys::of(&checked.namespace);
         let runtime = background.handle().clone();
@@ -71,11 +72,6 @@ impl Client {
         let client = Self { shared: Shared::new(core, background) };
         client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
         Ok(client)
-    }
-
-    /// How the leases of this client are doing: the worst of them.
-    pub fn health(&self) -> LeaseHealth {
-        self.shared.core.sessions.health()
     }
 }
 
@@ -97,6 +93,10 @@ impl Provider for Client {
         let service = ServiceName::parse(service)?;
         check_max_id(max_id)?;
         Ok(Arc::new(IdAllocator::new(EtcdIds { shared: self.shared.clone(), service, max_id })))
+    }
+
+    fn lease_health(&self) -> LeaseHealth {
+        self.shared.core.sessions.health()
     }
 
     async fn close(&self) -> Result<()> {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Result, Scope,
-    Version, Watch, Write,
+    Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, HeldLock, LossReason,
+    Result, Scope, Version, Watch, Write,
 };
-use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use crate::{
     commit::{InUse, Settled},
@@ -56,8 +56,8 @@ impl ConfigCenter for EtcdConfigCenter {
                     let existed = core.existed_before(&deletions(core, &batch), at).await?;
                     return Ok(Committed::new(version(at), existed));
                 }
-                Settled::Refused(answer) => match conflict(&batch, &answer) {
-                    Some(conflict) => return Err(conflict),
+                Settled::Refused(answer) => match refusal(&batch, &answer) {
+                    Some(refusal) => return Err(refusal),
                     // Someone wrote into our slot. Nothing else was written, and the slot is not used again.
                     None => core.forget_slots(),
                 },
@@ -83,6 +83,10 @@ fn transaction(core: &Core, batch: &Batch, slot: &InUse) -> Txn {
             Compare::mod_revision(core.keys.config(key), CompareOp::Equal, revision)
         })
         .collect();
+    conditions.extend(batch.held().iter().map(|held| {
+        let token = i64::try_from(held.token.get()).unwrap_or(i64::MAX);
+        Compare::create_revision(held.key.as_str(), CompareOp::Equal, token)
+    }));
     conditions.push(slot.unwritten());
     let mut writes: Vec<_> = batch
         .writes()
@@ -93,7 +97,10 @@ fn transaction(core: &Core, batch: &Batch, slot: &InUse) -> Txn {
         })
         .collect();
     writes.push(slot.mark());
-    let looks: Vec<_> = required.map(|(key, _)| TxnOp::get(core.keys.config(key), None)).collect();
+    let looks: Vec<_> = required
+        .map(|(key, _)| TxnOp::get(core.keys.config(key), None))
+        .chain(batch.held().iter().map(|held| TxnOp::get(held.key.as_str(), None)))
+        .collect();
     Txn::new().when(conditions).and_then(writes).or_else(looks)
 }
 
@@ -110,14 +117,26 @@ fn deleted(answer: &TxnResponse) -> usize {
     counts.sum()
 }
 
-/// The first requirement that is not met, from the looks of a refused transaction.
-fn conflict(batch: &Batch, answer: &TxnResponse) -> Option<Error> {
-    let looks = answer.op_responses();
-    batch.requirements().iter().zip(looks).find_map(|((key, expected), look)| {
-        let TxnOpResponse::Get(found) = look else {
-            return None;
-        };
-        let actual = found.kvs().first().map_or(Version::ABSENT, |kv| version(kv.mod_revision()));
+/// The first condition that was not met, from the looks of a refused transaction.
+fn refusal(batch: &Batch, answer: &TxnResponse) -> Option<Error> {
+    let looks: Vec<_> = answer.op_responses().into_iter().map(found).collect();
+    let (required, held) = looks.split_at_checked(batch.requirements().len())?;
+    let is_lost = |(held, look): (&HeldLock, &Option<KeyValue>)| {
+        look.as_ref().map_or(0, KeyValue::create_revision)
+            != i64::try_from(held.token.get()).unwrap_or(i64::MAX)
+    };
+    if batch.held().iter().zip(held).any(is_lost) {
+        return Some(Error::Lost { reason: LossReason::Revoked });
+    }
+    batch.requirements().iter().zip(required).find_map(|((key, expected), look)| {
+        let actual = look.as_ref().map_or(Version::ABSENT, |kv| version(kv.mod_revision()));
         (actual != *expected).then(|| Error::Conflict { key: key.to_string(), expected: *expected, actual })
     })
+}
+
+fn found(look: TxnOpResponse) -> Option<KeyValue> {
+    match look {
+        TxnOpResponse::Get(mut found) => found.take_kvs().pop(),
+        _ => None,
+    }
 }

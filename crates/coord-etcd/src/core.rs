@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, Hold, Result, Ttl};
+use coord_api::{Error, Hold, Owner, Result, Ttl};
 use etcd_client::{KvClient, LeaseClient, Txn, TxnResponse};
 use tokio::{runtime, sync::watch};
 
@@ -42,7 +42,7 @@ pub(crate) struct Core {
     pub(crate) close_timeout: Duration,
     pub(crate) id_ttl: Ttl,
     /// How this client calls itself in what it stores.
-    pub(crate) owner: String,
+    pub(crate) owner: Owner,
     /// The living registrations of this client, by key, so that a later one can end an earlier one.
     pub(crate) registrations: Mutex<HashMap<String, Weak<Hold>>>,
     attempts: AtomicU64,
@@ -66,6 +66,7 @@ pub(crate) struct Limits {
     pub(crate) request_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) id_ttl: Ttl,
+    pub(crate) label: Option<String>,
 }
 
 impl Core {
@@ -76,7 +77,8 @@ impl Core {
         runtime: runtime::Handle,
     ) -> Arc<Self> {
         let host = gethostname::gethostname();
-        let owner = format!("{}/{}/{:08x}", host.to_string_lossy(), std::process::id(), fastrand::u32(..));
+        let unique = format!("{:08x}", fastrand::u32(..));
+        let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
         Arc::new_cyclic(|core| Self {
             etcd: Etcd {
                 kv: client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
@@ -118,12 +120,14 @@ impl Core {
 
     /// What is stored in a place of ours, for people who look there.
     pub(crate) fn holder(&self) -> Vec<u8> {
-        serde_json::json!({ "owner": self.owner }).to_string().into_bytes()
+        serde_json::to_vec(&self.owner).expect("strings and numbers always serialize")
     }
 
     /// As [`holder`](Self::holder), but different for each attempt.
     pub(crate) fn holder_of(&self, attempt: u64) -> Vec<u8> {
-        serde_json::json!({ "owner": self.owner, "attempt": attempt }).to_string().into_bytes()
+        let mut holder = serde_json::json!(self.owner);
+        holder["attempt"] = attempt.into();
+        holder.to_string().into_bytes()
     }
 
     /// Sends one request and waits for its answer within the request timeout.

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use coord_api::{DistributedLock, FencingToken, LockGuard, LockName, Result, Ttl};
+use coord_api::{DistributedLock, FencingToken, Holder, LockGuard, LockName, Result, Ttl};
+use etcd_client::KeyValue;
 use tokio::time::Instant;
 
-use crate::{core::Shared, queue::Spot};
+use crate::{core::Shared, keys::Range, queue::Spot};
 
 /// The locks of one client.
 #[derive(Debug)]
@@ -31,12 +32,35 @@ impl DistributedLock for EtcdLock {
         let spot = Spot::enter_if_empty(&self.shared, queue, ttl).await?;
         Ok(spot.map(|spot| guard(name, spot, asked)))
     }
+
+    async fn holders(&self, name: &str) -> Result<Vec<Holder>> {
+        let name = LockName::parse(name)?;
+        let core = &self.shared.core;
+        core.check_open()?;
+        let queue = Range::Prefix(core.keys.lock_queue(&name));
+        let (_, mut places) = core.read("list holders", &queue).await?;
+        places.sort_by_key(KeyValue::create_revision);
+        Ok(places.iter().filter_map(holder).collect())
+    }
+}
+
+/// Reads one key of a queue; one that is not UTF-8 was not written by a program that uses it as a lock.
+fn holder(kv: &KeyValue) -> Option<Holder> {
+    Some(Holder::new(
+        serde_json::from_slice(kv.value()).ok(),
+        kv.key_str().ok()?,
+        token(kv.create_revision()),
+    ))
+}
+
+fn token(created: i64) -> FencingToken {
+    FencingToken::new(u64::try_from(created).expect("revisions are not negative"))
 }
 
 fn guard(name: LockName, spot: Spot, asked: Instant) -> LockGuard {
     let key = spot.key().to_owned();
     // The revision at which the place was created: whoever comes later has a larger one.
-    let token = FencingToken::new(u64::try_from(spot.created()).expect("revisions are not negative"));
+    let token = token(spot.created());
     tracing::debug!(lock = %name, %token, waited = ?asked.elapsed(), "lock acquired");
     LockGuard::new(name, key, token, spot.into_place())
 }

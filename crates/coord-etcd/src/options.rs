@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use coord_api::{Error, Namespace, Result, Ttl};
+use coord_api::{Error, Namespace, Owner, Result, Ttl};
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -41,6 +41,9 @@ pub struct EtcdConfig {
     /// Files for TLS. Without it, `https` endpoints are checked against the system's certificates.
     #[serde(default)]
     pub tls: Option<TlsFiles>,
+    /// What operators call this client, for example the service or the pod: shown to who asks who holds a lock.
+    #[serde(default)]
+    pub label: Option<String>,
     /// How long connecting may take. Default: 5 s.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -95,6 +98,7 @@ impl EtcdConfig {
             username: None,
             password: None,
             tls: None,
+            label: None,
             connect_timeout: default_timeout(),
             request_timeout: default_timeout(),
             close_timeout: default_timeout(),
@@ -141,6 +145,13 @@ impl EtcdConfig {
         self
     }
 
+    /// Sets the label.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
     /// Sets the request timeout.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
@@ -159,7 +170,13 @@ impl EtcdConfig {
     pub(crate) fn check(&self) -> Result<Checked> {
         let endpoints = endpoint::parse(&self.endpoints, self.tls.is_some())?;
         let namespace = Namespace::parse(&self.namespace)?;
-        let instance_id_ttl = Ttl::parse(self.instance_id_ttl)?;
+        let instance_id_ttl = Ttl::parse(self.instance_id_ttl).map_err(|error| match error {
+            Error::InvalidArgument { reason, .. } => Error::invalid("instance_id_ttl", reason),
+            other => other,
+        })?;
+        if let Some(label) = &self.label {
+            Owner::check_label(label)?;
+        }
         if self.username.is_some() != self.password.is_some() {
             return Err(Error::invalid("username", "and `password` are only useful together"));
         }
@@ -213,7 +230,8 @@ mod tests {
             (refused(|c| c.password = Some("p".into())), "invalid username: "),
             (refused(|c| c.request_timeout = Duration::ZERO), "invalid request_timeout: 0ns is not"),
             (refused(|c| c.close_timeout = Duration::MAX), "invalid close_timeout: "),
-            (refused(|c| c.instance_id_ttl = Duration::ZERO), "invalid ttl: "),
+            (refused(|c| c.instance_id_ttl = Duration::ZERO), "invalid instance_id_ttl: "),
+            (refused(|c| c.label = Some(String::new())), "invalid label: "),
             (refused(|c| c.endpoints.clear()), "invalid endpoints: "),
             (
                 refused(|c| {

@@ -84,7 +84,7 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     let core = &shared.core;
     let (name, id) = service.validate()?;
     let key = core.keys.instance(&name, &id);
-    let record = Record { service, owner: Some(core.owner.clone()) }.to_json();
+    let record = Record { service, owner: Some(core.owner.to_string()) }.to_json();
     let write = |session| write_over_own(core, &name, &key, &record, session);
     let own = core.on_session(ttl, write).await?;
     let written = own.revision();
@@ -125,7 +125,7 @@ fn own_revision(core: &Core, service: &ServiceName, found: &KeyValue) -> Result<
     let name = core.keys.instance_name(service, found.key_str().unwrap_or_default());
     let id = name.strip_prefix(service.as_str()).unwrap_or(&name).trim_start_matches('/').to_owned();
     let owner = Record::from_entry(service, &entry(found, name)).ok().and_then(|record| record.owner);
-    if owner.as_ref() == Some(&core.owner) {
+    if owner == Some(core.owner.to_string()) {
         return Ok(found.mod_revision());
     }
     let owner = owner.unwrap_or_else(|| "another program".into());
@@ -223,7 +223,7 @@ impl Core {
     /// Why a record is no longer the one that was written, from the value that is there now.
     fn how_it_ended(&self, value: Option<&[u8]>) -> LossReason {
         let record = value.and_then(|value| serde_json::from_slice::<Record>(value).ok());
-        if record.and_then(|record| record.owner).as_ref() == Some(&self.owner) {
+        if record.and_then(|record| record.owner) == Some(self.owner.to_string()) {
             LossReason::Superseded
         } else {
             LossReason::Deleted

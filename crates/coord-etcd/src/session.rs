@@ -8,34 +8,74 @@ use std::{
 
 use coord_api::{Error, Lease, LeaseHealth, LossReason, Result, Ttl};
 use etcd_client::{LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
-use futures::future;
+use futures::future::{self, BoxFuture};
 use tokio::time::Instant;
 
 use crate::{core::Core, error::Failure};
 
-/// A granted lease with its local deadline.
+/// The most users of one session. Revoking a lease deletes its keys in one commit, which should stay bounded.
+const MOST_USERS: usize = 1 << 14;
+
+/// From this many users on the next session is made ready.
+const MANY_USERS: usize = MOST_USERS - MOST_USERS / 8;
+
+/// A granted lease with its local deadline. Whoever holds something on it holds a reference.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: i64,
     pub(crate) lease: Lease,
+    class: Ttl,
 }
 
 /// The sessions of one client.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    /// The session that new places are taken on, by time to live. The inner lock is held while one is
+    /// The sessions that new places are taken on, by time to live. The inner lock is held while one is
     /// granted, so that many first users share one grant.
-    current: Mutex<HashMap<Ttl, Arc<Current>>>,
+    current: Mutex<HashMap<Ttl, Arc<tokio::sync::Mutex<Current>>>>,
     /// Every session that may still be alive at the server.
     alive: Mutex<HashMap<i64, Arc<Session>>>,
 }
 
-type Current = tokio::sync::Mutex<Option<Arc<Session>>>;
+/// The sessions of one time to live.
+#[derive(Debug, Default)]
+struct Current {
+    session: Option<Arc<Session>>,
+    /// The one for when the first has too many users.
+    next: Option<Arc<Session>>,
+    is_preparing: bool,
+}
+
+impl Current {
+    /// A session that can be used; whether the next one should be prepared.
+    fn usable(&mut self) -> Option<(Arc<Session>, bool)> {
+        let usable = |session: &Arc<Session>| {
+            session.lease.loss().is_none() && Arc::strong_count(session) < MOST_USERS
+        };
+        if !self.session.as_ref().is_some_and(usable) {
+            self.session = self.next.take().filter(usable);
+        }
+        let session = self.session.clone()?;
+        let prepare = Arc::strong_count(&session) > MANY_USERS && self.next.is_none() && !self.is_preparing;
+        self.is_preparing |= prepare;
+        Some((session, prepare))
+    }
+}
 
 impl Sessions {
-    fn current(&self, ttl: Ttl) -> Arc<Current> {
+    fn current(&self, ttl: Ttl) -> Arc<tokio::sync::Mutex<Current>> {
         let mut current = self.current.lock().expect("nothing panics while this is locked");
         current.entry(ttl).or_default().clone()
+    }
+
+    /// Whether nobody uses a session and nobody will.
+    fn is_retired(&self, session: &Arc<Session>) -> bool {
+        // The task that renews it and the list of those alive are no users.
+        let unused = Arc::strong_count(session) <= 2;
+        unused
+            && self.current(session.class).try_lock().is_ok_and(|current| {
+                ![&current.session, &current.next].into_iter().flatten().any(|used| used.id == session.id)
+            })
     }
 
     fn alive(&self) -> MutexGuard<'_, HashMap<i64, Arc<Session>>> {
@@ -60,16 +100,27 @@ impl Core {
     /// The live session for `ttl`; granted now if there is none.
     pub(crate) async fn session(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
         self.check_open()?;
-        let current = self.sessions.current(ttl);
-        let mut current = current.lock().await;
-        if let Some(session) = current.as_ref()
-            && session.lease.loss().is_none()
-        {
-            return Ok(session.clone());
+        let classes = self.sessions.current(ttl);
+        let mut current = classes.lock().await;
+        if let Some((session, prepare)) = current.usable() {
+            if prepare {
+                self.runtime.spawn(self.clone().prepare(ttl));
+            }
+            return Ok(session);
         }
         let session = self.grant(ttl).await?;
-        *current = Some(session.clone());
+        current.session = Some(session.clone());
         Ok(session)
+    }
+
+    /// Makes the next session ready, so that nobody waits for it.
+    async fn prepare(self: Arc<Self>, ttl: Ttl) {
+        let granted = self.grant(ttl).await;
+        let classes = self.sessions.current(ttl);
+        let mut current = classes.lock().await;
+        current.is_preparing = false;
+        // If it failed, the next user tries again.
+        current.next = granted.ok();
     }
 
     /// Takes a place on a live session, on another one if etcd turns out not to know the lease any more. That
@@ -104,7 +155,7 @@ impl Core {
                 return Err(failure.into());
             }
         };
-        let session = Arc::new(Session { id, lease: Lease::granted(sent, granted) });
+        let session = Arc::new(Session { id, lease: Lease::granted(sent, granted), class: ttl });
         self.sessions.alive().insert(id, session.clone());
         // Closing marks first and revokes then, so either it sees this session or we see that it is closed.
         if self.check_open().is_err() {
@@ -173,11 +224,25 @@ async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
         if let Some(reason) = reason {
             break reason;
         }
+        if core.sessions.is_retired(&session) {
+            core.revoke_later(session.id);
+            return;
+        }
     };
     if reason != LossReason::Closed {
         tracing::warn!(lease = format!("{:x}", session.id), %reason, "lease lost, with all that was held on it");
         core.revoke_later(session.id);
+        // Whoever lost something on it wants to acquire again soon.
+        have_session(core, session.class).await;
     }
+}
+
+/// Boxed, since granting a session starts the task that this is called from.
+fn have_session(core: Arc<Core>, ttl: Ttl) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        // If it fails, the next user tries again.
+        let _ = core.session(ttl).await;
+    })
 }
 
 /// Renews once, trying again until an answer comes or the lease is lost; the reason if it is.

@@ -1,52 +1,54 @@
 //! Clients: the handles that users hold.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, process, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, ServiceName, ServiceRegistry, Ttl,
-    backend::IdAllocator, check_max_id,
+    ConfigCenter, DistributedLock, Error, InstanceIdAllocator, LeaseHealth, Owner, Provider, Result,
+    ServiceName, ServiceRegistry, Ttl, backend::IdAllocator, check_max_id,
 };
 
 use crate::{Store, config::Config, connection::Connection, ids::Source, lock::Locks, registry::Registry};
 
-/// How a client differs from others.
+/// How a client differs from others. [`Store::client_with`] checks it.
 ///
 /// ```
 /// use std::time::Duration;
 /// use coord_memory::{Options, Store};
 ///
-/// let options = Options::default().label("billing").id_ttl(Duration::from_secs(5));
-/// assert_eq!(Store::new().client_with(options).owner(), "billing-1");
+/// let options = Options::default().label("billing").instance_id_ttl(Duration::from_secs(5));
+/// let client = Store::new().client_with(options)?;
+/// assert_eq!(client.owner().to_string(), format!("billing memory/{}/client-1", std::process::id()));
+/// # Ok::<(), coord_api::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// The TTL of instance ids; 30 s by default. It is checked when an allocator is made.
-    pub id_ttl: Duration,
-    /// What the client is called in what it stores and in the log, together with a number that makes it
-    /// unique in its store; `memory-client` by default.
-    pub label: String,
+    /// The TTL of instance ids; 30 s by default.
+    pub instance_id_ttl: Duration,
+    /// What operators call the client, for example the name of the service; it is a part of the [`Owner`] in
+    /// what the client stores.
+    pub label: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { id_ttl: Duration::from_secs(30), label: "memory-client".into() }
+        Self { instance_id_ttl: Duration::from_secs(30), label: None }
     }
 }
 
 impl Options {
     /// Sets the TTL of instance ids.
     #[must_use]
-    pub fn id_ttl(mut self, ttl: Duration) -> Self {
-        self.id_ttl = ttl;
+    pub fn instance_id_ttl(mut self, ttl: Duration) -> Self {
+        self.instance_id_ttl = ttl;
         self
     }
 
-    /// Sets what the client is called.
+    /// Sets what operators call the client.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
+        self.label = Some(label.into());
         self
     }
 }
@@ -68,25 +70,34 @@ impl Options {
 #[derive(Clone)]
 pub struct Client {
     pub(crate) connection: Arc<Connection>,
-    id_ttl: Duration,
+    id_ttl: Ttl,
 }
 
 impl Client {
-    pub(crate) fn new(store: Store, options: Options) -> Self {
-        let Options { id_ttl, label } = options;
-        let connection = Arc::new(Connection::open(store, &label));
-        Self { connection, id_ttl }
+    pub(crate) fn new(store: Store, options: Options) -> Result<Self> {
+        let Options { instance_id_ttl, label } = options;
+        let id_ttl = Ttl::parse(instance_id_ttl).map_err(|error| match error {
+            Error::InvalidArgument { reason, .. } => Error::invalid("instance_id_ttl", reason),
+            other => other,
+        })?;
+        if let Some(label) = &label {
+            Owner::check_label(label)?;
+        }
+        let name = |number| Owner::new("memory", process::id(), label, format!("client-{number}"));
+        let connection = Arc::new(Connection::open(store, name));
+        Ok(Self { connection, id_ttl })
     }
 
-    /// What the client is called in what it stores, for example `memory-client-3`.
-    pub fn owner(&self) -> &str {
+    /// How the client describes itself in what it stores: on the host `memory`, with a name such as
+    /// `client-3`, which no other client of the store has.
+    pub fn owner(&self) -> &Owner {
         self.connection.owner()
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("owner", &self.owner()).finish_non_exhaustive()
+        write!(f, "Client({})", self.owner())
     }
 }
 
@@ -107,15 +118,34 @@ impl Provider for Client {
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
         let service = ServiceName::parse(service)?;
         check_max_id(max_id)?;
-        Ok(Arc::new(IdAllocator::new(Source {
-            connection: self.connection.clone(),
-            service,
-            max_id,
-            ttl: Ttl::parse(self.id_ttl)?,
-        })))
+        let connection = self.connection.clone();
+        connection.check_open()?;
+        Ok(Arc::new(IdAllocator::new(Source { connection, service, max_id, ttl: self.id_ttl })))
+    }
+
+    fn lease_health(&self) -> LeaseHealth {
+        self.connection.lease_health()
     }
 
     async fn close(&self) -> Result<()> {
         self.connection.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_options_are_refused_by_name() {
+        let refused = |options| Store::new().client_with(options).expect_err("is bad").to_string();
+        let good = Options::default();
+        let table = [
+            (refused(good.clone().label("")), "invalid label: "),
+            (refused(good.clone().instance_id_ttl(Duration::ZERO)), "invalid instance_id_ttl: "),
+        ];
+        for (message, expected) in table {
+            assert!(message.starts_with(expected), "{message}");
+        }
     }
 }

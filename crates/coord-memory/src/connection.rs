@@ -7,14 +7,14 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Error, LossReason, Lost, Result,
+    Error, LeaseHealth, LossReason, Lost, Owner, Result,
     backend::{Place, Release},
 };
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     lease::LeaseId,
-    session::{ClientId, Link},
+    session::{ClientId, Link, Reach},
     store::{Grip, State, Store},
 };
 
@@ -22,13 +22,13 @@ use crate::{
 pub(crate) struct Connection {
     store: Store,
     id: ClientId,
-    owner: Arc<str>,
+    owner: Arc<Owner>,
     link: watch::Receiver<Link>,
 }
 
 impl Connection {
-    pub(crate) fn open(store: Store, label: &str) -> Self {
-        let (id, owner, link) = store.lock().open(label);
+    pub(crate) fn open(store: Store, name: impl FnOnce(u64) -> Owner) -> Self {
+        let (id, owner, link) = store.lock().open(name);
         Self { store, id, owner, link }
     }
 
@@ -36,7 +36,7 @@ impl Connection {
         self.id
     }
 
-    pub(crate) fn owner(&self) -> &str {
+    pub(crate) fn owner(&self) -> &Owner {
         &self.owner
     }
 
@@ -48,13 +48,45 @@ impl Connection {
         &self.store
     }
 
-    /// One call to the store.
-    pub(crate) fn call(&self) -> Result<MutexGuard<'_, State>> {
+    /// One call to the store, which waits while the client is stalled.
+    pub(crate) async fn call(&self) -> Result<MutexGuard<'_, State>> {
+        loop {
+            if let Some(state) = self.call_now()? {
+                return Ok(state);
+            }
+            self.going().await;
+        }
+    }
+
+    /// One call to the store; `None` while the client is stalled.
+    fn call_now(&self) -> Result<Option<MutexGuard<'_, State>>> {
         let mut state = self.store.lock_now();
         let session = state.session(self.id);
-        session.admit()?;
-        session.start_keeper(&self.store, self.id);
-        Ok(state)
+        session.start_keeper(self.store.shared(), self.id);
+        Ok(session.admit()?.then_some(state))
+    }
+
+    /// Waits until the client is not stalled.
+    async fn going(&self) {
+        let mut link = self.link();
+        loop {
+            let reach = link.borrow_and_update().reach;
+            let Reach::Stalled(until) = reach else {
+                return;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => drop(self.store.lock_now()),
+                _ = link.changed() => {}
+            }
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.link.borrow().closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn lease_health(&self) -> LeaseHealth {
+        self.store.lock_now().lease_health(self.id)
     }
 
     pub(crate) fn close(&self) -> Result<()> {
@@ -70,7 +102,7 @@ impl Connection {
     /// Waits until the link is up.
     pub(crate) async fn online(&self) -> Result<()> {
         let mut link = self.link();
-        match link.wait_for(|link| link.up || link.closed).await {
+        match link.wait_for(|link| link.is_up() || link.closed).await {
             Ok(link) if !link.closed => Ok(()),
             _ => Err(Error::Closed),
         }
@@ -104,13 +136,13 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // What a client with a cut link could not free is freed when its leases expire.
         let _ = self.close();
-        self.store.lock().sessions.remove(&self.id);
+        self.store.lock().forget(self.id);
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Connection").field(&self.owner).finish()
+        write!(f, "Connection({})", self.owner)
     }
 }
 
@@ -124,7 +156,7 @@ struct Taken {
 #[async_trait]
 impl Release for Taken {
     async fn release(&self) -> Result<()> {
-        if self.connection.call()?.free(self.lease, self.place) {
+        if self.connection.call().await?.free(self.lease, self.place) {
             return Ok(());
         }
         let reason = LossReason::Deleted;

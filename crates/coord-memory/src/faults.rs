@@ -1,7 +1,10 @@
 //! Faults on demand, so that users can test what their code does about them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use coord_api::LossReason;
+use tokio::time::Instant;
 
 use crate::{
     Client, Store,
@@ -9,6 +12,9 @@ use crate::{
     session::News,
     store::State,
 };
+
+/// In place of a time that the clock can not count.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// What goes wrong between one client and its store.
 impl Client {
@@ -55,6 +61,38 @@ impl Client {
     /// ```
     pub fn reconnect(&self) {
         self.connection.store().lock_now().reconnect(self.connection.id());
+    }
+
+    /// Lets the client stand still for `time`, as a process that is frozen or whose network is slow: what it
+    /// sends, renewals and all, arrives afterwards, so its calls wait in place of failing, and watches stand
+    /// still. What it holds is lost if its local deadline passes meanwhile.
+    ///
+    /// A stall that begins during another one ends with the later of the two; one of a client that is cut off
+    /// changes nothing. [`reconnect`](Self::reconnect) ends it early. `close` does not wait for its end: it
+    /// answers [`Unavailable`](coord_api::Error::Unavailable), as while cut off.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use coord_api::{ConfigExt, DistributedLock, Error, LossReason, Provider};
+    /// use coord_memory::Store;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// # tokio::time::pause();
+    /// let client = Store::new().client();
+    /// let guard = client.lock().acquire("nightly-report", Duration::from_secs(10)).await?;
+    /// client.stall(Duration::from_secs(5));
+    /// client.config().set("reports/last", &"2026-11-22").await?; // takes five seconds
+    /// assert!(!guard.is_lost(), "there was time enough");
+    ///
+    /// client.stall(Duration::from_secs(60));
+    /// assert_eq!(guard.lost().await, LossReason::Expired);
+    /// assert!(matches!(guard.unlock().await, Err(Error::Lost { .. })));
+    /// # Ok(()) }
+    /// ```
+    pub fn stall(&self, time: Duration) {
+        let now = Instant::now();
+        let until = now.checked_add(time).unwrap_or(now + FOREVER);
+        self.connection.store().lock_now().stall(self.connection.id(), until);
     }
 
     /// Makes the next `calls` calls of the client answer [`Unavailable`](coord_api::Error::Unavailable).
@@ -209,7 +247,9 @@ impl State {
 mod tests {
     use std::time::Duration;
 
-    use coord_api::{Error, Provider, RegistrationStatus, Result, ServiceInfo, ServiceRegistry};
+    use coord_api::{
+        ConfigExt, Error, LeaseHealth, Provider, RegistrationStatus, Result, ServiceInfo, ServiceRegistry,
+    };
 
     use super::*;
 
@@ -298,7 +338,7 @@ mod tests {
             answer => panic!("{answer:?}"),
         };
         let registration = one.registry().register(info(), TTL).await?;
-        assert_eq!(owner(other.registry()).await, one.owner());
+        assert_eq!(owner(other.registry()).await, one.owner().to_string());
         registration.deregister().await?;
         store.put_raw("services/svc/1", r#"{"id":"1","name":"svc","address":"h","port":1}"#);
         assert_eq!(owner(other.registry()).await, "another program");
@@ -320,6 +360,91 @@ mod tests {
         }
         assert_eq!(held.lost().await, LossReason::Deleted);
         assert_eq!(ids.id(), None);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_client_does_everything_later() -> Result<()> {
+        let store = Store::new();
+        let (client, other) = (store.client(), store.client());
+        let (config, start) = (client.config(), Instant::now());
+        let guard = client.lock().acquire("a", TTL).await?;
+        let mut watch = client.config().watch::<u32>("x").await?;
+        watch.next().await.expect("is not closed")?;
+        client.stall(TTL / 3);
+        client.stall(TTL / 2);
+        client.stall(TTL / 4);
+        other.config().set("x", &1).await?;
+        let heard = async {
+            watch.next().await.expect("is not closed")?;
+            Ok::<_, Error>(start.elapsed())
+        };
+        let written = async { config.set("y", &1).await.map(|_| start.elapsed()) };
+        let (heard, written, unlocked) = tokio::join!(heard, written, async {
+            let unlocked = guard.unlock().await;
+            unlocked.map(|()| start.elapsed())
+        });
+        for later in [heard?, written?, unlocked?] {
+            assert!(later >= TTL / 2 && later < TTL, "{later:?}");
+        }
+        assert_eq!(store.keys(), ["config/x", "config/y"]);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wakes_up_after_its_deadline_has_lost() -> Result<()> {
+        let store = Store::new();
+        let (client, other) = (store.client(), store.client());
+        let guard = client.lock().acquire("a", TTL).await?;
+        client.stall(TTL * 2);
+        let next = other.lock().acquire("a", TTL).await?;
+        assert!(guard.is_lost());
+        assert_eq!(client.lease_health(), LeaseHealth::Lost(LossReason::Expired));
+        assert!(client.lock().try_acquire("a", TTL).await?.is_none(), "is asked when the client goes on");
+        assert_eq!(client.lease_health(), LeaseHealth::Healthy);
+        assert_eq!(guard.lost().await, LossReason::Expired);
+        drop(guard);
+        next.unlock().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_may_be_cut_short_in_every_way() -> Result<()> {
+        let store = Store::new();
+        let client = store.client();
+        let config = client.config();
+        client.stall(Duration::MAX);
+        let (written, ()) = tokio::join!(config.set("x", &1), async { client.reconnect() });
+        written?;
+        client.stall(TTL);
+        let (refused, ()) = tokio::join!(config.set("x", &2), async { client.disconnect() });
+        assert!(matches!(refused, Err(Error::Unavailable { .. })));
+        client.stall(TTL);
+        assert!(config.set("x", &2).await.is_err(), "is still cut off");
+        client.reconnect();
+        client.stall(TTL);
+        let (ended, closed) = tokio::join!(config.set("x", &3), client.close());
+        assert!(matches!(ended, Err(Error::Closed)) && closed.is_ok(), "it held nothing");
+        client.stall(TTL);
+        drop((client, config));
+        assert!(store.lock().stalls.is_empty());
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_health_is_that_of_the_worst_lease() -> Result<()> {
+        let client = Store::new().client();
+        assert_eq!(client.lease_health(), LeaseHealth::Healthy);
+        let _long = client.lock().acquire("long", TTL * 10).await?;
+        let _short = client.lock().acquire("short", TTL).await?;
+        client.disconnect();
+        tokio::time::sleep(TTL * 2 / 3).await;
+        assert_eq!(client.lease_health(), LeaseHealth::Suspect);
+        client.revoke_leases();
+        assert_eq!(client.lease_health(), LeaseHealth::Suspect, "it has not heard of it");
+        tokio::time::sleep(TTL).await;
+        assert_eq!(client.lease_health(), LeaseHealth::Lost(LossReason::Expired));
+        client.reconnect();
+        assert_eq!(client.lease_health(), LeaseHealth::Healthy);
         Ok(())
     }
 

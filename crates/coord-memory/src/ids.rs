@@ -143,8 +143,8 @@ enum Claim {
 }
 
 impl Source {
-    fn begin(&self) -> Result<Claim> {
-        let mut state = self.connection.call()?;
+    async fn begin(&self) -> Result<Claim> {
+        let mut state = self.connection.call().await?;
         if let Some((id, grip)) = state.take_id(self) {
             return Ok(Claim::Taken(id, grip));
         }
@@ -161,7 +161,7 @@ impl Source {
 impl IdSource for Source {
     async fn claim(&self) -> Result<ClaimedId> {
         loop {
-            let (grip, granted) = match self.begin()? {
+            let (grip, granted) = match self.begin().await? {
                 Claim::Taken(id, grip) => return Ok(Self::claimed(id, self.connection.place(grip))),
                 Claim::Queued(grip, granted) => (grip, granted),
             };
@@ -176,7 +176,7 @@ impl IdSource for Source {
     }
 
     async fn try_claim(&self) -> Result<ClaimedId> {
-        let taken = self.connection.call()?.take_id(self);
+        let taken = self.connection.call().await?.take_id(self);
         let (id, grip) = taken.ok_or(Error::Exhausted { max: self.max_id })?;
         Ok(Self::claimed(id, self.connection.place(grip)))
     }

@@ -24,9 +24,10 @@
 //!
 //! # Faults
 //! What goes wrong in production can be made to go wrong in a test: cut a client off
-//! ([`Client::disconnect`]), fail its next calls ([`Client::fail_next`]), revoke leases
-//! ([`Store::revoke_leases`], [`Client::revoke_leases`]), forget the history of watches ([`Store::compact`]),
-//! and write or delete what another program would ([`Store::put_raw`], [`Store::delete_raw`]).
+//! ([`Client::disconnect`]), stall it ([`Client::stall`]), fail its next calls ([`Client::fail_next`]), revoke
+//! leases ([`Store::revoke_leases`], [`Client::revoke_leases`]), forget the history of watches
+//! ([`Store::compact`]), and write or delete what another program would ([`Store::put_raw`],
+//! [`Store::delete_raw`]).
 //!
 //! # Life of a client
 //! A client is closed by [`close`](coord_api::Provider::close), or when the last thing that uses it is
@@ -47,4 +48,4 @@ mod store;
 mod watch;
 
 pub use client::{Client, Options};
-pub use store::Store;
+pub use store::{Store, WeakStore};

@@ -10,18 +10,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use coord_api::{DistributedLock, FencingToken, LockGuard, LockName, Result, Ttl};
+use coord_api::{DistributedLock, FencingToken, HeldLock, Holder, LockGuard, LockName, Owner, Result, Ttl};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     connection::Connection,
-    keys,
+    keys::{self, Location},
     store::{Grip, Item, State},
 };
 
 /// One place in a queue.
 pub(crate) struct Contender {
     pub(crate) grip: Grip,
+    owner: Arc<Owner>,
     /// Tells the contender that it is first; taken then.
     grant: Option<oneshot::Sender<()>>,
 }
@@ -35,9 +36,10 @@ impl State {
         ttl: Ttl,
     ) -> (Grip, Option<oneshot::Receiver<()>>) {
         let grip = self.take(connection.id(), ttl, Item::Lock(name.clone()));
+        let owner = self.session(connection.id()).owner.clone();
         let queue = self.locks.entry(name.clone()).or_default();
         let (grant, granted) = (!queue.is_empty()).then(oneshot::channel).unzip();
-        queue.push_back(Contender { grip: grip.clone(), grant });
+        queue.push_back(Contender { grip: grip.clone(), owner, grant });
         (grip, granted)
     }
 
@@ -66,6 +68,25 @@ impl State {
         let queue = self.locks.get(name)?;
         Some(&queue[position(queue, place)?].grip)
     }
+
+    /// Whether the place that `held` names is the first of its lock's queue.
+    pub(crate) fn is_held(&self, held: &HeldLock) -> bool {
+        let Location::Lock(name, place) = keys::locate(&held.key) else {
+            return false;
+        };
+        let first = self.locks.get(&name).and_then(VecDeque::front);
+        place == held.token.get() && first.is_some_and(|first| first.grip.revision == place)
+    }
+
+    fn holders(&self, name: &LockName) -> Vec<Holder> {
+        let queue = self.locks.get(name).into_iter().flatten();
+        queue
+            .map(|Contender { grip, owner, .. }| {
+                let (key, token) = (keys::lock(name, grip.revision), FencingToken::new(grip.revision));
+                Holder::new(Some((**owner).clone()), key, token)
+            })
+            .collect()
+    }
 }
 
 /// Queues are in the order in which their places were taken.
@@ -90,7 +111,7 @@ impl Locks {
 impl DistributedLock for Locks {
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
-        let (grip, granted) = self.0.call()?.join_queue(&self.0, &name, ttl);
+        let (grip, granted) = self.0.call().await?.join_queue(&self.0, &name, ttl);
         let guard = self.guard(name, grip);
         if let Some(granted) = granted {
             let since = Instant::now();
@@ -106,7 +127,7 @@ impl DistributedLock for Locks {
 
     async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
-        let mut state = self.0.call()?;
+        let mut state = self.0.call().await?;
         if state.locks.contains_key(&name) {
             return Ok(None);
         }
@@ -115,6 +136,11 @@ impl DistributedLock for Locks {
         let guard = self.guard(name, grip);
         tracing::debug!(lock = guard.name(), token = %guard.token(), "lock acquired");
         Ok(Some(guard))
+    }
+
+    async fn holders(&self, name: &str) -> Result<Vec<Holder>> {
+        let name = LockName::parse(name)?;
+        Ok(self.0.call().await?.holders(&name))
     }
 }
 
@@ -204,6 +230,20 @@ mod tests {
         closed?;
         assert!(matches!(waited, Err(Error::Closed)));
         assert_eq!(store.keys().len(), 1);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_was_dropped_while_cut_off_still_tells_who_it_was() -> Result<()> {
+        let store = Store::new();
+        let client = store.client_with(crate::Options::default().label("billing"))?;
+        let owner = client.owner().clone();
+        assert_eq!(owner.label.as_deref(), Some("billing"));
+        let guard = client.lock().acquire("a", TTL).await?;
+        let expected = Holder::new(Some(owner), guard.key(), guard.token());
+        client.disconnect();
+        drop((client, guard));
+        assert_eq!(store.client().lock().holders("a").await?, [expected]);
         Ok(())
     }
 

@@ -31,7 +31,7 @@ impl ServiceRegistry for Registry {
 
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>> {
         let service = ServiceName::parse(service)?;
-        let entries = self.0.call()?.list(&View::service(&service));
+        let entries = self.0.call().await?.list(&View::service(&service));
         let mut instances = Vec::with_capacity(entries.len());
         for entry in entries {
             match Record::from_entry(&service, &entry) {
@@ -46,7 +46,7 @@ impl ServiceRegistry for Registry {
 
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
         let service = ServiceName::parse(service)?;
-        let entries = watch(&self.0, View::service(&service))?;
+        let entries = watch(&self.0, View::service(&service)).await?;
         Ok(service_events(service, entries))
     }
 }
@@ -62,8 +62,8 @@ impl Publish for Publisher {
     async fn publish(&self, service: &ServiceInfo) -> Result<Place> {
         let (name, id) = service.validate()?;
         let key = keys::instance(&name, &id);
-        let record = Record { service: service.clone(), owner: Some(self.connection.owner().to_owned()) };
-        let mut state = self.connection.call()?;
+        let record = Record { service: service.clone(), owner: Some(self.connection.owner().to_string()) };
+        let mut state = self.connection.call().await?;
         if let Some(stored) = state.entries.get(&key) {
             let entry = stored.entry(format!("{name}/{id}"));
             let owner = Record::from_entry(&name, &entry).ok().and_then(|record| record.owner);

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use coord_api::{Error, Hold, Lease, LossReason, Result, Ttl};
+use coord_api::{Error, Hold, Lease, LeaseHealth, LossReason, Owner, Result, Ttl};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     lease::{LeaseId, StoredLease},
-    store::{State, Store},
+    store::{self, Shared, State},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub(crate) struct ClientId(u64);
 
 /// One client, as the store knows it.
 pub(crate) struct Session {
-    pub(crate) owner: Arc<str>,
+    pub(crate) owner: Arc<Owner>,
     link: watch::Sender<Link>,
     /// The lease for each TTL, as long as its loss has not been noticed.
     pub(crate) leases: BTreeMap<Ttl, LeaseId>,
@@ -41,8 +41,25 @@ pub(crate) struct Session {
 /// Where a client stands with the store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link {
-    pub(crate) up: bool,
+    pub(crate) reach: Reach,
     pub(crate) closed: bool,
+}
+
+/// Whether what a client sends arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// At once.
+    Up,
+    /// It fails.
+    Down,
+    /// It waits until then.
+    Stalled(Instant),
+}
+
+impl Link {
+    pub(crate) fn is_up(self) -> bool {
+        self.reach == Reach::Up
+    }
 }
 
 /// Something that a client learns from the store.
@@ -62,30 +79,32 @@ impl News {
 
 impl Session {
     fn is_up(&self) -> bool {
-        self.link.borrow().up
+        self.link.borrow().is_up()
     }
 
-    /// What a call of this client meets.
-    pub(crate) fn admit(&mut self) -> Result<()> {
-        let Link { up, closed } = *self.link.borrow();
+    /// What a call of this client meets; `false` if it has to wait.
+    pub(crate) fn admit(&mut self) -> Result<bool> {
+        let Link { reach, closed } = *self.link.borrow();
         if closed {
             return Err(Error::Closed);
         }
-        if !up {
-            return Err(unavailable());
+        match reach {
+            Reach::Down => return Err(unavailable()),
+            Reach::Stalled(_) => return Ok(false),
+            Reach::Up => {}
         }
         match self.failing.checked_sub(1) {
             Some(left) => {
                 self.failing = left;
                 Err(unavailable())
             }
-            None => Ok(()),
+            None => Ok(true),
         }
     }
 
     /// Starts the keeper, also anew when its runtime has been shut down. Without a runtime nothing can be
     /// kept but by the calls themselves.
-    pub(crate) fn start_keeper(&mut self, store: &Store, id: ClientId) {
+    pub(crate) fn start_keeper(&mut self, store: &Shared, id: ClientId) {
         if self.keeper.as_ref().is_none_or(JoinHandle::is_finished)
             && let Ok(runtime) = Handle::try_current()
         {
@@ -99,12 +118,15 @@ fn unavailable() -> Error {
 }
 
 impl State {
-    /// Opens a session for a new client, who is called by `label` and a number.
-    pub(crate) fn open(&mut self, label: &str) -> (ClientId, Arc<str>, watch::Receiver<Link>) {
+    /// Opens a session for a new client, who is called what `name` makes of its number.
+    pub(crate) fn open(
+        &mut self,
+        name: impl FnOnce(u64) -> Owner,
+    ) -> (ClientId, Arc<Owner>, watch::Receiver<Link>) {
         self.clients_opened += 1;
         let id = ClientId(self.clients_opened);
-        let owner: Arc<str> = format!("{label}-{}", id.0).into();
-        let (sender, link) = watch::channel(Link { up: true, closed: false });
+        let owner = Arc::new(name(id.0));
+        let (sender, link) = watch::channel(Link { reach: Reach::Up, closed: false });
         let session = Session {
             owner: owner.clone(),
             link: sender,
@@ -122,6 +144,35 @@ impl State {
     /// A client's session; there is one until the client is dropped.
     pub(crate) fn session(&mut self, client: ClientId) -> &mut Session {
         self.sessions.get_mut(&client).expect("the client has not been dropped")
+    }
+
+    /// Forgets a client that has been dropped.
+    pub(crate) fn forget(&mut self, client: ClientId) {
+        self.sessions.remove(&client);
+        self.stalls.retain(|(_, stalled)| *stalled != client);
+    }
+
+    /// The worst health of a client's leases as the client sees them: also of those that the store has ended
+    /// without being able to tell.
+    pub(crate) fn lease_health(&self, client: ClientId) -> LeaseHealth {
+        let session = &self.sessions[&client];
+        if session.link.borrow().closed {
+            return LeaseHealth::Healthy;
+        }
+        let untold = session.missed.iter().filter_map(|news| match news {
+            News::Lease(lease, _) => Some(lease),
+            News::Hold(..) => None,
+        });
+        let stored = self.leases.values().filter(|stored| stored.client == client);
+        let mut worst = LeaseHealth::Healthy;
+        for lease in stored.map(|stored| &stored.lease).chain(untold) {
+            match lease.health() {
+                LeaseHealth::Healthy => {}
+                lost @ LeaseHealth::Lost(_) => return lost,
+                overdue => worst = overdue,
+            }
+        }
+        worst
     }
 
     /// Tells a client something, now or when its link is up again.
@@ -144,9 +195,38 @@ impl State {
 
     /// Cuts a client's link.
     pub(crate) fn disconnect(&mut self, client: ClientId) {
+        self.reach(client, Reach::Down);
+    }
+
+    /// Lets a client stand still, if it is not cut off.
+    pub(crate) fn stall(&mut self, client: ClientId, until: Instant) {
+        let reach = self.session(client).link.borrow().reach;
+        let until = match reach {
+            Reach::Down => return,
+            Reach::Stalled(earlier) => until.max(earlier),
+            Reach::Up => until,
+        };
+        self.reach(client, Reach::Stalled(until));
+    }
+
+    fn reach(&mut self, client: ClientId, reach: Reach) {
+        self.stalls.retain(|(_, stalled)| *stalled != client);
+        if let Reach::Stalled(until) = reach {
+            self.stalls.insert((until, client));
+        }
         let session = self.session(client);
-        session.link.send_modify(|link| link.up = false);
+        session.link.send_modify(|link| link.reach = reach);
         session.wake.notify_one();
+    }
+
+    /// What time has brought: leases are over, and clients that stood still go on.
+    pub(crate) fn catch_up(&mut self, now: Instant) {
+        self.expire(now);
+        while let Some(&(at, client)) = self.stalls.first()
+            && at <= now
+        {
+            self.reconnect(client);
+        }
     }
 
     /// Restores a client's link: what it could not send arrives, it learns what it missed, and its leases
@@ -163,9 +243,7 @@ impl State {
         for lease in leases {
             self.renew(lease, Instant::now());
         }
-        let session = self.session(client);
-        session.link.send_modify(|link| link.up = true);
-        session.wake.notify_one();
+        self.reach(client, Reach::Up);
     }
 
     /// Closes a client: all that it holds is lost, and freed if the store can be told.
@@ -189,7 +267,7 @@ impl State {
 
     /// One round of a client's keeper; tells when the next is due.
     fn keep(&mut self, client: ClientId, now: Instant) -> Option<Instant> {
-        self.expire(now);
+        self.catch_up(now);
         let session = self.sessions.get(&client)?;
         let up = session.is_up();
         let due = |lease: &StoredLease| if up { lease.renewal() } else { lease.deadline() };
@@ -203,14 +281,17 @@ impl State {
         }
         let own = self.session(client).leases.values().copied().collect::<Vec<_>>();
         let own = own.iter().map(|id| due(&self.leases[id]));
-        own.chain(self.expiries.first().map(|(at, _)| *at)).min()
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        // Whoever's it is: that client's own keeper may have been shut down with its runtime.
+        let stall = self.stalls.first().map(|(at, _)| *at);
+        own.chain(expiry).chain(stall).min()
     }
 }
 
 /// A client's keeper. It is aborted when the client is closed, and lets go of the store then.
-async fn keep(store: Store, client: ClientId, wake: Arc<Notify>) {
+async fn keep(store: Shared, client: ClientId, wake: Arc<Notify>) {
     loop {
-        let next = store.lock().keep(client, Instant::now());
+        let next = store::lock(&store).keep(client, Instant::now());
         let due = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at).await,

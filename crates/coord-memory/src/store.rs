@@ -7,11 +7,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use bytes::Bytes;
-use coord_api::{Entry, Hold, LockName, LossReason, ServiceName, Version};
+use coord_api::{Entry, Hold, LockName, LossReason, Result, ServiceName, Version};
 use tokio::time::Instant;
 
 use crate::{
@@ -38,7 +38,11 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Default)]
-pub struct Store(Arc<Mutex<State>>);
+pub struct Store(Arc<Shared>);
+
+/// What the keepers of clients share as well. They are tasks, which end a little after their clients: they
+/// are not counted among those that the store lives for.
+pub(crate) type Shared = Arc<Mutex<State>>;
 
 impl Store {
     /// An empty store.
@@ -48,24 +52,70 @@ impl Store {
 
     /// A client with the default [`Options`]: one process, as the store sees it.
     pub fn client(&self) -> Client {
-        self.client_with(Options::default())
+        self.client_with(Options::default()).expect("the defaults are good")
     }
 
     /// A client with options of its own.
-    pub fn client_with(&self, options: Options) -> Client {
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](coord_api::Error::InvalidArgument) with the field that can not be used.
+    pub fn client_with(&self, options: Options) -> Result<Client> {
         Client::new(self.clone(), options)
     }
 
-    /// The state. A panic elsewhere must not make guards panic when they are dropped, hence no poisoning.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A handle that does not keep the store.
+    ///
+    /// A store lives as long as a [`Store`], a [`Client`] or anything that keeps one: a guard, a
+    /// registration, a watch.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use coord_api::{DistributedLock, Provider};
+    /// use coord_memory::Store;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// let store = Store::new();
+    /// let weak = store.downgrade();
+    /// let guard = store.client().lock().acquire("nightly-report", Duration::from_secs(30)).await?;
+    /// drop(store);
+    /// assert!(weak.upgrade().is_some());
+    /// drop(guard);
+    /// assert!(weak.upgrade().is_none());
+    /// # Ok(()) }
+    /// ```
+    pub fn downgrade(&self) -> WeakStore {
+        WeakStore(Arc::downgrade(&self.0))
     }
 
-    /// The state as it is now: what has expired is gone.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
+    }
+
+    /// The state as it is now: what has expired is gone, and who has stalled long enough goes on.
     pub(crate) fn lock_now(&self) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        state.expire(Instant::now());
+        state.catch_up(Instant::now());
         state
+    }
+}
+
+/// The state. A panic elsewhere must not make guards panic when they are dropped, hence no poisoning.
+pub(crate) fn lock(shared: &Shared) -> MutexGuard<'_, State> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A [`Store`] that may be gone; see [`Store::downgrade`].
+#[derive(Clone, Debug)]
+pub struct WeakStore(Weak<Shared>);
+
+impl WeakStore {
+    /// The store, if anything still keeps it.
+    pub fn upgrade(&self) -> Option<Store> {
+        self.0.upgrade().map(Store)
     }
 }
 
@@ -93,6 +143,8 @@ pub(crate) struct State {
     pub(crate) leases: BTreeMap<LeaseId, StoredLease>,
     /// The leases by the moment at which they end.
     pub(crate) expiries: BTreeSet<(Instant, LeaseId)>,
+    /// The clients that have stalled, by the moment at which they go on.
+    pub(crate) stalls: BTreeSet<(Instant, ClientId)>,
     /// The clients that have not been dropped.
     pub(crate) sessions: BTreeMap<ClientId, Session>,
     pub(crate) clients_opened: u64,

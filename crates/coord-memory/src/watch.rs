@@ -114,8 +114,8 @@ impl State {
 }
 
 /// Watches what `view` covers.
-pub(crate) fn watch(connection: &Arc<Connection>, view: View) -> Result<Watch<EntryEvent>> {
-    let state = connection.call()?;
+pub(crate) async fn watch(connection: &Arc<Connection>, view: View) -> Result<Watch<EntryEvent>> {
+    let state = connection.call().await?;
     let watcher = Watcher {
         changes: state.log.end.subscribe(),
         link: connection.link(),
@@ -148,7 +148,7 @@ impl Watcher {
             if link.closed {
                 return Err(Error::Closed);
             }
-            if link.up
+            if link.is_up()
                 && let Some(event) = self.look()
             {
                 return Ok(event);

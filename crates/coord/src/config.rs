@@ -63,6 +63,9 @@ pub struct MemoryConfig {
     /// Coordinators that give the same name at the same time share one store. Without a name the store is
     /// the coordinator's own.
     pub name: Option<String>,
+    /// What operators call this client, for example the name of the service. It is shown to whoever asks who
+    /// holds a lock or an instance id of a service.
+    pub label: Option<String>,
     /// The time to live of instance ids. Default: 30 s.
     #[serde(with = "humantime_serde")]
     pub instance_id_ttl: std::time::Duration,
@@ -71,7 +74,7 @@ pub struct MemoryConfig {
 #[cfg(feature = "memory")]
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self { name: None, instance_id_ttl: std::time::Duration::from_secs(30) }
+        Self { name: None, label: None, instance_id_ttl: std::time::Duration::from_secs(30) }
     }
 }
 
@@ -236,11 +239,13 @@ mod tests {
         assert!(
             matches!(read(r#"{"backend":"memory"}"#), Ok(Config::Memory(config)) if config.name.is_none())
         );
-        let ttl = match read(r#"{"backend":"memory","instance_id_ttl":"90s"}"#) {
-            Ok(Config::Memory(config)) => config.instance_id_ttl,
+        match read(r#"{"backend":"memory","instance_id_ttl":"90s","label":"checkout"}"#) {
+            Ok(Config::Memory(config)) => {
+                assert_eq!(config.instance_id_ttl.as_secs(), 90);
+                assert_eq!(config.label.as_deref(), Some("checkout"));
+            }
             other => panic!("{other:?}"),
-        };
-        assert_eq!(ttl.as_secs(), 90);
+        }
         for (json, reason) in [
             (r#"{"backend":"memory","nmae":"shop"}"#, "unknown field `nmae`"),
             (r#"{"backend":"memory","instance_id_ttl":"soon"}"#, "invalid value"),
@@ -255,9 +260,11 @@ mod tests {
     #[cfg(feature = "etcd")]
     #[test]
     fn etcd_fields_are_read_and_the_password_is_not_shown() {
-        let json = r#"{"backend":"etcd","endpoints":["h:1"],"username":"u","password":"s3cret","request_timeout":"3s"}"#;
+        let json =
+            r#"{"backend":"etcd","endpoints":["h:1"],"username":"u","password":"s3cret","label":"checkout"}"#;
         let config: Config = serde_json::from_str(json).expect("is good");
-        assert!(!format!("{config:?}").contains("s3cret"));
+        let shown = format!("{config:?}");
+        assert!(shown.contains("checkout") && !shown.contains("s3cret"), "{shown}");
         let unknown = r#"{"backend":"etcd","endpoints":["h:1"],"requst_timeout":"3s"}"#;
         assert!(serde_json::from_str::<Config>(unknown).is_err());
     }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Config, ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, Result, ServiceRegistry};
+use crate::{
+    Config, ConfigCenter, DistributedLock, InstanceIdAllocator, LeaseHealth, Provider, Result,
+    ServiceRegistry,
+};
 
 /// The client of one coordination store, whichever backend it has. Cheap to clone; clones are one client.
 ///
@@ -31,7 +34,7 @@ impl Coordinator {
     /// | URL | store | cargo feature |
     /// |---|---|---|
     /// | `memory://` | a new one in this process, for this coordinator alone | `memory` |
-    /// | `memory://name` | one in this process, which exists as long as a coordinator of that name does | `memory` |
+    /// | `memory://name` | one in this process, which exists as long as anything that came from a coordinator of that name | `memory` |
     /// | `etcd://host:port,host:port/namespace` | etcd, below `/namespace/` (`/coord/` if left out) | `etcd` |
     ///
     /// URLs take no credentials, since logs and process lists show them: use
@@ -96,7 +99,7 @@ impl Coordinator {
     pub async fn connect_with(config: Config) -> Result<Self> {
         match config {
             #[cfg(feature = "memory")]
-            Config::Memory(config) => Ok(Self(crate::named::provider(config)?)),
+            Config::Memory(config) => Ok(Self(Arc::new(crate::named::client(config)?))),
             #[cfg(feature = "etcd")]
             Config::Etcd(config) => Ok(Self(Arc::new(crate::etcd::Client::connect(config).await?))),
         }
@@ -125,6 +128,20 @@ impl Coordinator {
     /// within 2 and 2^20.
     pub fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
         self.0.instance_id_allocator(service, max_id)
+    }
+
+    /// How the leases of this client are doing: the worst of them. For metrics and readiness probes; what a
+    /// single lock or id is worth, its own `lost()` tells.
+    ///
+    /// ```
+    /// use coord::{Coordinator, LeaseHealth};
+    ///
+    /// fn is_ready(coordinator: &Coordinator) -> bool {
+    ///     coordinator.lease_health() == LeaseHealth::Healthy
+    /// }
+    /// ```
+    pub fn lease_health(&self) -> LeaseHealth {
+        self.0.lease_health()
     }
 
     /// Gives back everything and ends every wait; see [`Provider::close`].
@@ -164,6 +181,10 @@ impl Provider for Coordinator {
 
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
         self.0.instance_id_allocator(service, max_id)
+    }
+
+    fn lease_health(&self) -> LeaseHealth {
+        self.0.lease_health()
     }
 
     async fn close(&self) -> Result<()> {

@@ -2,77 +2,50 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
+    sync::{LazyLock, Mutex, PoisonError},
 };
-
-use async_trait::async_trait;
 
 use crate::{
-    ConfigCenter, DistributedLock, Error, InstanceIdAllocator, MemoryConfig, Provider, Result,
-    ServiceRegistry,
+    Error, MemoryConfig, Result,
     config::check_name,
-    memory::{Client, Options, Store},
+    memory::{Client, Options, Store, WeakStore},
 };
 
-/// The stores that have clients now. A store without clients is gone, as its name promises: a test that
+/// The stores that something uses now. One that nothing uses is gone, as its name promises: a test that
 /// reuses the name of an earlier one finds nothing of it.
-static NAMED: LazyLock<Mutex<HashMap<String, Weak<Store>>>> = LazyLock::new(Mutex::default);
+static NAMED: LazyLock<Mutex<HashMap<String, WeakStore>>> = LazyLock::new(Mutex::default);
 
-pub(crate) fn provider(config: MemoryConfig) -> Result<Arc<dyn Provider>> {
-    let options = Options::default().id_ttl(config.instance_id_ttl);
-    let Some(name) = config.name else {
-        return Ok(Arc::new(Store::new().client_with(options)));
+pub(crate) fn client(config: MemoryConfig) -> Result<Client> {
+    let MemoryConfig { name, label, instance_id_ttl } = config;
+    let mut options = Options::default().instance_id_ttl(instance_id_ttl);
+    options.label = label;
+    let store = match name {
+        Some(name) => {
+            check_name(&name).map_err(|reason| Error::InvalidArgument { field: "name", reason })?;
+            named(name)
+        }
+        None => Store::new(),
     };
-    check_name(&name).map_err(|reason| Error::InvalidArgument { field: "name", reason })?;
-    let store = named(name);
-    Ok(Arc::new(NamedClient { client: store.client_with(options), _store: store }))
+    store.client_with(options)
 }
 
-fn named(name: String) -> Arc<Store> {
+fn named(name: String) -> Store {
     // Nothing panics while this is locked; were it otherwise, the map would still be whole.
     let mut stores = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(store) = stores.get(&name).and_then(Weak::upgrade) {
+    if let Some(store) = stores.get(&name).and_then(WeakStore::upgrade) {
         return store;
     }
-    stores.retain(|_, store| store.strong_count() > 0);
-    let store = Arc::new(Store::new());
-    stores.insert(name, Arc::downgrade(&store));
+    stores.retain(|_, store| store.upgrade().is_some());
+    let store = Store::new();
+    stores.insert(name, store.downgrade());
     store
-}
-
-/// A client that keeps the name of its store.
-#[derive(Debug)]
-struct NamedClient {
-    client: Client,
-    _store: Arc<Store>,
-}
-
-#[async_trait]
-impl Provider for NamedClient {
-    fn lock(&self) -> Arc<dyn DistributedLock> {
-        self.client.lock()
-    }
-
-    fn registry(&self) -> Arc<dyn ServiceRegistry> {
-        self.client.registry()
-    }
-
-    fn config(&self) -> Arc<dyn ConfigCenter> {
-        self.client.config()
-    }
-
-    fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
-        self.client.instance_id_allocator(service, max_id)
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.client.close().await
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{ConfigExt, Coordinator};
+    use std::time::Duration;
+
+    use crate::{Config, ConfigExt, Coordinator, MemoryConfig};
 
     async fn connect(url: &str) -> Coordinator {
         Coordinator::connect(url).await.expect("memory is always there")
@@ -105,6 +78,45 @@ mod tests {
         assert!(marked(&connect("memory://short-lived").await).await, "a clone keeps it");
         drop(clone);
         assert!(!marked(&connect("memory://short-lived").await).await);
+    }
+
+    #[tokio::test]
+    async fn a_store_stays_as_long_as_anything_of_it() {
+        let first = connect("memory://kept").await;
+        mark(&first).await;
+        let guard = first.lock().acquire("job", Duration::from_secs(30)).await.expect("is free");
+        drop(first);
+        let second = connect("memory://kept").await;
+        assert!(marked(&second).await, "a guard keeps it");
+        assert!(second.lock().try_acquire("job", Duration::from_secs(30)).await.expect("answers").is_none());
+        let config = second.config();
+        drop((second, guard));
+        let third = connect("memory://kept").await;
+        assert!(marked(&third).await, "an area keeps it");
+        let watch = third.config().watch::<bool>("mark").await.expect("is answered");
+        drop((third, config));
+        assert!(marked(&connect("memory://kept").await).await, "a watch keeps it");
+        drop(watch);
+        assert!(!marked(&connect("memory://kept").await).await);
+    }
+
+    #[tokio::test]
+    async fn labels_are_shown_and_bad_fields_refused_by_name() {
+        let connect = |config| Coordinator::connect_with(Config::Memory(config));
+        let label = |label: &str| MemoryConfig { label: Some(label.into()), ..MemoryConfig::default() };
+        let named = connect(label("checkout")).await.expect("is good");
+        let _guard = named.lock().acquire("job", Duration::from_secs(30)).await.expect("is free");
+        let holders = named.lock().holders("job").await.expect("is answered");
+        let owner = holders[0].owner.as_ref().expect("coord says who");
+        assert_eq!(owner.label.as_deref(), Some("checkout"));
+        assert_eq!(owner.pid, std::process::id());
+
+        let ttl = MemoryConfig { instance_id_ttl: Duration::from_millis(1), ..MemoryConfig::default() };
+        let name = MemoryConfig { name: Some("a//b".into()), ..MemoryConfig::default() };
+        for (field, config) in [("instance_id_ttl", ttl), ("label", label("")), ("name", name)] {
+            let refused = connect(config).await.expect_err(field).to_string();
+            assert!(refused.starts_with(&format!("invalid {field}: ")), "{refused}");
+        }
     }
 
     #[tokio::test]

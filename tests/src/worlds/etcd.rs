@@ -50,13 +50,13 @@ impl EtcdBackend {
 
 impl Drop for EtcdBackend {
     fn drop(&mut self) {
-        // The container is removed by its own runtime.
-        let _entered = self.runtime.as_ref().map(Runtime::enter);
-        self.server = None;
-        drop(_entered);
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        let Some(runtime) = self.runtime.take() else { return };
+        {
+            // The container is removed by the runtime that it was started on.
+            let _entered = runtime.enter();
+            self.server = None;
         }
+        runtime.shutdown_background();
     }
 }
 

@@ -27,8 +27,8 @@ struct MemoryWorld(Store);
 #[async_trait]
 impl World for MemoryWorld {
     async fn client(&self) -> TestClient {
-        let options = Options::default().id_ttl(Duration::from_secs(2));
-        let client = self.0.client_with(options);
+        let options = Options::default().instance_id_ttl(Duration::from_secs(2));
+        let client = self.0.client_with(options).expect("the options are good");
         TestClient::new(Arc::new(client.clone()), Arc::new(MemoryLink(client)))
     }
 

@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 
 use crate::{Raw, World, tools::within};
 
+pub(crate) mod held;
 pub(crate) mod resume;
 pub(crate) mod values;
 pub(crate) mod watch;

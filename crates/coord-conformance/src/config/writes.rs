@@ -153,6 +153,37 @@ tests! { "config";
         assert_eq!(found, [("kept", kept), ("stale", now)]);
     }
 
+    /// Contract 8: a batch that changes nothing is answered with a version of its moment: not before any write
+    /// that was answered, and before every write that comes.
+    async fn a_batch_that_changes_nothing_has_a_version(world: &dyn World) {
+        let config = world.client().await.config();
+        let mut last = config.set("key", &1).await.expect("is written");
+        let nothing = Batch::new();
+        let checks = Batch::new().require("key", last).expect("is valid");
+        let absent = Batch::new().delete("never-there").and_then(|batch| batch.delete("nor-there"));
+        let written = last;
+        for batch in [nothing, checks, absent.expect("is valid")] {
+            let shown = format!("{batch:?}");
+            let committed = config.commit(batch).await.expect(&shown);
+            assert_eq!(committed.deleted, 0, "{shown}");
+            assert!(committed.version >= last, "{shown}: {} after {last}", committed.version);
+            let found = config.get_entry("key").await.expect("is read").expect("exists");
+            assert_eq!(found.version(), written, "{shown}");
+            last = config.set("other", &1).await.expect("is written");
+            assert!(last > committed.version, "{shown}: {} before {last}", committed.version);
+        }
+        assert_eq!(world.keys().await.len(), 2);
+    }
+
+    /// Contract 12: a batch without writes checks its conditions all the same.
+    async fn conditions_are_checked_without_writes(world: &dyn World) {
+        let config = world.client().await.config();
+        let first = config.set("key", &1).await.expect("is written");
+        let now = config.set("key", &2).await.expect("is written");
+        let batch = Batch::new().require("key", first).expect("is valid");
+        expect_conflict("key", first, now, config.commit(batch).await);
+    }
+
     /// Contract 8: the largest batch is written whole.
     async fn the_largest_batch_is_written(world: &dyn World) {
         let config = world.client().await.config();

@@ -2,5 +2,8 @@
 
 pub(crate) mod cancel;
 pub(crate) mod exclusion;
+pub(crate) mod health;
+pub(crate) mod holders;
 pub(crate) mod loss;
 pub(crate) mod queue;
+pub(crate) mod random;

@@ -1,13 +1,13 @@
 //! Which waiting requests may travel in one transaction. No I/O.
 //!
-//! etcd evaluates the conditions of all nested transactions before it writes anything, so two contenders for
-//! one queue in one transaction would both find it empty. Hence a lane for each queue: its requests are sent
-//! in their order, never two at the same time, and at most one that enters in one transaction.
+//! Places that are created in one transaction have the same create revision, so two contenders for one queue
+//! in one transaction would have no order. Hence a lane for each queue: its requests are sent in their order,
+//! never two batches at the same time, and at most one that enters in one transaction.
 
 use std::collections::{HashMap, VecDeque};
 
-/// The most requests of one transaction: with what each of them nests they stay below etcd's 128 operations.
-pub(crate) const MAX_BATCH: usize = 96;
+/// The most operations of one transaction, as etcd is configured by default.
+pub(crate) const MAX_OPERATIONS: usize = 128;
 
 /// What a lane has to know of a request.
 pub(crate) trait Lined {
@@ -17,6 +17,8 @@ pub(crate) trait Lined {
     fn key(&self) -> &str;
     /// Whether it enters the queue, so that what it finds there matters.
     fn enters(&self) -> bool;
+    /// How many operations it takes.
+    fn operations(&self) -> usize;
 }
 
 /// The requests that wait, by lane, and which lanes have one under way.
@@ -54,17 +56,22 @@ impl<R: Lined> Lanes<R> {
     /// The requests of the next transaction; empty when nothing can be sent now.
     pub(crate) fn next_batch(&mut self) -> Vec<R> {
         let mut batch = Vec::new();
-        while batch.len() < MAX_BATCH
-            && let Some(name) = self.ready.pop_front()
-        {
-            let lane = self.lanes.get_mut(&name).expect("a lane that is ready exists");
-            lane.under_way = true;
+        let mut room = MAX_OPERATIONS;
+        while let Some(name) = self.ready.front() {
+            let lane = self.lanes.get_mut(name).expect("a lane that is ready exists");
             let first = batch.len();
-            while batch.len() < MAX_BATCH
-                && lane.waiting.front().is_some_and(|next| fits(&batch[first..], next))
+            while let Some(next) = lane.waiting.front()
+                && next.operations() <= room
+                && fits(&batch[first..], next)
             {
+                room -= next.operations();
                 batch.extend(lane.waiting.pop_front());
             }
+            if batch.len() == first {
+                break;
+            }
+            lane.under_way = true;
+            self.ready.pop_front();
         }
         batch
     }
@@ -103,6 +110,9 @@ mod tests {
         }
         fn enters(&self) -> bool {
             self.1.starts_with('+')
+        }
+        fn operations(&self) -> usize {
+            if self.enters() { 2 } else { 1 }
         }
     }
 
@@ -145,27 +155,24 @@ mod tests {
 
     #[test]
     fn a_transaction_is_bounded_and_nothing_is_forgotten() {
+        let names: Vec<_> = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split(' ').collect();
         let mut lanes = Lanes::new();
-        for _ in 0..3 {
-            for lane in ["a", "b"] {
-                for key in [
-                    "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
-                    "17",
-                ] {
-                    lanes.push(Request(lane, key));
-                }
+        for key in ["1", "2", "3", "4", "+5", "1", "+2"] {
+            for lane in &names {
+                lanes.push(Request(lane, key));
             }
         }
-        let mut sent = 0;
+        let mut sent = Vec::new();
         while let batch = lanes.next_batch()
             && !batch.is_empty()
         {
-            assert!(batch.len() <= MAX_BATCH);
-            sent += batch.len();
-            lanes.answered("a");
-            lanes.answered("b");
+            sent.push(batch.iter().map(Lined::operations).sum());
+            for lane in &names {
+                lanes.answered(lane);
+            }
         }
-        assert_eq!(sent, 3 * 2 * 49);
+        assert_eq!(sent.iter().sum::<usize>(), 9 * names.len());
+        assert_eq!(sent.iter().max(), Some(&MAX_OPERATIONS));
         assert!(lanes.lanes.is_empty(), "an idle lane costs nothing");
     }
 }

@@ -1,13 +1,18 @@
-//! Requests that wait at the same moment travel in one transaction of nested ones.
+//! Requests that wait at the same moment travel in one transaction.
 //!
 //! When nothing is under way a request leaves at once and alone. While transactions are under way the next
 //! ones gather, so the busier a client is, the more of its requests share one commit of etcd.
 
 mod lanes;
 
-use std::sync::{Arc, Weak};
+use std::{
+    slice,
+    sync::{Arc, Weak},
+};
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+};
 use tokio::{
     runtime,
     sync::{mpsc, oneshot},
@@ -24,24 +29,36 @@ use lanes::{Lanes, Lined};
 /// Two, so that one is prepared while the other is answered; more would only make them smaller.
 const UNDER_WAY: usize = 2;
 
-/// What a request does to a queue. Small and cloneable, so that it can be sent again on its own.
+/// What a request does to a queue.
+///
+/// Keys of places are made of a lease and a number that are used once, so whoever deletes a key by its name
+/// deletes its own place or nothing.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    /// Writes a place, and says whether the queue was empty before.
-    Enter { key: String, value: Vec<u8>, lease: i64 },
+    /// Writes a place and looks who else is there.
+    Enter { key: String, value: Vec<u8>, lease: i64, look: Look },
     /// Writes a place only if the queue is empty.
     EnterIfEmpty { key: String, value: Vec<u8>, lease: i64 },
-    /// Deletes a place that was created at this revision.
-    Leave { key: String, created: i64 },
-    /// Deletes a place that may or may not have been created; nobody else can have written this key.
-    LeaveAnyhow { key: String },
+    /// Deletes a place, if it is there.
+    Leave { key: String },
+}
+
+/// What [`Action::Enter`] wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Whether anyone else is in the queue: the same small effort however long it is.
+    AnyoneElse,
+    /// Who is next before it, for which etcd has to sort the whole queue.
+    Predecessor,
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Whether the condition was met: the queue was empty, the place was there.
+    /// Whether the queue was empty, or the place was there.
     pub(crate) condition: bool,
+    /// Who is next before the place that was entered, if that was asked for.
+    pub(crate) predecessor: Option<String>,
     /// The store's revision after it.
     pub(crate) revision: i64,
 }
@@ -49,32 +66,45 @@ pub(crate) struct Outcome {
 impl Action {
     fn key(&self) -> &str {
         match self {
-            Self::Enter { key, .. }
-            | Self::EnterIfEmpty { key, .. }
-            | Self::Leave { key, .. }
-            | Self::LeaveAnyhow { key } => key,
+            Self::Enter { key, .. } | Self::EnterIfEmpty { key, .. } | Self::Leave { key } => key,
         }
     }
 
-    fn txn(&self, queue: &str) -> Txn {
-        let nobody = || Compare::create_revision(queue, CompareOp::Equal, 0).with_prefix();
+    /// The operations, in a transaction without conditions: those of nested ones cost etcd far more.
+    fn operations(&self, queue: &str) -> Vec<TxnOp> {
         let put = |key: &str, value: &[u8], lease| {
             TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
         };
         match self {
-            Self::Enter { key, value, lease } => Txn::new()
-                .when([nobody()])
-                .and_then([put(key, value, *lease)])
-                .or_else([put(key, value, *lease)]),
-            Self::EnterIfEmpty { key, value, lease } => {
-                Txn::new().when([nobody()]).and_then([put(key, value, *lease)])
+            Self::Enter { key, value, lease, look } => {
+                let two = GetOptions::new().with_prefix().with_keys_only().with_limit(2);
+                let two = match look {
+                    Look::AnyoneElse => two,
+                    Look::Predecessor => two.with_sort(SortTarget::Create, SortOrder::Descend),
+                };
+                vec![put(key, value, *lease), TxnOp::get(queue, Some(two))]
             }
-            Self::Leave { key, created } => Txn::new()
-                .when([Compare::create_revision(key.as_str(), CompareOp::Equal, *created)])
-                .and_then([TxnOp::delete(key.as_str(), None)]),
-            Self::LeaveAnyhow { key } => Txn::new()
-                .when([Compare::create_revision(key.as_str(), CompareOp::Greater, 0)])
-                .and_then([TxnOp::delete(key.as_str(), None)]),
+            Self::EnterIfEmpty { key, value, lease } => {
+                let nobody = Compare::create_revision(queue, CompareOp::Equal, 0).with_prefix();
+                vec![TxnOp::txn(Txn::new().when([nobody]).and_then([put(key, value, *lease)]))]
+            }
+            Self::Leave { key } => vec![TxnOp::delete(key.as_str(), None)],
+        }
+    }
+
+    /// Reads the answers to [`operations`](Self::operations).
+    fn outcome(&self, answers: &[TxnOpResponse], revision: i64) -> Outcome {
+        let outcome = |condition| Outcome { condition, predecessor: None, revision };
+        match answers {
+            [TxnOpResponse::Put(_), TxnOpResponse::Get(found)] => {
+                let others =
+                    found.kvs().iter().filter_map(|kv| kv.key_str().ok()).find(|key| *key != self.key());
+                let predecessor = others.map(ToOwned::to_owned);
+                Outcome { predecessor, ..outcome(found.kvs().len() <= 1) }
+            }
+            [TxnOpResponse::Txn(nested)] => outcome(nested.succeeded()),
+            [TxnOpResponse::Delete(deleted)] => outcome(deleted.deleted() > 0),
+            _ => unreachable!("etcd answers each operation in its order and kind"),
         }
     }
 }
@@ -102,6 +132,9 @@ impl Lined for Request {
     }
     fn enters(&self) -> bool {
         matches!(self.action, Action::Enter { .. } | Action::EnterIfEmpty { .. })
+    }
+    fn operations(&self) -> usize {
+        if matches!(self.action, Action::Enter { .. }) { 2 } else { 1 }
     }
 }
 
@@ -166,39 +199,46 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
 /// Sends a batch and answers its requests; the lanes that are free again.
 async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Vec<Arc<str>> {
     let lanes = batch.iter().map(|request| request.queue.clone()).collect();
-    let answer = if batch.len() > 1 {
-        let nested: Vec<_> =
-            batch.iter().map(|request| TxnOp::txn(request.action.txn(&request.queue))).collect();
-        core.txn("lock", Txn::new().and_then(nested)).await.map_err(Some)
-    } else {
-        // A single one needs no nesting.
-        Err(None)
-    };
-    match answer {
-        Ok(answer) => {
-            let revision = revision(answer.header());
-            for (request, response) in batch.into_iter().zip(answer.op_responses()) {
-                let condition = matches!(response, TxnOpResponse::Txn(nested) if nested.succeeded());
-                let _ = request.reply.send(Ok(Outcome { condition, revision }));
+    match send_together(&core, &batch).await {
+        Ok(outcomes) => {
+            for (request, outcome) in batch.into_iter().zip(outcomes) {
+                let _ = request.reply.send(Ok(outcome));
             }
         }
-        Err(Some(failure)) if failure.effect == Effect::Unknown => {
+        // One of several was refused, and with it all. Each on its own gets the answer that it deserves.
+        Err(failure) if failure.effect == Effect::None && batch.len() > 1 => {
             for request in batch {
+                let outcome = send_together(&core, slice::from_ref(&request)).await;
+                let _ = request.reply.send(outcome.map(|mut outcomes| outcomes.remove(0)));
+            }
+        }
+        Err(failure) => {
+            let mut others = batch.into_iter();
+            let first = others.next();
+            for request in others {
                 let _ = request.reply.send(Err(failure.again()));
             }
-        }
-        // Of several one was refused, and with it all. Each on its own gets the answer that it deserves.
-        Err(_) => {
-            for request in batch {
-                let outcome = send_alone(&core, &request).await;
-                let _ = request.reply.send(outcome);
+            if let Some(request) = first {
+                let _ = request.reply.send(Err(failure));
             }
         }
     }
     lanes
 }
 
-async fn send_alone(core: &Core, request: &Request) -> Result<Outcome, Failure> {
-    let answer: TxnResponse = core.txn("lock", request.action.txn(&request.queue)).await?;
-    Ok(Outcome { condition: answer.succeeded(), revision: revision(answer.header()) })
+async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
+    let operations: Vec<_> =
+        batch.iter().flat_map(|request| request.action.operations(&request.queue)).collect();
+    let answer = core.txn("lock", Txn::new().and_then(operations)).await?;
+    let revision = revision(answer.header());
+    let answers = answer.op_responses();
+    let mut answers = &answers[..];
+    Ok(batch
+        .iter()
+        .map(|request| {
+            let (own, others) = answers.split_at(request.operations());
+            answers = others;
+            request.action.outcome(own, revision)
+        })
+        .collect())
 }

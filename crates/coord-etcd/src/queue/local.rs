@@ -92,6 +92,8 @@ impl Member {
         let (grant, granted) = oneshot::channel();
         self.local.state().waiters.insert(key.to_owned(), grant);
         let _waiting = Waiting { local: &self.local, key };
+        // The turn may have come between the answer to the request and this moment.
+        self.local.update(|_| {});
         // Whoever comes second starts the watch, and it serves the first as well.
         if self.is_among_others()
             && let Some(core) = self.core.upgrade()
@@ -251,5 +253,57 @@ fn refuse(local: &Local, error: &Error) {
     for (_, grant) in local.state().waiters.drain() {
         let source = error.to_string().into();
         let _ = grant.send(Err(Error::PermissionDenied { operation: "lock", source }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// A place in a queue whose watch is kept by nobody but the test.
+    fn member(spots: usize) -> Member {
+        let state = Mutex::new(State { spots, ..State::default() });
+        let local = Local { queue: "queue/".into(), state, is_shared: watch::Sender::new(true) };
+        Member { core: Weak::new(), local: Arc::new(local) }
+    }
+
+    #[test]
+    fn the_head_of_the_mirror_is_told_and_nobody_else() {
+        let member = member(2);
+        let (mut first, mut second) = (Box::pin(member.turn("1")), Box::pin(member.turn("2")));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 7)]));
+        assert!(matches!((&mut first).now_or_never(), Some(Ok(()))));
+        assert!((&mut second).now_or_never().is_none());
+        member.left("1");
+        assert!(matches!(second.now_or_never(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn a_turn_that_came_before_anyone_waited_for_it_is_not_missed() {
+        let member = member(2);
+        member.local.update(|mirror| mirror.put("1".into(), 7));
+        assert!(matches!(member.turn("1").now_or_never(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn a_waiter_whose_place_was_deleted_is_told() {
+        let member = member(2);
+        let mut turn = Box::pin(member.turn("2"));
+        assert!((&mut turn).now_or_never().is_none());
+        member.local.update(|mirror| mirror.reset([("1".into(), 7)]));
+        member.local.tell_if_deleted("2");
+        assert!(matches!(turn.now_or_never(), Some(Err(Error::Lost { reason: LossReason::Deleted }))));
+    }
+
+    #[test]
+    fn a_waiter_that_gave_up_is_forgotten() {
+        let member = member(2);
+        let mut turn = Box::pin(member.turn("1"));
+        assert!((&mut turn).now_or_never().is_none());
+        drop(turn);
+        assert!(member.local.state().waiters.is_empty());
     }
 }

@@ -17,7 +17,7 @@ use super::local::Member;
 use crate::{
     core::{Core, Shared},
     error::{Effect, Failure},
-    group::{Action, Answer, Outcome},
+    group::{Action, Answer, Look, Outcome},
     keys::{Keys, Range},
     place::LATE,
     session::Session,
@@ -33,6 +33,8 @@ pub(crate) struct Spot {
     session: Arc<Session>,
     state: State,
     at_head: bool,
+    /// Who was next before it when it entered, if that is known.
+    predecessor: Option<String>,
     /// Whether the store is known to have deleted it.
     left: AtomicBool,
 }
@@ -87,12 +89,13 @@ impl Spot {
     ) -> Result<Self> {
         let core = &shared.core;
         let key = Keys::place_in(queue, session.id, core.next_attempt());
-        let place = (key.clone(), core.holder(), session.id);
-        let action = match (if_occupied, place) {
-            (IfOccupied::Wait, (key, value, lease)) => Action::Enter { key, value, lease },
-            (IfOccupied::LeaveAlone, (key, value, lease)) => Action::EnterIfEmpty { key, value, lease },
-        };
         let member = core.queues.join(core, queue);
+        // Where the client watches the whole queue, it learns from the watch who is before it.
+        let look = if member.is_among_others() { Look::AnyoneElse } else { Look::Predecessor };
+        let action = match (if_occupied, key.clone(), core.holder(), session.id) {
+            (IfOccupied::Wait, key, value, lease) => Action::Enter { key, value, lease, look },
+            (IfOccupied::LeaveAlone, key, value, lease) => Action::EnterIfEmpty { key, value, lease },
+        };
         // From here on the place may exist; the spot leaves it if this future is dropped.
         let mut spot = Self {
             shared: shared.clone(),
@@ -102,6 +105,7 @@ impl Spot {
             session,
             state: State::Asked(core.group.send(queue.clone(), action)),
             at_head: false,
+            predecessor: None,
             left: AtomicBool::new(false),
         };
         let State::Asked(answer) = &mut spot.state else { unreachable!("was just asked") };
@@ -111,8 +115,9 @@ impl Spot {
             () = core.closed() => return Err(Error::Closed),
         };
         match outcome {
-            Ok(Outcome { condition, revision }) => {
+            Ok(Outcome { condition, predecessor, revision }) => {
                 spot.at_head = condition;
+                spot.predecessor = predecessor.filter(|_| look == Look::Predecessor);
                 spot.state = if condition || if_occupied == IfOccupied::Wait {
                     State::Standing { created: revision }
                 } else {
@@ -201,8 +206,13 @@ impl Spot {
     }
 
     async fn follow_predecessors(&self) -> Result<()> {
+        let mut known = self.predecessor.clone();
         loop {
-            let Some(predecessor) = self.predecessor().await? else { return Ok(()) };
+            let before = match known.take() {
+                Some(predecessor) => Some(predecessor),
+                None => self.predecessor().await?,
+            };
+            let Some(predecessor) = before else { return Ok(()) };
             // Watch first and look again then: a watch from a revision of the past is served by etcd only
             // every 100 ms, and one from now on might begin after the predecessor went.
             let mut changes = self.core().hub.subscribe(Range::Key(predecessor.clone()), None);
@@ -214,7 +224,7 @@ impl Spot {
                     continue;
                 }
             }
-            if self.predecessor().await?.as_ref() != Some(&predecessor) {
+            if !self.exists(&predecessor).await? {
                 continue;
             }
             tracing::debug!(key = self.key, behind = predecessor, "waiting in the queue");
@@ -224,6 +234,22 @@ impl Spot {
                     Some(Delivery::Refused(error)) => return Err(error),
                     _ => break,
                 }
+            }
+        }
+    }
+
+    /// Whether a key is there. Tries on while etcd is away.
+    async fn exists(&self, key: &str) -> Result<bool> {
+        loop {
+            let count = GetOptions::new().with_count_only();
+            let found =
+                self.core().call("wait in a queue", async { self.core().kv().get(key, Some(count)).await });
+            match found.await {
+                Ok(found) => return Ok(found.count() > 0),
+                Err(failure) if failure.error.is_retryable() => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+                }
+                Err(failure) => return Err(failure.into()),
             }
         }
     }
@@ -277,12 +303,11 @@ impl Release for Spot {
     async fn release(&self) -> Result<()> {
         self.core().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         let send = |action| self.core().group.send(self.queue.clone(), action);
-        let leave = Action::Leave { key: self.key.clone(), created: self.created() };
-        let outcome = match send(leave).wait().await {
+        let leave = || send(Action::Leave { key: self.key.clone() });
+        let outcome = match leave().wait().await {
             // The answer was lost. Which of two requests deletes our own key does not matter.
             Err(Failure { effect: Effect::Unknown, .. }) => {
-                let again = send(Action::LeaveAnyhow { key: self.key.clone() }).wait().await;
-                again.map(|outcome| Outcome { condition: true, ..outcome })
+                leave().wait().await.map(|outcome| Outcome { condition: true, ..outcome })
             }
             outcome => outcome,
         }?;
@@ -332,7 +357,7 @@ async fn leave(core: Arc<Core>, queue: Arc<str>, key: String, session: Arc<Sessi
     for pause in rounds {
         tokio::time::sleep(*pause).await;
         while session.lease.loss().is_none() {
-            match core.group.send(queue.clone(), Action::LeaveAnyhow { key: key.clone() }).wait().await {
+            match core.group.send(queue.clone(), Action::Leave { key: key.clone() }).wait().await {
                 Ok(_) => break,
                 Err(failure) if !failure.error.is_retryable() => {
                     tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");

@@ -1,0 +1,175 @@
+//! What operations cost, from etcd's own counters: requests carry no noise, so they can be asserted.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use coord_api::{ConfigExt, LockGuard, Provider, ServiceInfo};
+use coord_etcd::{Client, EtcdConfig};
+use coord_tests::EtcdServer;
+use tokio::time::timeout;
+
+/// Long enough that no renewal falls into a test.
+const TTL: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// An etcd of its own, so that nobody else is counted, with one client whose session exists.
+struct Bench {
+    server: EtcdServer,
+    client: Arc<dyn Provider>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let server = EtcdServer::start().await.expect("starts");
+        let bench = Self { client: client(&server).await, server };
+        bench.acquire("warm-up").await.unlock().await.expect("is held");
+        bench
+    }
+
+    async fn acquire(&self, name: &str) -> LockGuard {
+        timeout(LIMIT, self.client.lock().acquire(name, TTL)).await.expect("in time").expect("is granted")
+    }
+
+    /// The requests that `work` causes, by method.
+    async fn requests_of<T>(&self, work: impl Future<Output = T>) -> (T, BTreeMap<String, u64>) {
+        let before = self.server.requests().await.expect("etcd answers");
+        let done = work.await;
+        let mut after = self.server.requests().await.expect("etcd answers");
+        after.retain(|method, count| {
+            *count -= before.get(method).copied().unwrap_or_default();
+            *count > 0
+        });
+        (done, after)
+    }
+
+    async fn revision(&self) -> String {
+        let status = self.server.gateway("/v3/kv/range", r#"{"key":"eA=="}"#).await.expect("etcd answers");
+        let revision = status.split(r#""revision":""#).nth(1).and_then(|rest| rest.split('"').next());
+        revision.expect("every answer has a revision").to_owned()
+    }
+}
+
+async fn client(server: &EtcdServer) -> Arc<dyn Provider> {
+    Arc::new(Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers"))
+}
+
+fn only(method: &str, count: u64) -> BTreeMap<String, u64> {
+    BTreeMap::from([(method.to_owned(), count)])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uncontended_lock_costs_one_request_and_an_unlock_one() {
+    let bench = Bench::new().await;
+    let (guard, requests) = bench.requests_of(bench.acquire("job")).await;
+    assert_eq!(requests, only("Txn", 1));
+    let (unlocked, requests) = bench.requests_of(guard.unlock()).await;
+    unlocked.expect("is held");
+    assert_eq!(requests, only("Txn", 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_try_costs_one_request_and_writes_nothing() {
+    let bench = Bench::new().await;
+    let _held = bench.acquire("job").await;
+    let other = client(&bench.server).await;
+    other
+        .lock()
+        .try_acquire("warm-up", TTL)
+        .await
+        .expect("etcd answers")
+        .expect("is free")
+        .unlock()
+        .await
+        .expect("held");
+    let before = bench.revision().await;
+    let (tried, requests) = bench.requests_of(other.lock().try_acquire("job", TTL)).await;
+    assert!(tried.expect("etcd answers").is_none());
+    assert_eq!(requests, only("Txn", 1));
+    assert_eq!(bench.revision().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_not_paid_per_lock() {
+    let bench = Bench::new().await;
+    let (_guards, requests) = bench
+        .requests_of(async {
+            let mut guards = Vec::new();
+            for n in 0..50 {
+                guards.push(bench.acquire(&format!("job-{n}")).await);
+            }
+            guards
+        })
+        .await;
+    assert_eq!(requests, only("Txn", 50));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_off_within_a_process_costs_the_release_and_nothing_else() {
+    const WAITERS: u64 = 5;
+    let bench = Bench::new().await;
+    let mut guard = bench.acquire("job").await;
+    let mut waiters = Vec::new();
+    for n in 1..=WAITERS {
+        let lock = bench.client.lock();
+        waiters.push(tokio::spawn(async move { lock.acquire("job", TTL).await }));
+        // In this order, and each of them seen by the watch that they share.
+        while bench.client.lock().holders("job").await.expect("etcd answers").len() as u64 <= n {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for waiter in waiters {
+        let handed_over = async {
+            guard.unlock().await.expect("is held");
+            timeout(LIMIT, waiter).await.expect("in time").expect("no panic").expect("is granted")
+        };
+        let (next, requests) = bench.requests_of(handed_over).await;
+        assert_eq!(requests, only("Txn", 1));
+        guard = next;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_of_different_names_that_wait_together_travel_together() {
+    const NAMES: usize = 64;
+    let bench = Bench::new().await;
+    let names: Vec<_> = (0..NAMES).map(|n| format!("job-{n}")).collect();
+    let acquire_all = futures::future::join_all(names.iter().map(|name| bench.acquire(name)));
+    let (guards, requests) = bench.requests_of(acquire_all).await;
+    println!("acquiring {NAMES} locks at once: {requests:?}");
+    assert!(requests["Txn"] <= 8 && requests.len() == 1, "{requests:?}");
+    let unlock_all = futures::future::join_all(guards.into_iter().map(LockGuard::unlock));
+    let (unlocked, requests) = bench.requests_of(unlock_all).await;
+    assert!(unlocked.into_iter().all(|unlocked| unlocked.is_ok()));
+    println!("releasing {NAMES} locks at once: {requests:?}");
+    assert!(requests["Txn"] <= 8 && requests.len() == 1, "{requests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_for_each_read_and_write() {
+    let bench = Bench::new().await;
+    let (config, registry) = (bench.client.config(), bench.client.registry());
+    config.set("limits", &1).await.expect("is written");
+    let (set, requests) = bench.requests_of(config.set("limits", &2)).await;
+    let version = set.expect("is written");
+    assert_eq!(requests, only("Txn", 1));
+    let (swapped, requests) = bench.requests_of(config.compare_and_set("limits", version, &3)).await;
+    swapped.expect("nobody else writes");
+    assert_eq!(requests, only("Txn", 1));
+    let guard = bench.acquire("job").await;
+    let (fenced, requests) = bench.requests_of(config.set_if_held(&guard, "limits", &4)).await;
+    fenced.expect("is held");
+    assert_eq!(requests, only("Txn", 1));
+    let (got, requests) = bench.requests_of(config.get::<u32>("limits")).await;
+    assert_eq!(got.expect("is read").expect("exists").value, 4);
+    assert_eq!(requests, only("Range", 1));
+
+    let first =
+        registry.register(ServiceInfo::new("svc", "1", "10.0.0.1", 80), TTL).await.expect("registers");
+    let register = registry.register(ServiceInfo::new("svc", "2", "10.0.0.1", 80), TTL);
+    let (second, requests) = bench.requests_of(register).await;
+    assert_eq!(requests, only("Txn", 1), "and a watch on the stream that is open");
+    let (found, requests) = bench.requests_of(registry.discover("svc")).await;
+    assert_eq!(found.expect("is read").len(), 2);
+    assert_eq!(requests, only("Range", 1));
+    drop((first, second));
+}

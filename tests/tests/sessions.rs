@@ -1,0 +1,97 @@
+//! Leases: renewed whatever the user's runtime does, shared, and bounded in what they carry.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use coord_api::{LeaseHealth, LossReason, Provider};
+use coord_etcd::{Client, EtcdConfig};
+use coord_tests::{EtcdServer, Proxy};
+use futures::future::join_all;
+use tokio::time::{sleep, timeout};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+async fn client(endpoint: &str) -> Arc<dyn Provider> {
+    Arc::new(Client::connect(EtcdConfig::new([endpoint])).await.expect("etcd answers"))
+}
+
+/// The leases that the keys of locks live on, as the server knows them.
+async fn leases(server: &EtcdServer) -> BTreeSet<i64> {
+    let admin = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    let options = etcd_client::GetOptions::new().with_prefix().with_keys_only();
+    let found = admin.kv_client().get("/coord/locks/", Some(options)).await.expect("etcd answers");
+    found.kvs().iter().map(etcd_client::KeyValue::lease).collect()
+}
+
+/// On a runtime of one thread, so that nothing of the user's can run while it is blocked.
+#[tokio::test]
+async fn a_blocked_runtime_does_not_starve_renewals() {
+    let server = EtcdServer::start().await.expect("starts");
+    let client = client(server.endpoint()).await;
+    let guard = client.lock().acquire("job", Duration::from_secs(2)).await.expect("is free");
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(!guard.is_lost(), "renewals went on");
+    guard.unlock().await.expect("is held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_lease_for_each_time_to_live() {
+    let server = EtcdServer::start().await.expect("starts");
+    let client = client(server.endpoint()).await;
+    let locks = client.lock();
+    let mut guards = Vec::new();
+    for n in 0..20 {
+        guards.push(locks.acquire(&format!("short-{n}"), Duration::from_secs(10)).await.expect("is free"));
+        guards
+            .push(locks.acquire(&format!("long-{n}"), Duration::from_millis(29_500)).await.expect("is free"));
+    }
+    assert_eq!(leases(&server).await.len(), 2);
+    client.close().await.expect("closes");
+    assert!(guards.iter().all(coord_api::LockGuard::is_lost));
+    assert!(leases(&server).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_carries_a_bounded_number_of_keys() {
+    const LOCKS: usize = 17_000;
+    let server = EtcdServer::start().await.expect("starts");
+    let client = client(server.endpoint()).await;
+    let locks = client.lock();
+    let acquire = async |n: usize| locks.acquire(&format!("job-{n}"), Duration::from_secs(60)).await;
+    let guards = timeout(LIMIT, join_all((0..LOCKS).map(acquire))).await.expect("in time");
+    assert!(guards.iter().all(Result::is_ok));
+    assert_eq!(leases(&server).await.len(), 2);
+    timeout(LIMIT, client.close()).await.expect("in time").expect("closes");
+    assert!(leases(&server).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_told_by_the_local_clock_and_healed_with_a_new_lease() {
+    let server = EtcdServer::start().await.expect("starts");
+    let target = server.endpoint().trim_start_matches("http://").to_owned();
+    let network = Proxy::start(target).await.expect("a port is free");
+    let client = client(network.address()).await;
+    let guard = client.lock().acquire("job", Duration::from_secs(3)).await.expect("is free");
+    assert_eq!(client.lease_health(), LeaseHealth::Healthy);
+
+    network.cut();
+    let mut seen = Vec::new();
+    while !guard.is_lost() {
+        let health = client.lease_health();
+        if seen.last() != Some(&health) {
+            seen.push(health);
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(seen, [LeaseHealth::Healthy, LeaseHealth::Suspect]);
+    assert_eq!(client.lease_health(), LeaseHealth::Lost(LossReason::Expired));
+
+    network.restore();
+    timeout(LIMIT, async {
+        while client.lease_health() != LeaseHealth::Healthy {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("a new lease is there before anyone asks");
+    assert!(guard.is_lost());
+}
