@@ -33,7 +33,8 @@ use crate::{Lost, Result};
 /// ```
 #[async_trait]
 pub trait InstanceIdAllocator: fmt::Debug + Send + Sync {
-    /// Waits until an id is free and takes it. Returns the id that is held already, if one is.
+    /// Waits until an id is free and takes it. Returns the id that is held already, if one is. Those who wait
+    /// are served in the order in which they came, also across processes.
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Unavailable`](crate::Error::Unavailable),

@@ -51,7 +51,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a bad name or a bound that is not
-    /// within 2 and 2^20.
+    /// within 2 and 2^20; [`Error::Closed`](crate::Error::Closed) after close.
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>>;
 
     /// How the leases of this provider are doing: the worst of them, healthy if there are none. For metrics and

@@ -92,6 +92,7 @@ impl Provider for Client {
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
         let service = ServiceName::parse(service)?;
         check_max_id(max_id)?;
+        self.shared.core.check_open()?;
         Ok(Arc::new(IdAllocator::new(EtcdIds { shared: self.shared.clone(), service, max_id })))
     }
 

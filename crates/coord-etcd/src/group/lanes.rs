@@ -27,6 +27,8 @@ pub(crate) struct Lanes<R> {
     lanes: HashMap<String, Lane<R>>,
     /// The lanes that have something to send, in the order in which they came.
     ready: VecDeque<String>,
+    /// How many operations all that wait would take.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,7 @@ struct Lane<R> {
 
 impl<R: Lined> Lanes<R> {
     pub(crate) fn new() -> Self {
-        Self { lanes: HashMap::new(), ready: VecDeque::new() }
+        Self { lanes: HashMap::new(), ready: VecDeque::new(), waiting: 0 }
     }
 
     /// Takes note of a request.
@@ -50,7 +52,13 @@ impl<R: Lined> Lanes<R> {
         if lane.waiting.is_empty() && !lane.under_way {
             self.ready.push_back(name.to_owned());
         }
+        self.waiting += request.operations();
         lane.waiting.push_back(request);
+    }
+
+    /// How many operations all that wait would take.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// The requests of the next transaction; empty when nothing can be sent now.
@@ -73,6 +81,7 @@ impl<R: Lined> Lanes<R> {
             lane.under_way = true;
             self.ready.pop_front();
         }
+        self.waiting -= MAX_OPERATIONS - room;
         batch
     }
 
@@ -173,6 +182,7 @@ mod tests {
         }
         assert_eq!(sent.iter().sum::<usize>(), 9 * names.len());
         assert_eq!(sent.iter().max(), Some(&MAX_OPERATIONS));
+        assert_eq!(lanes.waiting(), 0);
         assert!(lanes.lanes.is_empty(), "an idle lane costs nothing");
     }
 }

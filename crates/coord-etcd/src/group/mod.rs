@@ -24,10 +24,14 @@ use crate::{
     error::{Effect, Failure},
     read::revision,
 };
-use lanes::{Lanes, Lined};
+use lanes::{Lanes, Lined, MAX_OPERATIONS};
 
 /// Two, so that one is prepared while the other is answered; more would only make them smaller.
 const UNDER_WAY: usize = 2;
+
+/// How many operations a second transaction has to carry. Few gather until the first is answered: a commit costs
+/// etcd far more than an operation in it.
+const WORTH_ANOTHER: usize = MAX_OPERATIONS / 2;
 
 /// What a request does to a queue.
 ///
@@ -46,6 +50,8 @@ pub(crate) enum Action {
 /// What [`Action::Enter`] wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
+    /// Nothing: the client watches the queue and will hear.
+    Away,
     /// Whether anyone else is in the queue: the same small effort however long it is.
     AnyoneElse,
     /// Who is next before it, for which etcd has to sort the whole queue.
@@ -79,6 +85,7 @@ impl Action {
             Self::Enter { key, value, lease, look } => {
                 let two = GetOptions::new().with_prefix().with_keys_only().with_limit(2);
                 let two = match look {
+                    Look::Away => return vec![put(key, value, *lease)],
                     Look::AnyoneElse => two,
                     Look::Predecessor => two.with_sort(SortTarget::Create, SortOrder::Descend),
                 };
@@ -102,6 +109,7 @@ impl Action {
                 let predecessor = others.map(ToOwned::to_owned);
                 Outcome { predecessor, ..outcome(found.kvs().len() <= 1) }
             }
+            [TxnOpResponse::Put(_)] => outcome(false),
             [TxnOpResponse::Txn(nested)] => outcome(nested.succeeded()),
             [TxnOpResponse::Delete(deleted)] => outcome(deleted.deleted() > 0),
             _ => unreachable!("etcd answers each operation in its order and kind"),
@@ -134,7 +142,10 @@ impl Lined for Request {
         matches!(self.action, Action::Enter { .. } | Action::EnterIfEmpty { .. })
     }
     fn operations(&self) -> usize {
-        if matches!(self.action, Action::Enter { .. }) { 2 } else { 1 }
+        match self.action {
+            Action::Enter { look: Look::AnyoneElse | Look::Predecessor, .. } => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -170,7 +181,7 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     let mut lanes = Lanes::new();
     let mut under_way = JoinSet::new();
     loop {
-        while under_way.len() < UNDER_WAY {
+        while under_way.is_empty() || under_way.len() < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER {
             let batch = lanes.next_batch();
             let (false, Some(core)) = (batch.is_empty(), core.upgrade()) else { break };
             under_way.spawn(send_batch(core, batch));

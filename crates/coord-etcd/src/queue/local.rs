@@ -20,6 +20,7 @@ use tokio::{
 use super::mirror::Mirror;
 use crate::{
     core::Core,
+    group::Look,
     keys::Range,
     read::revision,
     watch::hub::{Delivery, Subscription},
@@ -85,6 +86,19 @@ impl Member {
     /// Whether other places of this client are in the queue.
     pub(super) fn is_among_others(&self) -> bool {
         self.local.state().spots > 1
+    }
+
+    /// What the client does not know yet about the queue that it enters.
+    pub(super) fn what_to_look_for(&self) -> Look {
+        let state = self.local.state();
+        if state.mirror.head().is_some() {
+            // Someone is there, and the watch will tell when its turn is.
+            Look::Away
+        } else if state.spots > 1 {
+            Look::AnyoneElse
+        } else {
+            Look::Predecessor
+        }
     }
 
     /// Waits until the shared watch says that `key` is at the head. It begins when there is a second place.

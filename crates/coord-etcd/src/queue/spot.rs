@@ -90,8 +90,7 @@ impl Spot {
         let core = &shared.core;
         let key = Keys::place_in(queue, session.id, core.next_attempt());
         let member = core.queues.join(core, queue);
-        // Where the client watches the whole queue, it learns from the watch who is before it.
-        let look = if member.is_among_others() { Look::AnyoneElse } else { Look::Predecessor };
+        let look = member.what_to_look_for();
         let action = match (if_occupied, key.clone(), core.holder(), session.id) {
             (IfOccupied::Wait, key, value, lease) => Action::Enter { key, value, lease, look },
             (IfOccupied::LeaveAlone, key, value, lease) => Action::EnterIfEmpty { key, value, lease },

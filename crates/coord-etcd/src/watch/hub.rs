@@ -152,7 +152,6 @@ impl Task {
             match self.open().await {
                 Ok((requests, answers)) => match self.serve(requests, answers).await {
                     Served::Done => return,
-                    Served::Idle => continue,
                     Served::Broken { answered } => {
                         if answered {
                             pauses = backoff();
@@ -190,7 +189,8 @@ impl Task {
         Ok((requests, answers))
     }
 
-    /// Passes answers on until the stream breaks or nothing is watched any more.
+    /// Passes answers on until the stream breaks. It is kept when nothing is watched any more: waiters come and
+    /// go, and a stream costs more to open than to keep.
     async fn serve(&mut self, mut requests: WatchRequestSender, mut answers: WatchResponseStream) -> Served {
         let mut answered = false;
         loop {
@@ -220,9 +220,6 @@ impl Task {
             if let Err(error) = sent {
                 tracing::debug!(%error, "watch stream broken, opening another");
                 return Served::Broken { answered };
-            }
-            if self.watched.is_empty() {
-                return Served::Idle;
             }
         }
     }
@@ -286,8 +283,6 @@ impl Task {
 enum Served {
     /// The client is gone.
     Done,
-    /// Nothing is watched any more.
-    Idle,
     /// The stream broke; `answered` if it had worked before.
     Broken { answered: bool },
 }
