@@ -95,3 +95,30 @@ async fn a_cut_is_told_by_the_local_clock_and_healed_with_a_new_lease() {
     .expect("a new lease is there before anyone asks");
     assert!(guard.is_lost());
 }
+
+/// Requests that wait together share a transaction, and etcd refuses a transaction as a whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_refused_does_not_fail_those_beside_it() {
+    let server = EtcdServer::start().await.expect("starts");
+    let client = client(server.endpoint()).await;
+    let locks = client.lock();
+    let (gone, alive) = (Duration::from_secs(600), Duration::from_secs(700));
+    let held = locks.acquire("warm-up", gone).await.expect("is free");
+    let beside = locks.acquire("beside", alive).await.expect("is free");
+    let lease =
+        held.key().rsplit('/').next().and_then(|place| place.split('-').next()).expect("names its lease");
+    let lease = i64::from_str_radix(lease, 16).expect("is hexadecimal");
+    let admin = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    admin.lease_client().revoke(lease).await.expect("is revoked");
+
+    // The client has not heard of it: it renews every 200 s.
+    assert!(!held.is_lost());
+    let acquire =
+        async |n: usize| locks.acquire(&format!("job-{n}"), if n % 2 == 0 { gone } else { alive }).await;
+    let guards = timeout(LIMIT, join_all((0..40).map(acquire))).await.expect("in time");
+    for guard in guards {
+        guard.expect("is free, and a lease can be had").unlock().await.expect("is held");
+    }
+    assert!(held.is_lost(), "the refusal told that its lease is gone");
+    beside.unlock().await.expect("is held");
+}

@@ -134,8 +134,10 @@ impl Core {
         F: Future<Output = Result<T>>,
     {
         let session = self.session(ttl).await?;
-        match take(session.clone()).await {
-            Err(Error::Lost { .. }) if session.lease.loss().is_some() => take(self.session(ttl).await?).await,
+        // Not the session itself, since its users are counted.
+        let lease = session.lease.clone();
+        match take(session).await {
+            Err(Error::Lost { .. }) if lease.loss().is_some() => take(self.session(ttl).await?).await,
             outcome => outcome,
         }
     }

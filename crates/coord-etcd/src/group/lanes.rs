@@ -24,7 +24,7 @@ pub(crate) trait Lined {
 /// The requests that wait, by lane, and which lanes have one under way.
 #[derive(Debug)]
 pub(crate) struct Lanes<R> {
-    lanes: HashMap<String, Lane<R>>,
+    by_name: HashMap<String, Lane<R>>,
     /// The lanes that have something to send, in the order in which they came.
     ready: VecDeque<String>,
     /// How many operations all that wait would take.
@@ -39,16 +39,16 @@ struct Lane<R> {
 
 impl<R: Lined> Lanes<R> {
     pub(crate) fn new() -> Self {
-        Self { lanes: HashMap::new(), ready: VecDeque::new(), waiting: 0 }
+        Self { by_name: HashMap::new(), ready: VecDeque::new(), waiting: 0 }
     }
 
     /// Takes note of a request.
     pub(crate) fn push(&mut self, request: R) {
         let name = request.lane();
-        if !self.lanes.contains_key(name) {
-            self.lanes.insert(name.to_owned(), Lane { waiting: VecDeque::new(), under_way: false });
+        if !self.by_name.contains_key(name) {
+            self.by_name.insert(name.to_owned(), Lane { waiting: VecDeque::new(), under_way: false });
         }
-        let lane = self.lanes.get_mut(name).expect("is there, or was just inserted");
+        let lane = self.by_name.get_mut(name).expect("is there, or was just inserted");
         if lane.waiting.is_empty() && !lane.under_way {
             self.ready.push_back(name.to_owned());
         }
@@ -66,7 +66,7 @@ impl<R: Lined> Lanes<R> {
         let mut batch = Vec::new();
         let mut room = MAX_OPERATIONS;
         while let Some(name) = self.ready.front() {
-            let lane = self.lanes.get_mut(name).expect("a lane that is ready exists");
+            let lane = self.by_name.get_mut(name).expect("a lane that is ready exists");
             let first = batch.len();
             while let Some(next) = lane.waiting.front()
                 && next.operations() <= room
@@ -87,10 +87,10 @@ impl<R: Lined> Lanes<R> {
 
     /// Takes note that the request of `lane` is answered.
     pub(crate) fn answered(&mut self, name: &str) {
-        let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.under_way) else { return };
+        let Some(lane) = self.by_name.get_mut(name).filter(|lane| lane.under_way) else { return };
         lane.under_way = false;
         if lane.waiting.is_empty() {
-            self.lanes.remove(name);
+            self.by_name.remove(name);
         } else {
             self.ready.push_back(name.to_owned());
         }
@@ -183,6 +183,6 @@ mod tests {
         assert_eq!(sent.iter().sum::<usize>(), 9 * names.len());
         assert_eq!(sent.iter().max(), Some(&MAX_OPERATIONS));
         assert_eq!(lanes.waiting(), 0);
-        assert!(lanes.lanes.is_empty(), "an idle lane costs nothing");
+        assert!(lanes.by_name.is_empty(), "an idle lane costs nothing");
     }
 }
