@@ -59,6 +59,10 @@ async fn accept(listener: TcpListener, target: String, cut: watch::Receiver<bool
         connections.spawn(async move {
             passable(&mut cut).await;
             let Ok(server) = TcpStream::connect(target).await else { return };
+            // Passes each packet on at once, as a wire does.
+            if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
+                return;
+            }
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
             tokio::select! {

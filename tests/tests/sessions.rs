@@ -113,8 +113,9 @@ async fn a_request_that_is_refused_does_not_fail_those_beside_it() {
 
     // The client has not heard of it: it renews every 200 s.
     assert!(!held.is_lost());
-    let acquire =
-        async |n: usize| locks.acquire(&format!("job-{n}"), if n % 2 == 0 { gone } else { alive }).await;
+    let acquire = async |n: usize| {
+        locks.acquire(&format!("job-{n}"), if n.is_multiple_of(2) { gone } else { alive }).await
+    };
     let guards = timeout(LIMIT, join_all((0..40).map(acquire))).await.expect("in time");
     for guard in guards {
         guard.expect("is free, and a lease can be had").unlock().await.expect("is held");

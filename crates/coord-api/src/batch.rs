@@ -119,7 +119,8 @@ impl Batch {
     }
 
     /// Writes only while `guard` holds its lock: the store checks it in the same transaction, so a holder
-    /// that lost the lock without knowing it changes nothing.
+    /// that lost the lock without knowing it changes nothing. A write that arrives after the holder's own
+    /// deadline, but before the store has freed the lock, is still written: nobody else holds it then.
     ///
     /// The lock and the config center must be of the same store and namespace.
     ///

@@ -13,6 +13,8 @@ use crate::{Lost, Result};
 ///   the id is given to anyone else. A lost id never comes back; the next `acquire_id` may give another.
 /// - The id lives on a lease that coord renews, so a crashed holder's id is free again after the TTL.
 /// - An allocator holds at most one id. Several allocators, also of one process, hold different ids.
+/// - **Fair.** Those who wait with `acquire_id` are served in the order in which they asked, also across
+///   processes.
 /// - Services never meet: the same id may be held once in each.
 ///
 /// # Cancel safety
@@ -33,8 +35,7 @@ use crate::{Lost, Result};
 /// ```
 #[async_trait]
 pub trait InstanceIdAllocator: fmt::Debug + Send + Sync {
-    /// Waits until an id is free and takes it. Returns the id that is held already, if one is. Those who wait
-    /// are served in the order in which they came, also across processes.
+    /// Waits until an id is free and takes it. Returns the id that is held already, if one is.
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Unavailable`](crate::Error::Unavailable),

@@ -12,7 +12,8 @@ use crate::{ConfigCenter, DistributedLock, InstanceIdAllocator, LeaseHealth, Res
 /// - [`close`](Self::close) may be called often and by many: it gives back every lock, id and registration
 ///   of this provider, wakes every waiter with [`Error::Closed`](crate::Error::Closed), fires every
 ///   `lost()`, ends every watch, and returns within the configured close timeout.
-/// - After `close` every call answers [`Error::Closed`](crate::Error::Closed).
+/// - After `close` every call answers [`Error::Closed`](crate::Error::Closed); a bad argument is still
+///   [`Error::InvalidArgument`](crate::Error::InvalidArgument).
 /// - Dropping the last handle does the same in the background, as far as it can. What could not be given
 ///   back is freed by the store when its lease expires.
 ///
@@ -54,7 +55,8 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// within 2 and 2^20; [`Error::Closed`](crate::Error::Closed) after close.
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>>;
 
-    /// How the leases of this provider are doing: the worst of them, healthy if there are none. For metrics and
+    /// How the leases of this provider are doing, as it sees them without asking the store: the worst of them,
+    /// healthy if there are none; lost until the store is known to have freed the lease. For metrics and
     /// readiness probes; what a single lock or id is worth, its own `lost()` tells.
     fn lease_health(&self) -> LeaseHealth;
 

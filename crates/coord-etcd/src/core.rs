@@ -192,10 +192,15 @@ impl Core {
 
 /// What users' handles, guards and watches hold. When the last one is dropped, the leases are given back and
 /// the background thread ends.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) core: Arc<Core>,
     background: Background,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "etcd client {}", self.core.owner)
+    }
 }
 
 impl Shared {

@@ -51,7 +51,8 @@ tests! { "config";
         config.set_if_held(&again, "key", &3).await.expect("is held");
     }
 
-    /// Contract 4: after the lease was revoked nothing is written any more, whether the guard knows it or not.
+    /// Contract 4: after the lease was revoked nothing is written any more, whether the guard knows it or
+    /// not.
     async fn refused_after_a_revocation(world: &dyn World) {
         let client = world.client().await;
         let config = client.config();
@@ -98,8 +99,8 @@ tests! { "config";
         next.config().set_if_held(&now_held, "key", &5).await.expect("is still held");
     }
 
-    /// Contract 4: of several holders in turn only the one of the moment writes, however late the others' writes
-    /// come.
+    /// Contract 4: of several holders in turn only the one of the moment writes, however late the others'
+    /// writes come.
     async fn only_the_holder_of_the_moment_writes(world: &dyn World) {
         let client = world.client().await;
         let config = client.config();

@@ -153,8 +153,8 @@ tests! { "config";
         assert_eq!(found, [("kept", kept), ("stale", now)]);
     }
 
-    /// Contract 8: a batch that changes nothing is answered with a version of its moment: not before any write
-    /// that was answered, and before every write that comes.
+    /// Contract 8: a batch that changes nothing is answered with a version of its moment: not before any
+    /// write that was answered, and before every write that comes.
     async fn a_batch_that_changes_nothing_has_a_version(world: &dyn World) {
         let config = world.client().await.config();
         let mut last = config.set("key", &1).await.expect("is written");

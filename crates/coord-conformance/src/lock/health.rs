@@ -26,8 +26,8 @@ fn is_lost(health: LeaseHealth) -> bool {
 }
 
 tests! { "lock";
-    /// Contract 2: a client is healthy while it holds nothing and while renewals arrive; when they are overdue
-    /// it is suspect, then lost, and healthy again when the network is back and the loss is dealt with.
+    /// Contract 2: a client is healthy while it holds nothing and while renewals arrive; when they are
+    /// overdue it is suspect, then lost, and healthy again when the network is back and the loss is dealt with.
     async fn the_health_of_the_leases_is_told(world: &dyn World) {
         let (client, other) = (world.client().await, world.client().await);
         assert_eq!(client.provider.lease_health(), LeaseHealth::Healthy, "there are no leases");
@@ -37,6 +37,8 @@ tests! { "lock";
         becomes(&client, is_suspect).await;
         becomes(&client, is_lost).await;
         assert!(guard.is_lost());
+        tokio::time::sleep(SHORT).await;
+        assert!(is_lost(client.provider.lease_health()), "it has not heard how the store sees it");
         assert_eq!(other.provider.lease_health(), LeaseHealth::Healthy, "it has a network of its own");
         client.link.restore();
         becomes(&client, is_healthy).await;
