@@ -65,8 +65,8 @@ pub trait ConfigCenter: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Lost`] if a lock that the batch requires is not held; [`Error::Conflict`] names the first key
-    /// whose version is not the required one. Nothing is written then. [`Error::Timeout`] leaves open whether the batch was written. Others as
-    /// [`get_entry`](Self::get_entry).
+    /// whose version is not the required one. Nothing is written then. [`Error::Timeout`] leaves open whether the
+    /// batch was written. Others as [`get_entry`](Self::get_entry).
     async fn commit(&self, batch: Batch) -> Result<Committed>;
 
     /// Watches one key or the keys below a prefix; see [`Watch`] for what is promised.
