@@ -42,7 +42,7 @@ impl Keys {
         format!("{}{}/", self.locks, escaped(name.as_str()))
     }
 
-    /// One place in a queue, unique per attempt.
+    /// One place in a queue.
     pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64) -> String {
         format!("{queue}{lease:x}-{attempt:x}")
     }

@@ -20,7 +20,9 @@ impl DistributedLock for EtcdLock {
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        let mut spot = Spot::enter(&self.shared, self.shared.core.keys.lock_queue(&name), ttl).await?;
+        // Boxed, since entering takes far more memory than waiting, which can take long.
+        let mut spot =
+            Box::pin(Spot::enter(&self.shared, self.shared.core.keys.lock_queue(&name), ttl)).await?;
         spot.wait_for_turn().await?;
         Ok(guard(name, spot, asked))
     }

@@ -108,7 +108,7 @@ impl Core {
             }
             return Ok(session);
         }
-        let session = self.grant(ttl).await?;
+        let session = Box::pin(self.grant(ttl)).await?;
         current.session = Some(session.clone());
         Ok(session)
     }

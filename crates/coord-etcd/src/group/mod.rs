@@ -35,8 +35,8 @@ const WORTH_ANOTHER: usize = MAX_OPERATIONS / 2;
 
 /// What a request does to a queue.
 ///
-/// Keys of places are made of a lease and a number that are used once, so whoever deletes a key by its name
-/// deletes its own place or nothing.
+/// The key of a place is used again only after the answer to the request that deleted it, and never if one
+/// about it got no answer. So whoever deletes a key by its name deletes its own place or nothing.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     /// Writes a place and looks who else is there.

@@ -5,12 +5,15 @@
 //! instead (see `Spot`), so that a release does not wake every process in the queue.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use coord_api::{Error, LossReason, Result};
+use coord_api::{Error, Lease, LossReason, Result};
 use etcd_client::GetOptions;
 use tokio::{
     sync::{oneshot, watch},
@@ -21,8 +24,9 @@ use super::mirror::Mirror;
 use crate::{
     core::Core,
     group::Look,
-    keys::Range,
+    keys::{Keys, Range},
     read::revision,
+    session::Session,
     watch::hub::{Delivery, Subscription},
 };
 
@@ -46,27 +50,75 @@ pub(super) struct Local {
 struct State {
     /// How many places of ours there are, those of holders included.
     spots: usize,
+    /// The numbers in the keys of our places, by lease. A number is used again, since etcd remembers every key
+    /// that ever was until it is compacted, and walks over them whenever it looks at the queue.
+    numbers: HashMap<i64, BTreeSet<u64>>,
     mirror: Mirror,
-    waiters: HashMap<String, oneshot::Sender<Result<()>>>,
+    waiters: HashMap<String, Waiter>,
 }
 
-/// One place of ours in a queue, counted.
+#[derive(Debug)]
+struct Waiter {
+    /// When its place was created: the same key may have been another place before.
+    created: i64,
+    grant: oneshot::Sender<Result<()>>,
+}
+
+/// One place of ours in a queue, counted, with a key that no other place of ours has.
 #[derive(Debug)]
 pub(super) struct Member {
     core: Weak<Core>,
     local: Arc<Local>,
+    session: i64,
+    lease: Lease,
+    number: u64,
+    is_retired: AtomicBool,
 }
 
 impl Queues {
-    /// Counts one more place in `queue`.
-    pub(super) fn join(&self, core: &Arc<Core>, queue: &Arc<str>) -> Member {
+    /// Counts one more place in `queue`, on `session`.
+    pub(super) fn join(&self, core: &Arc<Core>, queue: &Arc<str>, session: &Session) -> Member {
         let mut queues = self.0.lock().expect("nothing panics while this is locked");
         let local = queues.entry(queue.clone()).or_insert_with(|| {
             let (queue, state) = (queue.clone(), Mutex::default());
             Arc::new(Local { queue, state, is_shared: watch::Sender::new(false) })
         });
-        local.state().spots += 1;
-        Member { core: Arc::downgrade(core), local: local.clone() }
+        let number = local.state().add(session.id);
+        Member {
+            core: Arc::downgrade(core),
+            local: local.clone(),
+            session: session.id,
+            lease: session.lease.clone(),
+            number,
+            is_retired: AtomicBool::new(false),
+        }
+    }
+}
+
+impl State {
+    /// Counts a place on a lease; its number is the smallest that is free.
+    fn add(&mut self, lease: i64) -> u64 {
+        self.spots += 1;
+        let used = self.numbers.entry(lease).or_default();
+        let number =
+            (0..).zip(&*used).find(|(free, used)| free != *used).map_or(used.len() as u64, |(free, _)| free);
+        used.insert(number);
+        number
+    }
+
+    /// Frees a number.
+    fn free(&mut self, lease: i64, number: u64) {
+        if let Some(used) = self.numbers.get_mut(&lease) {
+            used.remove(&number);
+            if used.is_empty() {
+                self.numbers.remove(&lease);
+            }
+        }
+    }
+
+    /// Whether nothing of ours is known about the queue that would matter later.
+    fn is_unused(&self) -> bool {
+        self.spots == 0 && self.numbers.is_empty()
     }
 }
 
@@ -76,13 +128,26 @@ impl Drop for Member {
         let mut queues = core.queues.0.lock().expect("nothing panics while this is locked");
         let mut state = self.local.state();
         state.spots -= 1;
-        if state.spots == 0 && !*self.local.is_shared.borrow() {
+        if !*self.is_retired.get_mut() || self.lease.loss().is_some() {
+            state.free(self.session, self.number);
+        }
+        if state.is_unused() && !*self.local.is_shared.borrow() {
             queues.remove(&self.local.queue);
         }
     }
 }
 
 impl Member {
+    /// The key of the place.
+    pub(super) fn key(&self) -> String {
+        Keys::place_in(&self.local.queue, self.session, self.number)
+    }
+
+    /// Never uses the key again while its lease lives: a request about it may still be under way.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
     /// Whether other places of this client are in the queue.
     pub(super) fn is_among_others(&self) -> bool {
         self.local.state().spots > 1
@@ -101,10 +166,11 @@ impl Member {
         }
     }
 
-    /// Waits until the shared watch says that `key` is at the head. It begins when there is a second place.
-    pub(super) async fn turn(&self, key: &str) -> Result<()> {
+    /// Waits until the shared watch says that the place `key` is at the head. It begins when there is a second
+    /// place.
+    pub(super) async fn turn(&self, key: &str, created: i64) -> Result<()> {
         let (grant, granted) = oneshot::channel();
-        self.local.state().waiters.insert(key.to_owned(), grant);
+        self.local.state().waiters.insert(key.to_owned(), Waiter { created, grant });
         let _waiting = Waiting { local: &self.local, key };
         // The turn may have come between the answer to the request and this moment.
         self.local.update(|_| {});
@@ -125,12 +191,7 @@ impl Member {
 
     /// Takes note that a place of ours was deleted, which its successor need not hear from the watch.
     pub(super) fn left(&self, key: &str) {
-        self.local.left(key);
-    }
-
-    /// For [`left`](Local::left) after this was dropped.
-    pub(super) fn mirror(&self) -> Arc<Local> {
-        self.local.clone()
+        self.local.update(|mirror| mirror.delete(key));
     }
 }
 
@@ -151,29 +212,29 @@ impl Local {
         self.state.lock().expect("nothing panics while this is locked")
     }
 
-    /// Takes note that a place was deleted.
-    pub(super) fn left(&self, key: &str) {
-        self.update(|mirror| mirror.delete(key));
-    }
-
     /// Changes the mirror, and tells whoever is at the head then.
     fn update(&self, change: impl FnOnce(&mut Mirror)) {
         let mut state = self.state();
         let State { mirror, waiters, .. } = &mut *state;
         change(mirror);
-        if let Some(grant) = mirror.head().and_then(|head| waiters.remove(head)) {
+        if let Some((created, head)) = mirror.head()
+            && waiters.get(head).is_some_and(|waiter| waiter.created == created)
+            && let Some(waiter) = waiters.remove(head)
+        {
             // One that has just given up leaves the queue, and the next is told then.
-            let _ = grant.send(Ok(()));
+            let _ = waiter.grant.send(Ok(()));
         }
     }
 
-    /// Tells a waiter that its place was deleted from outside.
-    fn tell_if_deleted(&self, key: &str) {
+    /// Tells a waiter that its place, which existed before revision `at`, is not there any more.
+    fn tell_if_deleted(&self, key: &str, at: i64) {
         let mut state = self.state();
-        if !state.mirror.has(key)
-            && let Some(grant) = state.waiters.remove(key)
+        let is_gone =
+            |waiter: &Waiter| waiter.created < at && state.mirror.created(key) != Some(waiter.created);
+        if state.waiters.get(key).is_some_and(is_gone)
+            && let Some(waiter) = state.waiters.remove(key)
         {
-            let _ = grant.send(Err(Error::Lost { reason: LossReason::Deleted }));
+            let _ = waiter.grant.send(Err(Error::Lost { reason: LossReason::Deleted }));
         }
     }
 
@@ -192,7 +253,7 @@ impl Local {
         }
         state.mirror = Mirror::default();
         self.is_shared.send_replace(false);
-        if state.spots == 0 {
+        if state.is_unused() {
             queues.remove(&self.queue);
         }
         true
@@ -232,10 +293,11 @@ async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
     let places =
         found.kvs().iter().filter_map(|kv| Some((kv.key_str().ok()?.to_owned(), kv.create_revision())));
     local.update(|mirror| mirror.reset(places));
+    let read_at = revision(found.header());
     for key in &waiting {
-        local.tell_if_deleted(key);
+        local.tell_if_deleted(key, read_at + 1);
     }
-    Ok((changes, revision(found.header())))
+    Ok((changes, read_at))
 }
 
 /// Applies changes after `read_at` until some may have been missed, or nobody has waited for a while.
@@ -249,7 +311,7 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
                         local.update(|mirror| mirror.put(change.key, change.created));
                     } else {
                         local.update(|mirror| mirror.delete(&change.key));
-                        local.tell_if_deleted(&change.key);
+                        local.tell_if_deleted(&change.key, change.revision);
                     }
                 }
             }
@@ -264,9 +326,9 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
 
 /// Tells every waiter that its turn can not be waited for.
 fn refuse(local: &Local, error: &Error) {
-    for (_, grant) in local.state().waiters.drain() {
+    for (_, waiter) in local.state().waiters.drain() {
         let source = error.to_string().into();
-        let _ = grant.send(Err(Error::PermissionDenied { operation: "lock", source }));
+        let _ = waiter.grant.send(Err(Error::PermissionDenied { operation: "lock", source }));
     }
 }
 
@@ -280,13 +342,15 @@ mod tests {
     fn member(spots: usize) -> Member {
         let state = Mutex::new(State { spots, ..State::default() });
         let local = Local { queue: "queue/".into(), state, is_shared: watch::Sender::new(true) };
-        Member { core: Weak::new(), local: Arc::new(local) }
+        let lease = Lease::granted(Instant::now(), LINGER);
+        let (session, number, is_retired) = (1, 0, AtomicBool::new(false));
+        Member { core: Weak::new(), local: Arc::new(local), session, lease, number, is_retired }
     }
 
     #[test]
     fn the_head_of_the_mirror_is_told_and_nobody_else() {
         let member = member(2);
-        let (mut first, mut second) = (Box::pin(member.turn("1")), Box::pin(member.turn("2")));
+        let (mut first, mut second) = (Box::pin(member.turn("1", 7)), Box::pin(member.turn("2", 8)));
         assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
         member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 7)]));
         assert!(matches!((&mut first).now_or_never(), Some(Ok(()))));
@@ -299,25 +363,53 @@ mod tests {
     fn a_turn_that_came_before_anyone_waited_for_it_is_not_missed() {
         let member = member(2);
         member.local.update(|mirror| mirror.put("1".into(), 7));
-        assert!(matches!(member.turn("1").now_or_never(), Some(Ok(()))));
+        assert!(matches!(member.turn("1", 7).now_or_never(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn an_earlier_place_with_the_same_key_is_not_ones_own() {
+        let member = member(2);
+        member.local.update(|mirror| mirror.put("1".into(), 7));
+        let mut turn = Box::pin(member.turn("1", 9));
+        assert!((&mut turn).now_or_never().is_none(), "the place of revision 7 is another one");
+        member.local.update(|mirror| mirror.delete("1"));
+        member.local.tell_if_deleted("1", 8);
+        assert!((&mut turn).now_or_never().is_none(), "the place of revision 9 was not deleted");
+        member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 9)]));
+        assert!((&mut turn).now_or_never().is_none());
+        member.left("2");
+        assert!(matches!(turn.now_or_never(), Some(Ok(()))));
     }
 
     #[test]
     fn a_waiter_whose_place_was_deleted_is_told() {
         let member = member(2);
-        let mut turn = Box::pin(member.turn("2"));
+        let mut turn = Box::pin(member.turn("2", 8));
         assert!((&mut turn).now_or_never().is_none());
         member.local.update(|mirror| mirror.reset([("1".into(), 7)]));
-        member.local.tell_if_deleted("2");
+        member.local.tell_if_deleted("2", 9);
         assert!(matches!(turn.now_or_never(), Some(Err(Error::Lost { reason: LossReason::Deleted }))));
     }
 
     #[test]
     fn a_waiter_that_gave_up_is_forgotten() {
         let member = member(2);
-        let mut turn = Box::pin(member.turn("1"));
+        let mut turn = Box::pin(member.turn("1", 7));
         assert!((&mut turn).now_or_never().is_none());
         drop(turn);
         assert!(member.local.state().waiters.is_empty());
+    }
+
+    #[test]
+    fn the_smallest_free_number_is_used_again() {
+        let mut state = State::default();
+        assert_eq!([state.add(1), state.add(1), state.add(2), state.add(1)], [0, 1, 0, 2]);
+        state.free(1, 1);
+        assert_eq!([state.add(1), state.add(1)], [1, 3]);
+        for number in 0..4 {
+            state.free(1, number);
+        }
+        state.free(2, 0);
+        assert!(state.numbers.is_empty());
     }
 }

@@ -39,14 +39,14 @@ impl Mirror {
         }
     }
 
-    /// Whether a key is in the queue.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.created.contains_key(key)
+    /// The revision at which a place in the queue was created.
+    pub(super) fn created(&self, key: &str) -> Option<i64> {
+        self.created.get(key).copied()
     }
 
-    /// The key at the head.
-    pub(super) fn head(&self) -> Option<&str> {
-        self.order.first().map(|(_, key)| key.as_str())
+    /// The place at the head: when it was created, and its key.
+    pub(super) fn head(&self) -> Option<(i64, &str)> {
+        self.order.first().map(|(created, key)| (*created, key.as_str()))
     }
 }
 
@@ -59,14 +59,14 @@ mod tests {
         let mut mirror = Mirror::default();
         assert_eq!(mirror.head(), None);
         mirror.reset([("b".to_owned(), 5), ("a".to_owned(), 7)]);
-        assert_eq!(mirror.head(), Some("b"));
+        assert_eq!(mirror.head(), Some((5, "b")));
         mirror.put("c".into(), 9);
         mirror.delete("b");
         mirror.delete("b");
-        assert_eq!(mirror.head(), Some("a"));
+        assert_eq!(mirror.head(), Some((7, "a")));
         mirror.put("a".into(), 7);
         mirror.put("a".into(), 12);
-        assert_eq!(mirror.head(), Some("c"), "deleted and created again is a later place");
+        assert_eq!(mirror.head(), Some((9, "c")), "deleted and created again is a later place");
         mirror.delete("c");
         mirror.delete("a");
         assert_eq!(mirror.head(), None);

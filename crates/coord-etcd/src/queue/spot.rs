@@ -18,7 +18,7 @@ use crate::{
     core::{Core, Shared},
     error::{Effect, Failure},
     group::{Action, Answer, Look, Outcome},
-    keys::{Keys, Range},
+    keys::Range,
     place::LATE,
     session::Session,
     watch::hub::Delivery,
@@ -27,7 +27,8 @@ use crate::{
 /// A place in a queue. Dropping it leaves the queue in the background, whatever became of the request for it.
 pub(crate) struct Spot {
     shared: Arc<Shared>,
-    member: Member,
+    /// Taken only when the spot is dropped.
+    member: Option<Member>,
     queue: Arc<str>,
     key: String,
     session: Arc<Session>,
@@ -88,8 +89,8 @@ impl Spot {
         if_occupied: IfOccupied,
     ) -> Result<Self> {
         let core = &shared.core;
-        let key = Keys::place_in(queue, session.id, core.next_attempt());
-        let member = core.queues.join(core, queue);
+        let member = core.queues.join(core, queue, &session);
+        let key = member.key();
         let look = member.what_to_look_for();
         let action = match (if_occupied, key.clone(), core.holder(), session.id) {
             (IfOccupied::Wait, key, value, lease) => Action::Enter { key, value, lease, look },
@@ -98,7 +99,7 @@ impl Spot {
         // From here on the place may exist; the spot leaves it if this future is dropped.
         let mut spot = Self {
             shared: shared.clone(),
-            member,
+            member: Some(member),
             queue: queue.clone(),
             key,
             session,
@@ -134,7 +135,9 @@ impl Spot {
             // The answer was lost, but the key is ours alone: if it is there, the request took effect.
             Err(Failure { error, effect: Effect::Unknown }) => {
                 spot.state = State::Unknown;
-                let found = core.call("lock", async { core.kv().get(spot.key.as_str(), None).await }).await;
+                spot.member().retire();
+                let found =
+                    Box::pin(core.call("lock", async { core.kv().get(spot.key.as_str(), None).await })).await;
                 let Some(created) = found.ok().and_then(|found| Some(found.kvs().first()?.create_revision()))
                 else {
                     return Err(error);
@@ -181,7 +184,7 @@ impl Spot {
             () = self.core().closed() => return Err(Error::Closed),
             // Its own place is gone: whatever the queue looks like, it is not our turn.
             reason = self.session.lease.lost() => return Err(Error::Lost { reason }),
-            turn = self.member.turn(&self.key) => turn?,
+            turn = self.member().turn(&self.key, self.created()) => turn?,
             turn = self.wait_alone() => turn?,
         }
         self.at_head = true;
@@ -192,13 +195,17 @@ impl Spot {
         &self.shared.core
     }
 
+    fn member(&self) -> &Member {
+        self.member.as_ref().expect("is taken only when the spot is dropped")
+    }
+
     /// Waits for the predecessors one by one, until the client watches the whole queue.
     async fn wait_alone(&self) -> Result<()> {
-        if !self.member.is_among_others() {
+        if !self.member().is_among_others() {
             tokio::select! {
                 // Boxed, since most of the time nobody stands here while many wait.
                 turn = Box::pin(self.follow_predecessors()) => return turn,
-                () = self.member.shared() => {}
+                () = self.member().shared() => {}
             }
         }
         std::future::pending().await
@@ -306,12 +313,13 @@ impl Release for Spot {
         let outcome = match leave().wait().await {
             // The answer was lost. Which of two requests deletes our own key does not matter.
             Err(Failure { effect: Effect::Unknown, .. }) => {
+                self.member().retire();
                 leave().wait().await.map(|outcome| Outcome { condition: true, ..outcome })
             }
             outcome => outcome,
         }?;
         self.left.store(true, Ordering::Relaxed);
-        self.member.left(&self.key);
+        self.member().left(&self.key);
         if outcome.condition { Ok(()) } else { Err(Error::Lost { reason: LossReason::Deleted }) }
     }
 
@@ -327,44 +335,62 @@ impl Drop for Spot {
         if gone || self.session.lease.loss().is_some() {
             return;
         }
-        let core = self.core().clone();
-        let leaving = leave(core, self.queue.clone(), self.key.clone(), self.session.clone(), state);
-        let mirror = self.member.mirror();
+        let Some(member) = self.member.take() else { return };
+        let (core, queue, key) = (self.core().clone(), self.queue.clone(), self.key.clone());
+        let session = self.session.clone();
         self.core().runtime.spawn(async move {
-            let key = leaving.await;
-            mirror.left(&key);
+            if leave(core, queue, &key, &session, &member, state).await {
+                member.left(&key);
+            } else {
+                member.retire();
+            }
         });
     }
 }
 
 /// Leaves a queue now, or as soon as etcd can be reached again; gives up when the lease is over, since the
-/// place is gone with it. The key that was left.
-async fn leave(core: Arc<Core>, queue: Arc<str>, key: String, session: Arc<Session>, state: State) -> String {
+/// place is gone with it. Whether it is known to be left.
+async fn leave(
+    core: Arc<Core>,
+    queue: Arc<str>,
+    key: &str,
+    session: &Session,
+    member: &Member,
+    state: State,
+) -> bool {
     let stray = match state {
         State::Standing { .. } => false,
         State::Unknown => true,
-        State::Refused => return key,
+        State::Refused => return true,
         State::Asked(mut answer) => match answer.wait().await {
             Ok(_) => false,
-            Err(failure) if failure.effect == Effect::None => return key,
+            Err(failure) if failure.effect == Effect::None => return true,
             Err(_) => true,
         },
     };
+    if stray {
+        member.retire();
+    }
     // A request whose answer was lost may still be under way, so its place is looked for again later.
     let rounds: &[Duration] =
         if stray { &[Duration::ZERO, Duration::from_secs(1), LATE] } else { &[Duration::ZERO] };
     for pause in rounds {
         tokio::time::sleep(*pause).await;
         while session.lease.loss().is_none() {
-            match core.group.send(queue.clone(), Action::Leave { key: key.clone() }).wait().await {
+            match core.group.send(queue.clone(), Action::Leave { key: key.to_owned() }).wait().await {
                 Ok(_) => break,
                 Err(failure) if !failure.error.is_retryable() => {
                     tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
-                    return key;
+                    return false;
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await,
+                Err(failure) => {
+                    if failure.effect == Effect::Unknown {
+                        member.retire();
+                    }
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
+                }
             }
         }
     }
-    key
+    true
 }
