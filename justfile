@@ -22,7 +22,11 @@ quickstart:
 
 # The same tour against an etcd: `just quickstart-etcd etcd://127.0.0.1:2379/demo`.
 quickstart-etcd url:
-    PROTOC="$(cargo xtask protoc)" cargo run --package coord --example quickstart --features etcd -- {{url}}
+    PROTOC="$(cargo xtask protoc)" cargo run --package coord --example quickstart --features etcd,grpc -- {{url}}
+
+# coord beside its peers, in one run.
+bench area="lock" *args:
+    cargo xtask bench {{area}} {{args}}
 
 # The documentation in a browser.
 doc:

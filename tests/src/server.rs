@@ -214,6 +214,23 @@ impl EtcdServer {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// An `etcdctl` against this server that goes on while the test does something else.
+    ///
+    /// # Errors
+    /// When the server's container is gone.
+    pub fn etcdctl_process(&self, args: &[&str]) -> Result<Command> {
+        let mut command = match (&self.kind, var("COORD_TEST_ETCDCTL")) {
+            (Kind::Container(container), None) => container.etcdctl_process()?,
+            (_, program) => {
+                let mut command = Command::new(program.as_deref().unwrap_or("etcdctl"));
+                command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint]);
+                command
+            }
+        };
+        command.args(args).kill_on_drop(true);
+        Ok(command)
+    }
+
     async fn wait_until_ready(&self, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         loop {

@@ -7,7 +7,7 @@ use coord_etcd::{Client, EtcdConfig};
 use coord_tests::EtcdServer;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::Child,
     time::{sleep, timeout},
 };
 
@@ -29,27 +29,25 @@ async fn wait_for_places(client: &Arc<dyn Provider>, count: usize) {
     .expect("the places appear");
 }
 
-/// `etcdctl lock`, which prints its key when it has the lock and holds it until it is interrupted.
-struct Etcdctl {
+/// `etcdctl lock`, which prints its key when it has the lock and holds it until its lease is gone.
+struct Etcdctl<'a> {
+    server: &'a EtcdServer,
     child: Child,
     lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
 }
 
-impl Etcdctl {
-    fn lock(server: &EtcdServer) -> Self {
-        let program = std::env::var("COORD_TEST_ETCDCTL").unwrap_or_else(|_| "etcdctl".to_owned());
-        let mut child = Command::new(&program)
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", server.endpoint(), "lock", "/shop/locks/job"])
+impl<'a> Etcdctl<'a> {
+    fn lock(server: &'a EtcdServer) -> Self {
+        let mut command = server.etcdctl_process(&["lock", "/shop/locks/job"]).expect("the server runs");
+        let mut child = command
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("`{program}`: {error}; set COORD_TEST_ETCDCTL to an etcdctl"));
+            .unwrap_or_else(|error| panic!("etcdctl: {error}; set COORD_TEST_ETCDCTL to an etcdctl"));
         let output = child.stdout.take().expect("is piped");
-        Self { child, lines: BufReader::new(output).lines() }
+        Self { server, child, lines: BufReader::new(output).lines() }
     }
 
-    /// Waits until it has the lock.
+    /// Waits until it has the lock, and returns its key.
     async fn has_it(&mut self) -> String {
         let line = timeout(LIMIT, self.lines.next_line()).await.expect("in time");
         line.expect("is readable").expect("prints its key")
@@ -59,11 +57,10 @@ impl Etcdctl {
         timeout(limit, self.lines.next_line()).await.is_ok()
     }
 
-    /// Interrupts it, which makes it give the lock back.
-    async fn unlock(mut self) {
-        let pid = self.child.id().expect("runs").to_string();
-        let killed = Command::new("kill").args(["-INT", &pid]).status().await.expect("kill exists");
-        assert!(killed.success());
+    /// Takes the lock with this key away from it, which ends it.
+    async fn unlock(mut self, key: &str) {
+        let lease = key.rsplit('/').next().expect("a key has segments");
+        self.server.etcdctl(&["lease", "revoke", lease]).await.expect("is revoked");
         timeout(LIMIT, self.child.wait()).await.expect("ends").expect("is waited for");
     }
 }
@@ -98,7 +95,7 @@ async fn etcdctl_and_coord_exclude_each_other_first_come_first_served() {
     assert!(one.lock().try_acquire("job", TTL).await.expect("etcd answers").is_none());
     assert!(!behind.is_finished(), "etcdctl holds the lock");
 
-    ctl.unlock().await;
+    ctl.unlock(&key).await;
     let next = timeout(LIMIT, behind).await.expect("is its turn").expect("no panic");
 
     // And again with the process behind, now that its tasks share a watch.
@@ -110,10 +107,10 @@ async fn etcdctl_and_coord_exclude_each_other_first_come_first_served() {
     })];
     wait_for_places(&one, 3).await;
     next.unlock().await.expect("is held");
-    ctl.has_it().await;
+    let key = ctl.has_it().await;
     sleep(Duration::from_millis(200)).await;
     assert!(two_behind.iter().all(|task| !task.is_finished()), "etcdctl holds the lock");
-    ctl.unlock().await;
+    ctl.unlock(&key).await;
     for task in two_behind {
         timeout(LIMIT, task).await.expect("is its turn").expect("no panic").unlock().await.expect("is held");
     }

@@ -123,3 +123,18 @@ async fn a_request_that_is_refused_does_not_fail_those_beside_it() {
     assert!(held.is_lost(), "the refusal told that its lease is gone");
     beside.unlock().await.expect("is held");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_whose_grant_nobody_waits_for_any_more_serves_the_next() {
+    let server = EtcdServer::start().await.expect("starts");
+    let admin = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    let mut guards = Vec::new();
+    for micros in [0, 100, 200, 300, 400, 500, 700, 1_000, 1_500, 2_000] {
+        let locks = client(server.endpoint()).await.lock();
+        let job = format!("job-{micros}");
+        drop(timeout(Duration::from_micros(micros), locks.acquire(&job, Duration::from_secs(600))).await);
+        guards.push(locks.acquire(&job, Duration::from_secs(600)).await.expect("becomes free"));
+        let leases = admin.lease_client().leases().await.expect("etcd answers").leases().len();
+        assert_eq!(leases, guards.len(), "one for each client, dropped after {micros} µs or not");
+    }
+}

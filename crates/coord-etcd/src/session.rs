@@ -11,7 +11,7 @@ use etcd_client::{LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
 use futures::future::{self, BoxFuture};
 use tokio::time::Instant;
 
-use crate::{core::Core, error::Failure};
+use crate::{background::owned, core::Core, error::Failure};
 
 /// The most users of one session. Revoking a lease deletes its keys in one commit, which should stay bounded.
 const MOST_USERS: usize = 1 << 14;
@@ -47,18 +47,23 @@ struct Current {
 }
 
 impl Current {
-    /// A session that can be used; whether the next one should be prepared.
-    fn usable(&mut self) -> Option<(Arc<Session>, bool)> {
+    /// A session that places can be taken on.
+    fn usable(&mut self) -> Option<Arc<Session>> {
         let usable = |session: &Arc<Session>| {
             session.lease.loss().is_none() && Arc::strong_count(session) < MOST_USERS
         };
         if !self.session.as_ref().is_some_and(usable) {
             self.session = self.next.take().filter(usable);
         }
-        let session = self.session.clone()?;
-        let prepare = Arc::strong_count(&session) > MANY_USERS && self.next.is_none() && !self.is_preparing;
-        self.is_preparing |= prepare;
-        Some((session, prepare))
+        self.session.clone()
+    }
+
+    /// Whether the next session should be prepared; said once.
+    fn begins_preparing(&mut self) -> bool {
+        let has_many = self.session.as_ref().is_some_and(|session| Arc::strong_count(session) > MANY_USERS);
+        let begins = has_many && self.next.is_none() && !self.is_preparing;
+        self.is_preparing |= begins;
+        begins
     }
 }
 
@@ -98,19 +103,32 @@ impl Sessions {
 
 impl Core {
     /// The live session for `ttl`; granted now if there is none.
+    ///
+    /// May be dropped: a lease that is being granted then serves the next who asks.
     pub(crate) async fn session(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
         self.check_open()?;
         let classes = self.sessions.current(ttl);
-        let mut current = classes.lock().await;
-        if let Some((session, prepare)) = current.usable() {
-            if prepare {
-                self.runtime.spawn(self.clone().prepare(ttl));
+        {
+            let mut current = classes.lock().await;
+            if let Some(session) = current.usable() {
+                if current.begins_preparing() {
+                    self.runtime.spawn(self.clone().prepare(ttl));
+                }
+                return Ok(session);
             }
-            return Ok(session);
         }
-        let session = Box::pin(self.grant(ttl)).await?;
-        current.session = Some(session.clone());
-        Ok(session)
+        let core = self.clone();
+        let granted = move |_caller_gone| async move {
+            let mut current = classes.lock().await;
+            // Someone else may have been here first.
+            if let Some(session) = current.usable() {
+                return Ok(session);
+            }
+            let session = core.grant(ttl).await?;
+            current.session = Some(session.clone());
+            Ok(session)
+        };
+        Box::pin(owned(&self.runtime, granted)).await
     }
 
     /// Makes the next session ready, so that nobody waits for it.

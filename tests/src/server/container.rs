@@ -7,6 +7,7 @@ use testcontainers::core::client::docker_client_instance;
 use testcontainers::core::{ContainerPort, ExecCommand};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
+use tokio::process::Command;
 use tokio::time::sleep;
 
 use super::TICK;
@@ -88,6 +89,13 @@ impl Container {
         let log = container.stderr_to_vec().await?;
         let log = String::from_utf8_lossy(&log);
         Ok(Some(log.lines().last().unwrap_or("it wrote no log").to_owned()))
+    }
+
+    /// `etcdctl` in the container, as a process of its own.
+    pub(super) fn etcdctl_process(&self) -> Result<Command> {
+        let mut command = Command::new("docker");
+        command.args(["exec", "--env", "ETCDCTL_API=3", self.container()?.id(), "etcdctl"]);
+        Ok(command)
     }
 
     pub(super) async fn etcdctl(&self, args: &[&str]) -> Result<String> {

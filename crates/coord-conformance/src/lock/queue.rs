@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::{
     World,
     suite::tests,
-    tools::{LIMIT, LONG, SHORT, Task, eventually, keys_become, spawn, within},
+    tools::{LIMIT, LONG, LONG_LIMIT, SHORT, Task, eventually, keys_become, spawn, within},
 };
 
 /// A task that waits in the queue of `job`, and is known to be there.
@@ -45,6 +45,24 @@ async fn served_in_order(world: &dyn World, queue: Vec<Arc<dyn DistributedLock>>
 }
 
 tests! { "lock";
+    /// Contract 5: clients that want a lock again and again, at once after giving it back, all come to their turns.
+    async fn clients_take_turns_again_and_again(world: &dyn World) {
+        let mut tasks = Vec::new();
+        for _ in 0..6 {
+            let locks = world.client().await.lock();
+            tasks.push(spawn(async move {
+                for _ in 0..40 {
+                    let guard = locks.acquire("job", LONG).await.expect("is answered");
+                    guard.unlock().await.expect("is held");
+                }
+            }));
+        }
+        for task in tasks {
+            task.join_within(LONG_LIMIT).await;
+        }
+        keys_become(world, 0).await;
+    }
+
     /// Contract 5: clients get the lock in the order in which they asked for it.
     async fn first_come_first_served(world: &dyn World) {
         let mut clients = Vec::new();

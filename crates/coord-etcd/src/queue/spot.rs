@@ -230,7 +230,7 @@ impl Spot {
                     continue;
                 }
             }
-            if !self.exists(&predecessor).await? {
+            if !self.is_before(&predecessor).await? {
                 continue;
             }
             tracing::debug!(key = self.key, behind = predecessor, "waiting in the queue");
@@ -244,14 +244,17 @@ impl Spot {
         }
     }
 
-    /// Whether a key is there. Tries on while etcd is away.
-    async fn exists(&self, key: &str) -> Result<bool> {
+    /// Whether a key is a place before this one. The same key may be a later place by now: who leaves a queue
+    /// and enters it again may use its key again. Tries on while etcd is away.
+    async fn is_before(&self, key: &str) -> Result<bool> {
         loop {
-            let count = GetOptions::new().with_count_only();
+            let options = GetOptions::new().with_keys_only();
             let found =
-                self.core().call("wait in a queue", async { self.core().kv().get(key, Some(count)).await });
+                self.core().call("wait in a queue", async { self.core().kv().get(key, Some(options)).await });
             match found.await {
-                Ok(found) => return Ok(found.count() > 0),
+                Ok(found) => {
+                    return Ok(found.kvs().first().is_some_and(|kv| kv.create_revision() < self.created()));
+                }
                 Err(failure) if failure.error.is_retryable() => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }

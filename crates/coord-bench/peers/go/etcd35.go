@@ -1,0 +1,23 @@
+//go:build etcd35
+
+package main
+
+import (
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+)
+
+// The same names for both layouts of etcd's Go packages.
+type (
+	client  = clientv3.Client
+	config  = clientv3.Config
+	session = concurrency.Session
+	mutex   = concurrency.Mutex
+)
+
+var (
+	newClient    = clientv3.New
+	newMutex     = concurrency.NewMutex
+	sessionOn    = concurrency.NewSession
+	withLifetime = concurrency.WithTTL
+)

@@ -1,0 +1,150 @@
+//! `cargo xtask bench`: an etcd of its own, the peers in Go where Go is installed, and `coord-bench` in release.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{protoc, shell};
+
+/// Where Debian's packages of Go sources are.
+const GO_SOURCES: &str = "/usr/share/gocode";
+const GO_PACKAGES: &str = "golang-go golang-etcd-server-dev";
+
+/// The modules of `coord-bench` that measure something.
+const AREAS: [&str; 1] = ["lock"];
+
+const BUILD: Duration = Duration::from_secs(600);
+const QUICK: Duration = Duration::from_secs(10);
+
+/// Measures one area; `options` are `--json FILE`, `--quick` and `--only TEXT`.
+pub(crate) fn run(area: &str, options: &[&str]) -> Result<()> {
+    if !AREAS.contains(&area) {
+        bail!("nothing is measured for `{area}`; there is: {}", AREAS.join(", "));
+    }
+    check(options)?;
+    let folder = shell::root().join("target/bench");
+    fs::create_dir_all(&folder)?;
+    let program = build()?;
+    let go = build_go(&folder);
+    let server = Server::start(&folder)?;
+
+    let mut command = Command::new(program);
+    command.arg(area).args(["--endpoint", &server.address]).args(options);
+    match go {
+        Ok((program, version)) => command.arg("--go").arg(program).args(["--go-version", &version]),
+        Err(error) => {
+            command.args(["--go-missing", &format!("{error:#}; get it with `apt-get install {GO_PACKAGES}`")])
+        }
+    };
+    let mut git = Command::new("git");
+    git.current_dir(shell::root()).args(["describe", "--always", "--dirty"]);
+    let mut date = Command::new("date");
+    date.args(["-u", "+%Y-%m-%d"]);
+    for (name, source) in [("--commit", &mut git), ("--date", &mut date)] {
+        if let Ok(text) = shell::output(source, QUICK) {
+            command.args([name, text.trim()]);
+        }
+    }
+    let status = command.stdin(Stdio::null()).status().context("cannot start coord-bench")?;
+    drop(server);
+    if !status.success() {
+        bail!("the measurement ended with {status}; its message is above");
+    }
+    Ok(())
+}
+
+fn check(options: &[&str]) -> Result<()> {
+    let mut rest = options.iter();
+    while let Some(option) = rest.next() {
+        match *option {
+            "--quick" => {}
+            "--json" | "--only" if rest.next().is_some_and(|value| !value.starts_with("--")) => {}
+            other => bail!("`bench` takes --quick, --json FILE and --only TEXT, not `{other}`"),
+        }
+    }
+    Ok(())
+}
+
+/// Builds `coord-bench` as users build coord: optimized.
+fn build() -> Result<PathBuf> {
+    let mut command = shell::cargo(["build", "--release", "--package", "coord-bench"]);
+    let status = command.env("PROTOC", protoc::find()?).status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("coord-bench is not built; see the messages above");
+    }
+    let target = shell::var("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
+    Ok(target.join("release/coord-bench"))
+}
+
+/// Builds the contenders in Go; the program and the versions of what is in it, or why there is none.
+fn build_go(folder: &Path) -> Result<(PathBuf, String)> {
+    let go = shell::on_path("go").context("no `go` on PATH")?;
+    let packages = Path::new(GO_SOURCES).join("src/go.etcd.io/etcd");
+    // etcd moved its Go packages with 3.5.
+    let tags = match ["clientv3", "client/v3"].map(|layout| packages.join(layout).is_dir()) {
+        [true, _] => "etcd34",
+        [_, true] => "etcd35",
+        _ => bail!("no Go packages of etcd in {GO_SOURCES}"),
+    };
+    let program = folder.join("go-peer").canonicalize().unwrap_or_else(|_| folder.join("go-peer"));
+    let mut command = Command::new(&go);
+    command.current_dir(shell::root().join("crates/coord-bench/peers/go"));
+    command.env("GO111MODULE", "off").env("GOPATH", GO_SOURCES).env("GOFLAGS", "");
+    command.args(["build", "-tags", tags, "-o"]).arg(&program).arg(".");
+    shell::output(&mut command, BUILD)?;
+    let version = shell::output(Command::new(&go).arg("version"), QUICK)?;
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${Version}", "golang-etcd-server-dev"]);
+    let etcd = shell::output(&mut query, QUICK).unwrap_or_else(|_| "of unknown version".into());
+    Ok((program, format!("{}, clientv3 {}", version.trim(), etcd.trim())))
+}
+
+/// `cargo xtask etcd` as a process of its own, which cleans up even if this one is killed.
+struct Server {
+    address: String,
+    process: Child,
+}
+
+impl Server {
+    fn start(folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let log = folder.join("etcd.log");
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["etcd", "--port", &port.to_string()]);
+        // Its data belongs on the disk of the checkout: /tmp may be memory, where a commit costs nothing.
+        command.env("TMPDIR", OsString::from(folder.canonicalize()?));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
+        let mut process = command.spawn().context("cannot start etcd")?;
+        let mut line = String::new();
+        // The address comes when it is ready; the end of the output when it failed.
+        BufReader::new(process.stdout.take().context("stdout was piped")?).read_line(&mut line)?;
+        let server = Self { address: format!("127.0.0.1:{port}"), process };
+        if line.trim().is_empty() {
+            bail!("etcd did not get ready; see {}", log.display());
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Not SIGKILL, which would leave etcd and its data behind. Should this fail, it ends with this process.
+        let mut terminate = Command::new("kill");
+        if terminate.arg(self.process.id().to_string()).status().is_ok_and(|status| status.success()) {
+            let _ = self.process.wait();
+        }
+    }
+}
+
+/// Below the ports that systems give to outgoing connections.
+fn free_port() -> Result<u16> {
+    (23_790..23_890)
+        .find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
+        .context("no free port from 23790 on")
+}
