@@ -9,7 +9,7 @@
 //! harness = false
 //! ```
 //!
-//! ```ignore
+//! ```text
 //! // tests/conformance.rs
 //! coord_conformance::main! { mine: MyBackend::default() }
 //! ```
