@@ -29,9 +29,9 @@ use lanes::{Lanes, Lined, MAX_OPERATIONS};
 /// Two, so that one is prepared while the other is answered; more would only make them smaller.
 const UNDER_WAY: usize = 2;
 
-/// How many operations a second transaction has to carry. Few gather until the first is answered: a commit costs
+/// How many operations a second transaction has to carry. Fewer wait until the first is answered: a commit costs
 /// etcd far more than an operation in it.
-const WORTH_ANOTHER: usize = MAX_OPERATIONS / 2;
+const WORTH_ANOTHER: usize = MAX_OPERATIONS / 5;
 
 /// What a request does to a queue.
 ///

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use coord_api::Error;
 use etcd_client::{WatchClient, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use tokio::{
@@ -133,15 +132,7 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
-        let backoff = || {
-            ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(20))
-                .with_max_delay(Duration::from_secs(2))
-                .with_jitter()
-                .without_max_times()
-                .build()
-        };
-        let mut pauses = backoff();
+        let mut pauses = super::pauses();
         loop {
             while self.watched.is_empty() {
                 match self.inbox.recv().await {
@@ -154,7 +145,7 @@ impl Task {
                     Served::Done => return,
                     Served::Broken { answered } => {
                         if answered {
-                            pauses = backoff();
+                            pauses = super::pauses();
                         }
                     }
                 },

@@ -32,6 +32,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) ->
     Ok(Watch::new(items))
 }
 
+/// Between attempts, jittered: 20 ms to 2 s.
 fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))
