@@ -4,7 +4,6 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use futures::{StreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Batch, Committed, Entry, EntryEvent, Error, LockGuard, Result, Version, Watch};
@@ -262,7 +261,7 @@ fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<Setting<T>> {
 }
 
 fn typed<T: DeserializeOwned + Send + 'static>(entries: Watch<EntryEvent>) -> Watch<ConfigEvent<T>> {
-    Watch::new(entries.flat_map(|item| stream::iter(decode_event(item))))
+    entries.told_as(decode_event)
 }
 
 fn decode_event<T: DeserializeOwned>(item: Result<EntryEvent>) -> Vec<Result<ConfigEvent<T>>> {

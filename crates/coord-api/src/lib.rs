@@ -16,6 +16,7 @@
 pub mod backend;
 mod batch;
 mod config;
+mod contact;
 mod entry;
 mod error;
 mod ids;
@@ -32,6 +33,7 @@ mod watch;
 pub use backend::registration::{Registration, RegistrationStatus};
 pub use batch::{Batch, Committed, HeldLock, MAX_BATCH_KEYS, MAX_VALUE_BYTES, Write};
 pub use config::{ConfigCenter, ConfigEvent, ConfigExt, Scope, Setting};
+pub use contact::{Contact, Freshness};
 pub use entry::{Entry, EntryEvent};
 pub use error::{BoxError, Error, Result};
 pub use ids::{InstanceIdAllocator, MAX_MAX_ID, check_max_id};

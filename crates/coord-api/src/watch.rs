@@ -6,9 +6,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 
-use crate::{Error, Result};
+use crate::{Contact, Error, Result};
 
 /// A watch: a snapshot, then every change after it, once and in order.
 ///
@@ -17,19 +20,37 @@ use crate::{Error, Result};
 /// - After a gap (the connection was lost for long, the store compacted its history, the consumer was slow)
 ///   another snapshot comes, which replaces all that was known. Nothing ever goes back in time.
 /// - An entry that can not be decoded is an `Err` item ([`Error::Decode`]) and the watch goes on.
-/// - While the store is away no items come; the watch goes on by itself when it is back.
+/// - While the store is away no items come, and [`contact`](Self::contact) tells; the watch goes on by itself
+///   when it is back.
 /// - It ends only when its provider is closed: one `Err(`[`Error::Closed`]`)`, then `None`.
 /// - Memory is bounded however slow the consumer is.
 ///
 /// # Cancel safety
 /// [`next`](Self::next) may be dropped and called again: no item is lost. Dropping the watch ends it.
 #[must_use = "a watch yields nothing unless it is polled"]
-pub struct Watch<T>(Option<BoxStream<'static, Result<T>>>);
+pub struct Watch<T> {
+    contact: Contact,
+    events: Option<BoxStream<'static, Result<T>>>,
+}
 
 impl<T> Watch<T> {
     /// Wraps a backend's stream. After an [`Error::Closed`] it is dropped and not polled again.
-    pub fn new(events: impl Stream<Item = Result<T>> + Send + 'static) -> Self {
-        Self(Some(events.boxed()))
+    pub fn new(contact: Contact, events: impl Stream<Item = Result<T>> + Send + 'static) -> Self {
+        Self { contact, events: Some(events.boxed()) }
+    }
+
+    /// Whether the client hears from its store, so that what this watch told last is up to date.
+    pub fn contact(&self) -> Contact {
+        self.contact.clone()
+    }
+
+    /// A watch that tells of each item what `tell` makes of it.
+    pub fn told_as<U, I>(self, mut tell: impl FnMut(Result<T>) -> I + Send + 'static) -> Watch<U>
+    where
+        T: Send + 'static,
+        I: IntoIterator<Item = Result<U>, IntoIter: Send> + 'static,
+    {
+        Watch::new(self.contact(), self.flat_map(move |item| stream::iter(tell(item))))
     }
 
     /// Waits for the next item; `None` after the provider was closed.
@@ -47,12 +68,12 @@ impl<T> Stream for Watch<T> {
     type Item = Result<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(events) = &mut self.0 else {
+        let Some(events) = &mut self.events else {
             return Poll::Ready(None);
         };
         let item = std::task::ready!(events.poll_next_unpin(cx));
         if matches!(item, None | Some(Err(Error::Closed))) {
-            self.0 = None;
+            self.events = None;
         }
         Poll::Ready(item)
     }

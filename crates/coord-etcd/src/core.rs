@@ -187,6 +187,7 @@ impl Core {
     /// Marks the client closed: from here on nothing new begins, and every wait ends.
     pub(crate) fn mark_closed(&self) {
         self.closed.send_replace(true);
+        self.hub.stop();
     }
 }
 

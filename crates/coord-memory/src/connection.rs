@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Error, LeaseHealth, LossReason, Lost, Owner, Result,
+    Contact, Error, LeaseHealth, LossReason, Lost, Owner, Result,
     backend::{Place, Release},
 };
 use tokio::sync::{oneshot, watch};
@@ -42,6 +42,11 @@ impl Connection {
 
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
         self.link.clone()
+    }
+
+    /// What users are told of the link.
+    pub(crate) fn contact(&self) -> Contact {
+        self.store.lock_now().session(self.id).contact.contact()
     }
 
     pub(crate) fn store(&self) -> &Store {

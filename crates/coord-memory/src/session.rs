@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use coord_api::{Error, Hold, Lease, LeaseHealth, LossReason, Owner, Result, Ttl};
+use coord_api::{Error, Hold, Lease, LeaseHealth, LossReason, Owner, Result, Ttl, backend::ContactSource};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -25,6 +25,8 @@ pub(crate) struct ClientId(u64);
 pub(crate) struct Session {
     pub(crate) owner: Arc<Owner>,
     link: watch::Sender<Link>,
+    /// What users are told of the link.
+    pub(crate) contact: ContactSource,
     /// The lease for each TTL, as long as its loss has not been noticed.
     pub(crate) leases: BTreeMap<Ttl, LeaseId>,
     /// How many of the next calls fail.
@@ -130,6 +132,7 @@ impl State {
         let session = Session {
             owner: owner.clone(),
             link: sender,
+            contact: ContactSource::default(),
             leases: BTreeMap::new(),
             failing: 0,
             missed: Vec::new(),
@@ -216,6 +219,10 @@ impl State {
         }
         let session = self.session(client);
         session.link.send_modify(|link| link.reach = reach);
+        match reach {
+            Reach::Up => session.contact.restored(),
+            Reach::Down | Reach::Stalled(_) => session.contact.lost(),
+        }
         session.wake.notify_one();
     }
 
@@ -251,6 +258,7 @@ impl State {
         let session = self.session(client);
         session.leases.clear();
         session.link.send_modify(|link| link.closed = true);
+        session.contact.lost();
         if let Some(keeper) = session.keeper.take() {
             keeper.abort();
         }

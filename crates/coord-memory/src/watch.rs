@@ -125,7 +125,8 @@ pub(crate) async fn watch(connection: &Arc<Connection>, view: View) -> Result<Wa
         view,
     };
     drop(state);
-    Ok(Watch::new(stream::unfold(watcher, |mut watcher| async { Some((watcher.next().await, watcher)) })))
+    let items = stream::unfold(watcher, |mut watcher| async { Some((watcher.next().await, watcher)) });
+    Ok(Watch::new(connection.contact(), items))
 }
 
 struct Watcher {

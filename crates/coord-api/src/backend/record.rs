@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, vec};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{Entry, EntryEvent, Error, Result, ServiceEvent, ServiceInfo, ServiceName, Watch};
@@ -51,7 +50,7 @@ impl Record {
 /// Turns a watch over the stored records of `service`, with keys `service/id`, into one of instances.
 pub fn service_events(service: ServiceName, entries: Watch<EntryEvent>) -> Watch<ServiceEvent> {
     let mut decoder = Decoder { service, known: BTreeMap::new() };
-    Watch::new(entries.flat_map(move |item| stream::iter(decoder.step(item))))
+    entries.told_as(move |item| decoder.step(item))
 }
 
 /// Remembers the last good record of each key, so that a removal can tell what was removed.

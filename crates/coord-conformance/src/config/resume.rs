@@ -7,7 +7,7 @@ use coord_api::{ConfigCenter, ConfigExt};
 use super::{Known, is, write_many};
 use crate::{
     suite::tests,
-    tools::{LIMIT, LONG_LIMIT, SHORT},
+    tools::{LIMIT, LONG_LIMIT, SHORT, within},
 };
 
 /// The numbers below `prefix` as a fresh read tells them.
@@ -100,6 +100,22 @@ tests! { "config";
         watching.link.restore();
         writer.set("key", &2).await.expect("is written");
         known.follow(&mut watch, LIMIT * 2, |values| is(values, "key", &2)).await;
+    }
+
+    /// Contract 9: whoever relies on a watch can see that the store is away, and that it is back.
+    async fn a_watch_tells_that_the_store_is_away(world: &dyn World) {
+        let watching = world.client().await;
+        let watch = watching.config().watch::<u32>("key").await.expect("is answered");
+        let mut contact = watch.contact();
+        assert!(contact.freshness().is_fresh());
+        watching.link.cut();
+        let cut = within(LONG_LIMIT, contact.changed()).await;
+        assert!(cut.stale_for().is_some_and(|time| time < LONG_LIMIT), "{cut:?}");
+        watching.link.restore();
+        let restored = within(LONG_LIMIT, contact.changed()).await;
+        assert!(restored.is_fresh(), "{restored:?}");
+        watching.close().await;
+        assert!(!within(LIMIT, contact.changed()).await.is_fresh(), "a closed client hears nothing");
     }
 
     /// Contract 8: a consumer that does not look while thousands of writes pass finds the right values in the

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::Error;
+use coord_api::{Contact, Error, backend::ContactSource};
 use etcd_client::{WatchClient, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use tokio::{
     runtime,
@@ -34,12 +34,20 @@ pub(crate) struct Hub {
     /// Unbounded, since dropping a subscription must not wait; each subscription sends two commands.
     commands: mpsc::UnboundedSender<Command>,
     next_id: AtomicI64,
+    contact: Contact,
 }
 
 #[derive(Debug)]
 enum Command {
-    Add { id: i64, watched: Watched },
-    Remove { id: i64 },
+    Add {
+        id: i64,
+        watched: Watched,
+    },
+    Remove {
+        id: i64,
+    },
+    /// The client is closed.
+    Stop,
 }
 
 /// What a subscription receives. When its channel ends, changes may have been missed: read the state anew.
@@ -82,8 +90,21 @@ impl Hub {
     pub(crate) fn start(runtime: &runtime::Handle, client: WatchClient) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
-        runtime.spawn(Task { client, inbox, watched: HashMap::new() }.run());
-        Self { commands, next_id: AtomicI64::new(1) }
+        let source = ContactSource::default();
+        let contact = source.contact();
+        runtime.spawn(Task { client, inbox, watched: HashMap::new(), contact: source }.run());
+        Self { commands, next_id: AtomicI64::new(1), contact }
+    }
+
+    /// Whether the stream is up.
+    pub(crate) fn contact(&self) -> Contact {
+        self.contact.clone()
+    }
+
+    /// Ends the task, and every watch with it.
+    pub(crate) fn stop(&self) {
+        // Fails only when it has ended.
+        let _ = self.commands.send(Command::Stop);
     }
 
     /// Watches `range` from after revision `after`, or from now on.
@@ -128,6 +149,7 @@ struct Task {
     client: WatchClient,
     inbox: mpsc::UnboundedReceiver<Command>,
     watched: HashMap<i64, Watched>,
+    contact: ContactSource,
 }
 
 impl Task {
@@ -135,7 +157,7 @@ impl Task {
         let mut pauses = super::pauses();
         loop {
             while self.watched.is_empty() {
-                match self.inbox.recv().await {
+                match self.command().await {
                     Some(command) => drop(self.note(command)),
                     None => return,
                 }
@@ -151,8 +173,14 @@ impl Task {
                 },
                 Err(error) => self.refuse_if_not_allowed(error),
             }
+            self.contact.lost();
             tokio::time::sleep(pauses.next().unwrap_or_default()).await;
         }
+    }
+
+    /// The next command; `None` when the client is closed or gone.
+    async fn command(&mut self) -> Option<Command> {
+        self.inbox.recv().await.filter(|command| !matches!(command, Command::Stop))
     }
 
     /// Takes note of a command; the id, if the stream has to be told.
@@ -163,6 +191,7 @@ impl Task {
                 Some(id)
             }
             Command::Remove { id } => self.watched.remove(&id).map(|_| id),
+            Command::Stop => None,
         }
     }
 
@@ -189,6 +218,7 @@ impl Task {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => {
                         answered = true;
+                        self.contact.restored();
                         match self.take(&answer) {
                             Some(behind) => requests.cancel(behind).await,
                             None => Ok(()),
@@ -197,7 +227,7 @@ impl Task {
                     Ok(None) => return Served::Broken { answered },
                     Err(error) => Err(error),
                 },
-                command = self.inbox.recv() => {
+                command = self.command() => {
                     let Some(command) = command else { return Served::Done };
                     match self.note(command) {
                         Some(id) => match self.watched.get(&id) {

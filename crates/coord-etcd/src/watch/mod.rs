@@ -25,11 +25,12 @@ pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) ->
         Follower { shared, range, rename, live: None, pending: VecDeque::new(), pauses: pauses() };
     let snapshot = follower.begin().await?;
     follower.pending.push_back(snapshot);
+    let contact = follower.shared.core.hub.contact();
     let items = stream::unfold(follower, |mut follower| async move {
         let item = follower.next().await;
         Some((item, follower))
     });
-    Ok(Watch::new(items))
+    Ok(Watch::new(contact, items))
 }
 
 /// Between attempts, jittered: 20 ms to 2 s.
