@@ -2,8 +2,8 @@
 
 use std::{process::Stdio, sync::Arc, time::Duration};
 
-use coord_api::{LockGuard, Provider};
-use coord_etcd::{Client, EtcdConfig};
+use coord_api::{ConfigExt, LockGuard, Provider, ServiceInfo};
+use coord_etcd::{Client, EtcdConfig, Layout};
 use coord_tests::EtcdServer;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -116,4 +116,41 @@ async fn etcdctl_and_coord_exclude_each_other_first_come_first_served() {
     }
     one.close().await.expect("closes");
     other.close().await.expect("closes");
+}
+
+/// A Go process of the same fleet sees our keys where it keeps its own, and we see its.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_layout_of_the_go_original_both_share_keys() {
+    let server = EtcdServer::start().await.expect("starts");
+    let config = EtcdConfig::new([server.endpoint()]).layout(Layout::GoOriginal);
+    let client = Client::connect(config).await.expect("etcd answers");
+
+    let theirs = r#"{"id":"1","name":"im-logic","address":"10.0.1.10","port":8080,"metadata":null}"#;
+    server.etcdctl(&["put", "/services/im-logic/1", theirs]).await.expect("is written");
+    server.etcdctl(&["put", "/config/common/mq", r#"{"brokers":3}"#]).await.expect("is written");
+    let found = client.registry().discover("im-logic").await.expect("etcd answers");
+    assert_eq!(found, [ServiceInfo::new("im-logic", "1", "10.0.1.10", 8080)]);
+    let mq = client.config().get::<serde_json::Value>("common/mq").await.expect("etcd answers");
+    assert_eq!(mq.expect("is there").value["brokers"], 3);
+
+    let ours = ServiceInfo::new("im-logic", "2", "10.0.1.11", 8080).with("region", "us-east-1");
+    let _registration = client.registry().register(ours, TTL).await.expect("is registered");
+    client.config().set("common/db", &"postgres").await.expect("is written");
+    let _lock = client.lock().acquire("job", TTL).await.expect("is free");
+    let ids = client.instance_id_allocator("im-gateway", 1023).expect("is valid");
+    let id = ids.acquire_id().await.expect("is granted");
+
+    let record =
+        server.etcdctl(&["get", "/services/im-logic/2", "--print-value-only"]).await.expect("is read");
+    let record: serde_json::Value = serde_json::from_str(record.trim()).expect("is JSON");
+    let expected = [("id", "2"), ("name", "im-logic"), ("address", "10.0.1.11")];
+    assert!(expected.iter().all(|(field, value)| record[field] == *value), "{record}");
+    assert_eq!((&record["port"], &record["metadata"]["region"]), (&8080.into(), &"us-east-1".into()));
+    let value = server.etcdctl(&["get", "/config/common/db", "--print-value-only"]).await.expect("is read");
+    assert_eq!(value.trim(), r#""postgres""#);
+    for prefix in ["/locks/job/".to_owned(), format!("/im-infra/allocators/im-gateway/ids/{id}")] {
+        let found = server.etcdctl(&["get", "--prefix", "--keys-only", &prefix]).await.expect("is read");
+        assert!(found.starts_with(&prefix), "nothing of ours is under {prefix}");
+    }
+    client.close().await.expect("closes");
 }

@@ -52,7 +52,7 @@ impl Contact {
     /// May be dropped and called again: no change is lost.
     pub async fn changed(&mut self) -> Freshness {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         *self.0.borrow_and_update()
     }

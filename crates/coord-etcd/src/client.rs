@@ -62,10 +62,10 @@ impl Client {
             id_ttl: checked.instance_id_ttl,
             label: config.label.clone(),
         };
-        let keys = Keys::of(&checked.namespace);
+        let keys = Keys::below(checked.roots);
         let runtime = background.handle().clone();
         let core = owned(background.handle(), move |_gone| async move {
-            let client = connect(&config, &checked).await?;
+            let client = connect(&config, &checked.endpoints).await?;
             Ok(Core::new(&client, keys, &limits, runtime))
         })
         .await?;

@@ -7,9 +7,9 @@ use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use secrecy::ExposeSecret;
 
 use crate::{
-    endpoint::Scheme,
+    endpoint::{Endpoints, Scheme},
     error::{Failure, classify},
-    options::{Checked, EtcdConfig, TlsFiles},
+    options::{EtcdConfig, TlsFiles},
 };
 
 /// How often an open stream is probed, and how long the answer may take. Without this a frozen server
@@ -18,7 +18,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connects and authenticates. Must run on the background runtime, which then drives the connection.
-pub(crate) async fn connect(config: &EtcdConfig, checked: &Checked) -> Result<etcd_client::Client> {
+pub(crate) async fn connect(config: &EtcdConfig, endpoints: &Endpoints) -> Result<etcd_client::Client> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(config.connect_timeout)
         .with_keep_alive(PROBE_INTERVAL, PROBE_TIMEOUT)
@@ -28,10 +28,10 @@ pub(crate) async fn connect(config: &EtcdConfig, checked: &Checked) -> Result<et
     if let (Some(user), Some(password)) = (&config.username, &config.password) {
         options = options.with_user(user, password.expose_secret());
     }
-    if checked.endpoints.scheme == Scheme::Https {
+    if endpoints.scheme == Scheme::Https {
         options = options.with_tls(tls(config.tls.as_ref()).await?);
     }
-    let connecting = etcd_client::Client::connect(&checked.endpoints.urls, Some(options));
+    let connecting = etcd_client::Client::connect(&endpoints.urls, Some(options));
     let limit = config.connect_timeout;
     match tokio::time::timeout(limit, connecting).await {
         Ok(Ok(client)) => Ok(client),

@@ -1,16 +1,12 @@
 //! Every key that coord uses in etcd. No other file builds or takes apart a key.
 
-use coord_api::{ConfigKey, ConfigPrefix, InstanceId, LockName, Namespace, Scope, ServiceName};
+use coord_api::{ConfigKey, ConfigPrefix, InstanceId, LockName, Scope, ServiceName};
 
-/// The roots of the four areas.
+use crate::layout::CheckedRoots;
+
+/// The keys under the roots of a layout.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys {
-    locks: String,
-    services: String,
-    config: String,
-    ids: String,
-    commits: String,
-}
+pub(crate) struct Keys(CheckedRoots);
 
 /// A key or every key with a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,26 +16,19 @@ pub(crate) enum Range {
 }
 
 impl Keys {
-    /// `/<namespace>/locks`, `/<namespace>/services`, `/<namespace>/config`, `/<namespace>/ids`.
-    pub(crate) fn of(namespace: &Namespace) -> Self {
-        let root = |area: &str| format!("/{namespace}/{area}/");
-        Self {
-            locks: root("locks"),
-            services: root("services"),
-            config: root("config"),
-            ids: root("ids"),
-            commits: root("commits"),
-        }
+    /// Under these roots.
+    pub(crate) fn below(roots: CheckedRoots) -> Self {
+        Self(roots)
     }
 
     /// A key that may be read with least privilege, to see whether etcd answers.
     pub(crate) fn probe(&self) -> String {
-        format!("{}probe", self.config)
+        format!("{}probe", self.0.config)
     }
 
     /// The queue of a lock. `etcdctl lock <prefix without the last slash>` stands in the same queue.
     pub(crate) fn lock_queue(&self, name: &LockName) -> String {
-        format!("{}{}/", self.locks, escaped(name.as_str()))
+        format!("{}{}/", self.0.locks, escaped(name.as_str()))
     }
 
     /// One place in a queue.
@@ -49,7 +38,7 @@ impl Keys {
 
     /// Everything below a service.
     pub(crate) fn instances(&self, service: &ServiceName) -> String {
-        format!("{}{}/", self.services, escaped(service.as_str()))
+        format!("{}{}/", self.0.services, escaped(service.as_str()))
     }
 
     /// One instance of a service.
@@ -65,12 +54,12 @@ impl Keys {
 
     /// One config value.
     pub(crate) fn config(&self, key: &ConfigKey) -> String {
-        format!("{}{key}", self.config)
+        format!("{}{key}", self.0.config)
     }
 
     /// The config values below a prefix.
     pub(crate) fn config_below(&self, prefix: &ConfigPrefix) -> String {
-        format!("{}{}", self.config, prefix.as_key_start())
+        format!("{}{}", self.0.config, prefix.as_key_start())
     }
 
     /// The keys that a config watch covers.
@@ -83,12 +72,12 @@ impl Keys {
 
     /// The user's spelling of a config key.
     pub(crate) fn config_name(&self, key: &str) -> String {
-        key.strip_prefix(&self.config).unwrap_or(key).into()
+        key.strip_prefix(&self.0.config).unwrap_or(key).into()
     }
 
     /// The taken ids of a service.
     pub(crate) fn ids(&self, service: &ServiceName) -> String {
-        format!("{}{}/ids/", self.ids, escaped(service.as_str()))
+        format!("{}{}/ids/", self.0.ids, escaped(service.as_str()))
     }
 
     /// One id of a service.
@@ -103,12 +92,12 @@ impl Keys {
 
     /// Who waits for an id of a service.
     pub(crate) fn id_queue(&self, service: &ServiceName) -> String {
-        format!("{}{}/queue/", self.ids, escaped(service.as_str()))
+        format!("{}{}/queue/", self.0.ids, escaped(service.as_str()))
     }
 
     /// The mark that shows whether a commit of this slot took effect.
     pub(crate) fn commit_slot(&self, lease: i64, slot: u64) -> String {
-        format!("{}{lease:x}-{slot:x}", self.commits)
+        format!("{}commits/{lease:x}-{slot:x}", self.0.internal)
     }
 }
 
@@ -120,9 +109,10 @@ fn escaped(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Layout;
 
     fn keys() -> Keys {
-        Keys::of(&Namespace::parse("shop").expect("is valid"))
+        Keys::below(Layout::Namespace.check("shop").expect("is valid"))
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod error;
 mod group;
 mod ids;
 mod keys;
+mod layout;
 mod lock;
 mod options;
 mod place;
@@ -26,4 +27,5 @@ mod session;
 mod watch;
 
 pub use client::Client;
+pub use layout::{Layout, Roots};
 pub use options::{EtcdConfig, TlsFiles};

@@ -2,11 +2,14 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use coord_api::{Error, Namespace, Owner, Result, Ttl};
+use coord_api::{Error, Owner, Result, Ttl};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::endpoint::{self, Endpoints};
+use crate::{
+    endpoint::{self, Endpoints},
+    layout::{CheckedRoots, Layout},
+};
 
 /// How to reach etcd, and where in it to work; deserializable, so that it can be a part of a service's own
 /// configuration.
@@ -32,6 +35,9 @@ pub struct EtcdConfig {
     /// The part of etcd to work in: every key begins with `/<namespace>/`. Default: `coord`.
     #[serde(default = "default_namespace")]
     pub namespace: String,
+    /// Under which roots the areas live, where not all under the namespace.
+    #[serde(default)]
+    pub layout: Layout,
     /// The user, where authentication is enabled.
     #[serde(default)]
     pub username: Option<String>,
@@ -95,6 +101,7 @@ impl EtcdConfig {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             namespace: default_namespace(),
+            layout: Layout::default(),
             username: None,
             password: None,
             tls: None,
@@ -145,6 +152,13 @@ impl EtcdConfig {
         self
     }
 
+    /// Sets the layout.
+    #[must_use]
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
     /// Sets the label.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
@@ -169,7 +183,7 @@ impl EtcdConfig {
     /// Checks every field without any I/O.
     pub(crate) fn check(&self) -> Result<Checked> {
         let endpoints = endpoint::parse(&self.endpoints, self.tls.is_some())?;
-        let namespace = Namespace::parse(&self.namespace)?;
+        let roots = self.layout.check(&self.namespace)?;
         let instance_id_ttl = Ttl::parse(self.instance_id_ttl).map_err(|error| match error {
             Error::InvalidArgument { reason, .. } => Error::invalid("instance_id_ttl", reason),
             other => other,
@@ -195,20 +209,20 @@ impl EtcdConfig {
         {
             return Err(Error::invalid("tls", "needs both `cert_file` and `key_file`, or neither"));
         }
-        Ok(Checked { endpoints, namespace, instance_id_ttl })
+        Ok(Checked { endpoints, roots, instance_id_ttl })
     }
 }
 
 /// What [`EtcdConfig::check`] parsed.
 pub(crate) struct Checked {
     pub(crate) endpoints: Endpoints,
-    pub(crate) namespace: Namespace,
+    pub(crate) roots: CheckedRoots,
     pub(crate) instance_id_ttl: Ttl,
 }
 
 impl fmt::Debug for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Checked").field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Checked").field("roots", &self.roots).finish_non_exhaustive()
     }
 }
 

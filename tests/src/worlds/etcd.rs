@@ -160,7 +160,7 @@ impl World for EtcdWorld {
 
     async fn keys(&self) -> Vec<String> {
         // The marks of settled commits are no entries; they go with the client's lease.
-        let marks = format!("/{}/commits/", self.namespace);
+        let marks = format!("/{}/internal/commits/", self.namespace);
         let mut keys: Vec<_> =
             self.all().await.into_iter().map(|(key, _)| key).filter(|key| !key.starts_with(&marks)).collect();
         keys.sort();
