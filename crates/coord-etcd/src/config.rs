@@ -69,7 +69,7 @@ impl ConfigCenter for EtcdConfigCenter {
     async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
         let keys = self.shared.core.keys.clone();
         let range = keys.config_scope(scope)?;
-        follow(self.shared.clone(), range, Box::new(move |key| keys.config_name(key))).await
+        follow(self.shared.clone(), range, Box::new(move |key| Some(keys.config_name(key)))).await
     }
 }
 

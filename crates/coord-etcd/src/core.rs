@@ -1,15 +1,14 @@
 //! What everything in this crate shares: the connection, the keys, the clock limits, the state of closing.
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use coord_api::{Error, Hold, Owner, Result, Ttl};
+use coord_api::{Error, Owner, Result, Ttl};
 use etcd_client::{KvClient, LeaseClient, Txn, TxnResponse};
 use tokio::{runtime, sync::watch};
 
@@ -20,6 +19,7 @@ use crate::{
     group::Group,
     keys::Keys,
     queue::Queues,
+    records::Records,
     session::{Session, Sessions},
     watch::hub::Hub,
 };
@@ -43,8 +43,7 @@ pub(crate) struct Core {
     pub(crate) id_ttl: Ttl,
     /// How this client calls itself in what it stores.
     pub(crate) owner: Owner,
-    /// The living registrations of this client, by key, so that a later one can end an earlier one.
-    pub(crate) registrations: Mutex<HashMap<String, Weak<Hold>>>,
+    pub(crate) records: Arc<Records>,
     attempts: AtomicU64,
     closed: watch::Sender<bool>,
 }
@@ -95,7 +94,7 @@ impl Core {
             close_timeout: limits.close_timeout,
             id_ttl: limits.id_ttl,
             owner,
-            registrations: Mutex::new(HashMap::new()),
+            records: Arc::default(),
             attempts: AtomicU64::new(1),
             closed: watch::Sender::new(false),
         })
@@ -112,10 +111,6 @@ impl Core {
     /// A number that this client uses once.
     pub(crate) fn next_attempt(&self) -> u64 {
         self.attempts.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(crate) fn registrations(&self) -> MutexGuard<'_, HashMap<String, Weak<Hold>>> {
-        self.registrations.lock().expect("nothing panics while this is locked")
     }
 
     /// What is stored in a place of ours, for people who look there.

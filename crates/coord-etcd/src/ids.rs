@@ -152,7 +152,7 @@ impl EtcdIds {
     async fn claim_at_the_head(&self, session: &Arc<Session>, gone: &mut CallerGone) -> Result<ClaimedId> {
         let core = self.core();
         loop {
-            let mut changes = core.hub.subscribe(Range::Prefix(core.keys.ids(&self.service)), None);
+            let mut changes = core.hub.subscribe(Range::Prefix(core.keys.ids(&self.service)));
             match changes.next().await {
                 Some(Delivery::Refused(error)) => return Err(error),
                 Some(_) => {}

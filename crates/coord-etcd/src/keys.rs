@@ -9,7 +9,7 @@ use crate::layout::CheckedRoots;
 pub(crate) struct Keys(CheckedRoots);
 
 /// A key or every key with a prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Range {
     Key(String),
     Prefix(String),
@@ -46,10 +46,11 @@ impl Keys {
         format!("{}{}", self.instances(service), escaped(id.as_str()))
     }
 
-    /// `service/id` in the user's spelling, from a key below [`instances`](Self::instances).
-    pub(crate) fn instance_name(&self, service: &ServiceName, key: &str) -> String {
-        let id = key.strip_prefix(&self.instances(service)).unwrap_or(key);
-        format!("{service}/{}", id.replace("%2F", "/"))
+    /// `service/id` in the user's spelling, from a key below [`instances`](Self::instances). `None` for a key
+    /// with another `/`, which coord never writes: it belongs to another program's longer name.
+    pub(crate) fn instance_name(&self, service: &ServiceName, key: &str) -> Option<String> {
+        let id = key.strip_prefix(&self.instances(service)).filter(|id| !id.contains('/'))?;
+        Some(format!("{service}/{}", id.replace("%2F", "/")))
     }
 
     /// One config value.
@@ -150,7 +151,9 @@ mod tests {
         let keys = keys();
         let service = ServiceName::parse("a/b").expect("is valid");
         let id = InstanceId::parse("x/y").expect("is valid");
-        assert_eq!(keys.instance_name(&service, &keys.instance(&service, &id)), "a/b/x/y");
+        let name = keys.instance_name(&service, &keys.instance(&service, &id));
+        assert_eq!(name.as_deref(), Some("a/b/x/y"));
+        assert_eq!(keys.instance_name(&service, &format!("{}x/y", keys.instances(&service))), None);
         assert_eq!(keys.id_number(&service, &keys.id(&service, 12)), Some(12));
         assert_eq!(keys.id_number(&service, &format!("{}x", keys.ids(&service))), None);
         let key = ConfigKey::parse("common/mq").expect("is valid");

@@ -22,6 +22,7 @@ mod options;
 mod place;
 mod queue;
 mod read;
+mod records;
 mod registry;
 mod session;
 mod watch;

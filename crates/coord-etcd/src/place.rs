@@ -55,7 +55,7 @@ impl OwnKey {
     /// Makes a place of the key: it is held until its lease is lost, and then deleted.
     pub(crate) fn into_place(self, shared: &Arc<Shared>) -> Place {
         let hold = Hold::on(self.session.lease.clone());
-        Place::new(hold, KeyRelease { shared: shared.clone(), own: self })
+        Place::new(hold, KeyRelease::new(shared, self))
     }
 }
 
@@ -100,7 +100,7 @@ impl Core {
                     _ = session.lease.lost() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                if core.registrations().get(&key).is_some_and(|hold| hold.strong_count() > 0) {
+                if core.records.is_held(&key) {
                     return;
                 }
                 let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
@@ -114,9 +114,15 @@ impl Core {
 }
 
 /// Gives back one key.
-struct KeyRelease {
+pub(crate) struct KeyRelease {
     shared: Arc<Shared>,
     own: OwnKey,
+}
+
+impl KeyRelease {
+    pub(crate) fn new(shared: &Arc<Shared>, own: OwnKey) -> Self {
+        Self { shared: shared.clone(), own }
+    }
 }
 
 impl fmt::Debug for KeyRelease {

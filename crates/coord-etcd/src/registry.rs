@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::{
-    Error, Hold, LossReason, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry,
-    Ttl, Watch,
+    Error, InstanceId, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry, Ttl,
+    Watch,
     backend::{Place, Record, registration::Publish, service_events},
 };
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
@@ -19,7 +19,7 @@ use crate::{
     place::{OwnKey, Written},
     read::revision,
     session::Session,
-    watch::{entry, follow, hub::Delivery},
+    watch::{entry, follow},
 };
 
 /// The registry of one client.
@@ -45,8 +45,10 @@ impl ServiceRegistry for EtcdRegistry {
         let (_, pairs) = core.read("discover", &Range::Prefix(core.keys.instances(&service))).await?;
         let mut instances = Vec::with_capacity(pairs.len());
         for kv in &pairs {
-            let Ok(key) = kv.key_str() else { continue };
-            match Record::from_entry(&service, &entry(kv, core.keys.instance_name(&service, key))) {
+            let Some(name) = kv.key_str().ok().and_then(|key| core.keys.instance_name(&service, key)) else {
+                continue;
+            };
+            match Record::from_entry(&service, &entry(kv, name)) {
                 Ok(record) => instances.push(record.service),
                 Err(error) => tracing::warn!(%service, %error, "record left out of discovery"),
             }
@@ -85,24 +87,19 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     let (name, id) = service.validate()?;
     let key = core.keys.instance(&name, &id);
     let record = Record { service, owner: Some(core.owner.to_string()) }.to_json();
-    let write = |session| write_over_own(core, &name, &key, &record, session);
+    // While etcd is away this fails at once, and the watch below would not.
+    drop(core.session(ttl).await?);
+    let writing = core.begin_record(&name, &key).await?;
+    let write = |session| write_over_own(core, &name, &id, &key, &record, session);
     let own = core.on_session(ttl, write).await?;
-    let written = own.revision();
-    let place = own.into_place(shared);
-    let hold = Arc::new(place.hold().clone());
-    if let Some(earlier) =
-        core.registrations().insert(key.clone(), Arc::downgrade(&hold)).and_then(|w| w.upgrade())
-    {
-        earlier.end(LossReason::Superseded);
-    }
-    core.runtime.spawn(guard_record(core.clone(), key, hold, written));
-    Ok(place)
+    Ok(writing.done(own, shared))
 }
 
 /// Writes the record if the key does not exist, or is a record that we wrote ourselves.
 async fn write_over_own(
     core: &Arc<Core>,
     service: &ServiceName,
+    id: &InstanceId,
     key: &str,
     record: &Bytes,
     session: Arc<Session>,
@@ -115,21 +112,23 @@ async fn write_over_own(
                 return Ok(OwnKey { key: key.to_owned(), written: Written::Modified(revision), session });
             }
             Write::Found(None) => expected = 0,
-            Write::Found(Some(found)) => expected = own_revision(core, service, &found)?,
+            Write::Found(Some(found)) => expected = own_revision(core, service, id, &found)?,
         }
     }
 }
 
 /// The revision of a record that we may replace, since we wrote it ourselves.
-fn own_revision(core: &Core, service: &ServiceName, found: &KeyValue) -> Result<i64> {
-    let name = core.keys.instance_name(service, found.key_str().unwrap_or_default());
-    let id = name.strip_prefix(service.as_str()).unwrap_or(&name).trim_start_matches('/').to_owned();
-    let owner = Record::from_entry(service, &entry(found, name)).ok().and_then(|record| record.owner);
+fn own_revision(core: &Core, service: &ServiceName, id: &InstanceId, found: &KeyValue) -> Result<i64> {
+    let found_entry = entry(found, format!("{service}/{id}"));
+    let owner = Record::from_entry(service, &found_entry).ok().and_then(|record| record.owner);
     if owner == Some(core.owner.to_string()) {
         return Ok(found.mod_revision());
     }
-    let owner = owner.unwrap_or_else(|| "another program".into());
-    Err(Error::AlreadyRegistered { service: service.to_string(), id, owner })
+    Err(Error::AlreadyRegistered {
+        service: service.to_string(),
+        id: id.to_string(),
+        owner: owner.unwrap_or_else(|| "another program".into()),
+    })
 }
 
 enum Write {
@@ -172,61 +171,6 @@ impl Core {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Ends the hold when the record is deleted or overwritten, so that its registration is written again.
-async fn guard_record(core: Arc<Core>, key: String, hold: Arc<Hold>, written: i64) {
-    tokio::select! {
-        _ = hold.lost() => {}
-        reason = core.record_ends(&key, written) => hold.end(reason),
-    }
-    let mut registrations = core.registrations();
-    if registrations.get(&key).is_some_and(|current| std::ptr::eq(current.as_ptr(), Arc::as_ptr(&hold))) {
-        registrations.remove(&key);
-    }
-}
-
-impl Core {
-    /// Waits until the record is no longer the one that was written at revision `written`.
-    async fn record_ends(&self, key: &str, written: i64) -> LossReason {
-        let mut after = written;
-        loop {
-            let mut changes = self.hub.subscribe(Range::Key(key.to_owned()), Some(after));
-            loop {
-                match changes.next().await {
-                    Some(Delivery::Started) => {}
-                    Some(Delivery::Changes(changes)) => {
-                        let value = changes.into_iter().next_back().and_then(|change| change.value);
-                        return self.how_it_ended(value.as_deref());
-                    }
-                    Some(Delivery::Refused(error)) => {
-                        tracing::warn!(key, %error, "a registration can not be guarded against deletion");
-                        break;
-                    }
-                    None => break,
-                }
-            }
-            // Changes may have been missed: look, and go on from there.
-            match self.read("register", &Range::Key(key.to_owned())).await {
-                Ok((now, found)) => match found.first() {
-                    Some(kv) if kv.mod_revision() == written => after = now,
-                    other => return self.how_it_ended(other.map(KeyValue::value)),
-                },
-                Err(failure) => tracing::debug!(key, error = %failure.error, "registration not checked"),
-            }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(100..500))).await;
-        }
-    }
-
-    /// Why a record is no longer the one that was written, from the value that is there now.
-    fn how_it_ended(&self, value: Option<&[u8]>) -> LossReason {
-        let record = value.and_then(|value| serde_json::from_slice::<Record>(value).ok());
-        if record.and_then(|record| record.owner) == Some(self.owner.to_string()) {
-            LossReason::Superseded
-        } else {
-            LossReason::Deleted
         }
     }
 }

@@ -281,7 +281,7 @@ async fn keep(local: Arc<Local>, core: Weak<Core>) {
 
 /// Subscribes from now on, then reads the queue; the subscription and the revision of the read.
 async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
-    let mut changes = core.hub.subscribe(Range::Prefix(local.queue.to_string()), None);
+    let mut changes = core.hub.subscribe(Range::Prefix(local.queue.to_string()));
     match tokio::time::timeout(core.request_timeout, changes.next()).await {
         Ok(Some(Delivery::Refused(error))) => return Err(error),
         Ok(Some(_)) => {}
@@ -306,9 +306,9 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
     while waited_at.elapsed() < LINGER {
         match tokio::time::timeout(LINGER, changes.next()).await {
             Ok(Some(Delivery::Changes(changes))) => {
-                for change in changes.into_iter().filter(|change| change.revision > read_at) {
+                for change in changes.iter().filter(|change| change.revision > read_at) {
                     if change.value.is_some() {
-                        local.update(|mirror| mirror.put(change.key, change.created));
+                        local.update(|mirror| mirror.put(change.key.clone(), change.created));
                     } else {
                         local.update(|mirror| mirror.delete(&change.key));
                         local.tell_if_deleted(&change.key, change.revision);

@@ -221,7 +221,7 @@ impl Spot {
             let Some(predecessor) = before else { return Ok(()) };
             // Watch first and look again then: a watch from a revision of the past is served by etcd only
             // every 100 ms, and one from now on might begin after the predecessor went.
-            let mut changes = self.core().hub.subscribe(Range::Key(predecessor.clone()), None);
+            let mut changes = self.core().hub.subscribe(Range::Key(predecessor.clone()));
             match changes.next().await {
                 Some(Delivery::Started) => {}
                 Some(Delivery::Refused(error)) => return Err(error),

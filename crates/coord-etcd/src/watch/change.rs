@@ -32,10 +32,10 @@ impl Change {
     }
 
     /// The change as watches tell it, under the user's name of the key.
-    pub(crate) fn into_event(self, name: String) -> EntryEvent {
+    pub(crate) fn event(&self, name: String) -> EntryEvent {
         let version = version(self.revision);
-        match self.value {
-            Some(value) => EntryEvent::Put(Entry::new(name, version, value)),
+        match &self.value {
+            Some(value) => EntryEvent::Put(Entry::new(name, version, value.clone())),
             None => EntryEvent::Deleted { key: name, version },
         }
     }

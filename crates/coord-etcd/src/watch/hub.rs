@@ -1,22 +1,21 @@
 //! One watch stream for all watches of a client, reopened and resumed where each of them stood.
+//!
+//! All that subscribe to the same keys share one watch on the server, which ends with the last of them. Each has
+//! a bounded queue of its own: one that is behind loses its place alone.
 
 use std::{
-    collections::HashMap,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use coord_api::{Contact, Error, backend::ContactSource};
-use etcd_client::{WatchClient, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
-use tokio::{
-    runtime,
-    sync::mpsc::{self, error::TrySendError},
-};
+use etcd_client::{WatchClient, WatchRequestSender, WatchResponse, WatchResponseStream};
+use tokio::{runtime, sync::mpsc};
 
-use super::{
-    change::Change,
-    progress::{Progress, Step},
-};
+use super::{change::Change, progress::Step, watches::Watches};
 use crate::{error::classify, keys::Range};
 
 /// How many deliveries may wait for one consumer. A consumer that is further behind reads the state anew.
@@ -33,18 +32,20 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 pub(crate) struct Hub {
     /// Unbounded, since dropping a subscription must not wait; each subscription sends two commands.
     commands: mpsc::UnboundedSender<Command>,
-    next_id: AtomicI64,
+    next_id: AtomicU64,
     contact: Contact,
 }
 
 #[derive(Debug)]
 enum Command {
     Add {
-        id: i64,
-        watched: Watched,
+        range: Range,
+        id: u64,
+        sink: mpsc::Sender<Delivery>,
     },
     Remove {
-        id: i64,
+        range: Range,
+        id: u64,
     },
     /// The client is closed.
     Stop,
@@ -55,16 +56,17 @@ enum Command {
 pub(crate) enum Delivery {
     /// Every change from now on will be delivered.
     Started,
-    /// Changes, in order.
-    Changes(Vec<Change>),
+    /// Changes, in order; all that share the watch read the same.
+    Changes(Arc<[Change]>),
     /// The server does not allow the watch; nothing follows.
     Refused(Error),
 }
 
-/// One watch. Dropping it cancels the watch at the server.
+/// One user of a watch. When the last of them is dropped, the watch is cancelled at the server.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    id: i64,
+    range: Range,
+    id: u64,
     deliveries: mpsc::Receiver<Delivery>,
     commands: mpsc::UnboundedSender<Command>,
 }
@@ -81,7 +83,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         // Fails only when the task is gone, and every watch with it.
-        let _ = self.commands.send(Command::Remove { id: self.id });
+        let _ = self.commands.send(Command::Remove { range: self.range.clone(), id: self.id });
     }
 }
 
@@ -92,8 +94,8 @@ impl Hub {
         let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
         let source = ContactSource::default();
         let contact = source.contact();
-        runtime.spawn(Task { client, inbox, watched: HashMap::new(), contact: source }.run());
-        Self { commands, next_id: AtomicI64::new(1), contact }
+        runtime.spawn(Task { client, inbox, watches: Watches::default(), contact: source }.run());
+        Self { commands, next_id: AtomicU64::new(1), contact }
     }
 
     /// Whether the stream is up.
@@ -107,48 +109,20 @@ impl Hub {
         let _ = self.commands.send(Command::Stop);
     }
 
-    /// Watches `range` from after revision `after`, or from now on.
-    pub(crate) fn subscribe(&self, range: Range, after: Option<i64>) -> Subscription {
+    /// Watches `range` from now on.
+    pub(crate) fn subscribe(&self, range: Range) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sink, deliveries) = mpsc::channel(QUEUE);
-        let watched = Watched { range, progress: Progress::after(after), sink };
         // If the task is gone, the sink is dropped here and the subscription ends at once.
-        let _ = self.commands.send(Command::Add { id, watched });
-        Subscription { id, deliveries, commands: self.commands.clone() }
-    }
-}
-
-#[derive(Debug)]
-struct Watched {
-    range: Range,
-    progress: Progress,
-    sink: mpsc::Sender<Delivery>,
-}
-
-impl Watched {
-    fn options(&self, id: i64) -> WatchOptions {
-        let options = WatchOptions::new().with_watch_id(id);
-        let options = match &self.range {
-            Range::Key(_) => options,
-            Range::Prefix(_) => options.with_prefix(),
-        };
-        match self.progress.next() {
-            Some(revision) => options.with_start_revision(revision),
-            None => options,
-        }
-    }
-
-    fn key(&self) -> &str {
-        match &self.range {
-            Range::Key(key) | Range::Prefix(key) => key,
-        }
+        let _ = self.commands.send(Command::Add { range: range.clone(), id, sink });
+        Subscription { range, id, deliveries, commands: self.commands.clone() }
     }
 }
 
 struct Task {
     client: WatchClient,
     inbox: mpsc::UnboundedReceiver<Command>,
-    watched: HashMap<i64, Watched>,
+    watches: Watches,
     contact: ContactSource,
 }
 
@@ -156,7 +130,7 @@ impl Task {
     async fn run(mut self) {
         let mut pauses = super::pauses();
         loop {
-            while self.watched.is_empty() {
+            while self.watches.is_empty() {
                 match self.command().await {
                     Some(command) => drop(self.note(command)),
                     None => return,
@@ -183,28 +157,25 @@ impl Task {
         self.inbox.recv().await.filter(|command| !matches!(command, Command::Stop))
     }
 
-    /// Takes note of a command; the id, if the stream has to be told.
-    fn note(&mut self, command: Command) -> Option<i64> {
+    /// Takes note of a command; the watch that the stream has to be told of.
+    fn note(&mut self, command: Command) -> Option<Told> {
         match command {
-            Command::Add { id, watched } => {
-                self.watched.insert(id, watched);
-                Some(id)
-            }
-            Command::Remove { id } => self.watched.remove(&id).map(|_| id),
+            Command::Add { range, id, sink } => self.watches.add(range, id, sink).map(Told::Watch),
+            Command::Remove { range, id } => self.watches.remove(&range, id).map(Told::Cancel),
             Command::Stop => None,
         }
     }
 
     /// Opens a stream and asks for every watch, each from where it stands.
     async fn open(&mut self) -> Result<(WatchRequestSender, WatchResponseStream), etcd_client::Error> {
-        let mut all = self.watched.iter();
+        let mut all = self.watches.iter();
         let (id, first) = all.next().expect("only called when something is watched");
-        let opening = self.client.watch(first.key(), Some(first.options(*id)));
+        let opening = self.client.watch(first.key(), Some(first.options(id)));
         let opened = tokio::time::timeout(OPENING, opening).await;
         let no_answer = |_| etcd_client::Error::WatchError("the stream was not opened in time".into());
         let (mut requests, answers) = opened.map_err(no_answer)??.split();
         for (id, watched) in all {
-            requests.watch(watched.key(), Some(watched.options(*id))).await?;
+            requests.watch(watched.key(), Some(watched.options(id))).await?;
         }
         Ok((requests, answers))
     }
@@ -220,7 +191,7 @@ impl Task {
                         answered = true;
                         self.contact.restored();
                         match self.take(&answer) {
-                            Some(behind) => requests.cancel(behind).await,
+                            Some(unused) => requests.cancel(unused).await,
                             None => Ok(()),
                         }
                     }
@@ -230,10 +201,11 @@ impl Task {
                 command = self.command() => {
                     let Some(command) = command else { return Served::Done };
                     match self.note(command) {
-                        Some(id) => match self.watched.get(&id) {
+                        Some(Told::Watch(id)) => match self.watches.get(id) {
                             Some(added) => requests.watch(added.key(), Some(added.options(id))).await,
-                            None => requests.cancel(id).await,
+                            None => Ok(()),
                         },
+                        Some(Told::Cancel(id)) => requests.cancel(id).await,
                         None => Ok(()),
                     }
                 }
@@ -245,45 +217,33 @@ impl Task {
         }
     }
 
-    /// Passes one answer on; the id of a watch that the server should stop, since its consumer is behind.
+    /// Passes one answer on; the id of a watch that the server should stop, since nobody listens any more.
     fn take(&mut self, answer: &WatchResponse) -> Option<i64> {
         let id = answer.watch_id();
-        let watched = self.watched.get_mut(&id)?;
+        let watched = self.watches.get_mut(id)?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let delivery = match watched.progress.step(answer.created(), answer.canceled(), revision) {
+        match watched.progress.step(answer.created(), answer.canceled(), revision) {
             Step::Gap => {
                 let refused = answer.cancel_reason().contains("permission denied")
                     || answer.cancel_reason().contains("PermissionDenied")
                     || answer.cancel_reason().contains("auth token");
-                let watched = self.watched.remove(&id)?;
+                let ended = self.watches.end(id)?;
                 if refused {
-                    let source = answer.cancel_reason().to_owned().into();
-                    let error = Error::PermissionDenied { operation: "watch", source };
-                    let _ = watched.sink.try_send(Delivery::Refused(error));
+                    ended.refuse(answer.cancel_reason());
                 }
-                return None;
+                return (!answer.canceled()).then_some(id);
             }
-            Step::Started => Delivery::Started,
+            Step::Started => watched.deliver(|| Delivery::Started),
             Step::Changes => {
                 let after = watched.progress.next().unwrap_or_default();
-                let changes: Vec<_> =
+                let changes: Arc<[Change]> =
                     answer.events().iter().filter_map(Change::of).filter(|c| c.revision >= after).collect();
-                let last = changes.last()?;
-                watched.progress.delivered(last.revision);
-                Delivery::Changes(changes)
+                watched.progress.delivered(changes.last()?.revision);
+                watched.deliver(|| Delivery::Changes(changes.clone()));
             }
             Step::Nothing => return None,
-        };
-        match watched.sink.try_send(delivery) {
-            // A closed sink is removed by the command that its subscription sends.
-            Ok(()) | Err(TrySendError::Closed(_)) => None,
-            Err(TrySendError::Full(_)) => {
-                // Dropping the sink tells the consumer, once it has read what waits for it.
-                tracing::debug!(key = watched.key(), "watch consumer is behind, it will read the state anew");
-                self.watched.remove(&id);
-                Some(id)
-            }
         }
+        self.watches.end_if_unused(id)
     }
 
     fn refuse_if_not_allowed(&mut self, error: etcd_client::Error) {
@@ -291,13 +251,19 @@ impl Task {
         tracing::debug!(%error, "watch stream could not be opened, trying again");
         if matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) {
             // The consumers decide what to do; they subscribe again if they want to go on.
-            for (_, watched) in self.watched.drain() {
-                let source = error.to_string().into();
-                let refused = Error::PermissionDenied { operation: "watch", source };
-                let _ = watched.sink.try_send(Delivery::Refused(refused));
+            for refused in self.watches.end_all() {
+                refused.refuse(&error.to_string());
             }
         }
     }
+}
+
+/// What the stream has to be told.
+enum Told {
+    /// To begin the watch with this id.
+    Watch(i64),
+    /// To end the watch with this id.
+    Cancel(i64),
 }
 
 /// Why [`Task::serve`] returned.

@@ -3,6 +3,7 @@
 mod change;
 pub(crate) mod hub;
 mod progress;
+mod watches;
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
@@ -15,8 +16,8 @@ use hub::{Delivery, Subscription};
 
 use crate::{core::Shared, keys::Range};
 
-/// Turns a key of etcd into the user's name of it.
-pub(crate) type Rename = Box<dyn Fn(&str) -> String + Send + Sync>;
+/// Turns a key of etcd into the user's name of it; `None` for a key that is none of the user's.
+pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
 pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
@@ -96,12 +97,9 @@ impl Follower {
             };
             match live.changes.next().await {
                 Some(Delivery::Changes(changes)) => {
-                    for change in changes {
-                        if change.revision > live.snapshot {
-                            let name = (self.rename)(&change.key);
-                            self.pending.push_back(change.into_event(name));
-                        }
-                    }
+                    let later = changes.iter().filter(|change| change.revision > live.snapshot);
+                    let named = later.filter_map(|change| Some(change.event((self.rename)(&change.key)?)));
+                    self.pending.extend(named);
                 }
                 Some(Delivery::Started) => {}
                 Some(Delivery::Refused(error)) => {
@@ -120,7 +118,7 @@ impl Follower {
     /// revision of the past would be served by etcd only every 100 ms.
     async fn begin(&mut self) -> Result<EntryEvent> {
         let core = &self.shared.core;
-        let mut changes = core.hub.subscribe(self.range.clone(), None);
+        let mut changes = core.hub.subscribe(self.range.clone());
         let operation = "watch";
         let first = tokio::time::timeout(core.request_timeout, changes.next()).await;
         match first {
@@ -135,7 +133,7 @@ impl Follower {
         }
         let (revision, pairs) = core.read(operation, &self.range).await?;
         let entries =
-            pairs.iter().filter_map(|kv| Some(entry(kv, (self.rename)(kv.key_str().ok()?)))).collect();
+            pairs.iter().filter_map(|kv| Some(entry(kv, (self.rename)(kv.key_str().ok()?)?))).collect();
         self.live = Some(Live { changes, snapshot: revision });
         Ok(EntryEvent::Snapshot { version: version(revision), entries })
     }

@@ -1,11 +1,11 @@
 //! Where one watch stands: which revision it needs next, whatever happens to the stream. No I/O.
 
-/// The progress of one watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The progress of one watch, which begins with what comes from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// The first revision that was not delivered; `None` before the server said where "now" is.
     next: Option<i64>,
-    /// Whether the consumer knows that the watch has started.
+    /// Whether the consumers know that the watch has started.
     started: bool,
 }
 
@@ -23,9 +23,9 @@ pub(crate) enum Step {
 }
 
 impl Progress {
-    /// A watch of what comes after `revision`, or of what comes from now on.
-    pub(crate) fn after(revision: Option<i64>) -> Self {
-        Self { next: revision.map(|revision| revision + 1), started: false }
+    /// Whether every change from a moment in the past on will be delivered.
+    pub(crate) fn has_started(&self) -> bool {
+        self.started
     }
 
     /// The revision to ask for; `None` for "now".
@@ -63,9 +63,11 @@ mod tests {
 
     #[test]
     fn starts_now_and_resumes_after_what_was_delivered() {
-        let mut progress = Progress::after(None);
+        let mut progress = Progress::default();
         assert_eq!(progress.next(), None);
+        assert!(!progress.has_started());
         assert_eq!(progress.step(true, false, 7), Step::Started);
+        assert!(progress.has_started());
         assert_eq!(progress.next(), Some(8));
         assert_eq!(progress.step(false, false, 9), Step::Changes);
         progress.delivered(9);
@@ -77,14 +79,14 @@ mod tests {
 
     #[test]
     fn a_stream_that_breaks_before_it_began_begins_anew() {
-        let mut progress = Progress::after(None);
+        let mut progress = Progress::default();
         assert_eq!(progress.next(), None);
         assert_eq!(progress.step(true, false, 12), Step::Started);
     }
 
     #[test]
     fn compaction_and_a_replaced_store_are_gaps() {
-        let mut progress = Progress::after(Some(100));
+        let mut progress = Progress::default();
         assert_eq!(progress.step(true, false, 100), Step::Started);
         assert_eq!(progress.step(false, true, 200), Step::Gap, "canceled, as after compaction");
         assert_eq!(progress.step(true, false, 3), Step::Gap, "the store was emptied");

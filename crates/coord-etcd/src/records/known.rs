@@ -1,0 +1,192 @@
+//! Which records are still as they were written, from the changes that are seen. No I/O.
+
+use std::collections::HashMap;
+
+use coord_api::{Hold, LossReason};
+
+/// The records of one service that this client has written, or is about to, by key.
+#[derive(Debug, Default)]
+pub(super) struct Known(HashMap<String, Slot>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// How many writes have begun and not ended. Meanwhile nobody can say whose a change is.
+    writing: usize,
+    /// The revision of the latest change.
+    seen: i64,
+    current: Option<Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    revision: i64,
+    hold: Hold,
+}
+
+impl Known {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// Whether someone relies on a record.
+    pub(super) fn is_held(&self, key: &str) -> bool {
+        let current = self.0.get(key).and_then(|slot| slot.current.as_ref());
+        current.is_some_and(|written| written.hold.loss().is_none())
+    }
+
+    /// A write begins; [`wrote`](Self::wrote) or [`gave_up`](Self::gave_up) follows.
+    pub(super) fn begin(&mut self, key: &str) {
+        self.0.entry(key.to_owned()).or_default().writing += 1;
+    }
+
+    /// A write took effect. Of two holders of one record the later one counts.
+    pub(super) fn wrote(&mut self, key: &str, revision: i64, hold: Hold) {
+        let Some(slot) = self.0.get_mut(key) else { return };
+        slot.writing -= 1;
+        match &slot.current {
+            Some(later) if later.revision > revision => hold.end(LossReason::Superseded),
+            earlier => {
+                if let Some(earlier) = earlier {
+                    earlier.hold.end(LossReason::Superseded);
+                }
+                slot.current = Some(Written { revision, hold });
+            }
+        }
+        slot.settle();
+    }
+
+    /// A write failed, or nobody waits for it any more.
+    pub(super) fn gave_up(&mut self, key: &str) {
+        let Some(slot) = self.0.get_mut(key) else { return };
+        slot.writing -= 1;
+        slot.settle();
+        self.forget_if_unused(key);
+    }
+
+    /// A record was changed at this revision, by whomever.
+    pub(super) fn seen(&mut self, key: &str, revision: i64) {
+        if let Some(slot) = self.0.get_mut(key) {
+            slot.seen = slot.seen.max(revision);
+            slot.settle();
+        }
+    }
+
+    /// Nobody relies any more on the record that was written at this revision.
+    pub(super) fn released(&mut self, key: &str, revision: i64) {
+        let Some(slot) = self.0.get_mut(key) else { return };
+        slot.current.take_if(|written| written.revision == revision);
+        self.forget_if_unused(key);
+    }
+
+    fn forget_if_unused(&mut self, key: &str) {
+        if self.0.get(key).is_some_and(|slot| slot.writing == 0 && slot.current.is_none()) {
+            self.0.remove(key);
+        }
+    }
+}
+
+impl Slot {
+    /// Ends the hold if someone else came after its write.
+    fn settle(&self) {
+        if let Some(written) = &self.current
+            && self.writing == 0
+            && self.seen > written.revision
+        {
+            written.hold.end(LossReason::Deleted);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use coord_api::Lease;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn hold() -> Hold {
+        Hold::on(Lease::granted(Instant::now(), Duration::from_secs(60)))
+    }
+
+    fn written(known: &mut Known, revision: i64) -> Hold {
+        let hold = hold();
+        known.begin("a");
+        known.wrote("a", revision, hold.clone());
+        hold
+    }
+
+    #[test]
+    fn a_change_after_the_write_ends_the_hold_and_its_own_event_does_not() {
+        let mut known = Known::default();
+        let hold = written(&mut known, 7);
+        known.seen("a", 7);
+        known.seen("b", 9);
+        assert!(known.is_held("a"));
+        known.seen("a", 8);
+        assert_eq!(hold.loss(), Some(LossReason::Deleted));
+        assert!(!known.is_held("a"));
+        known.released("a", 7);
+        assert!(known.is_empty());
+    }
+
+    #[test]
+    fn a_change_that_is_seen_before_the_answer_counts() {
+        let mut known = Known::default();
+        let (kept, deleted) = (hold(), hold());
+        known.begin("a");
+        known.seen("a", 7);
+        known.wrote("a", 7, kept.clone());
+        assert_eq!(kept.loss(), None);
+        known.begin("a");
+        known.seen("a", 9);
+        assert_eq!(kept.loss(), None, "it may be the write that is under way");
+        known.wrote("a", 8, deleted.clone());
+        assert_eq!(kept.loss(), Some(LossReason::Superseded));
+        assert_eq!(deleted.loss(), Some(LossReason::Deleted));
+    }
+
+    #[test]
+    fn a_write_that_failed_but_took_effect_ends_the_hold_before_it() {
+        let mut known = Known::default();
+        let hold = written(&mut known, 7);
+        known.begin("a");
+        known.seen("a", 8);
+        known.gave_up("a");
+        assert_eq!(hold.loss(), Some(LossReason::Deleted));
+        known.released("a", 7);
+        assert!(known.is_empty());
+    }
+
+    #[test]
+    fn of_two_holders_the_later_write_counts_whatever_the_order_of_the_answers() {
+        let mut known = Known::default();
+        let (earlier, later) = (hold(), hold());
+        known.begin("a");
+        known.begin("a");
+        known.wrote("a", 9, later.clone());
+        known.wrote("a", 8, earlier.clone());
+        known.seen("a", 9);
+        assert_eq!(earlier.loss(), Some(LossReason::Superseded));
+        assert_eq!(later.loss(), None);
+        known.released("a", 8);
+        assert!(known.is_held("a"), "the release of the earlier one is not that of the later");
+        known.released("a", 9);
+        assert!(known.is_empty());
+    }
+
+    #[test]
+    fn a_write_that_came_to_nothing_leaves_nothing() {
+        let mut known = Known::default();
+        known.begin("a");
+        known.gave_up("a");
+        assert!(known.is_empty());
+        known.gave_up("a");
+        known.released("a", 7);
+    }
+}

@@ -1,0 +1,206 @@
+//! The watches of one stream, each with those that share it. No I/O.
+
+use std::collections::HashMap;
+
+use coord_api::Error;
+use etcd_client::WatchOptions;
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use super::{hub::Delivery, progress::Progress};
+use crate::keys::Range;
+
+/// Every watch by its id on the stream. An id is used once, since the server may still answer for an ended watch.
+#[derive(Debug, Default)]
+pub(super) struct Watches {
+    by_id: HashMap<i64, Watched>,
+    ids: HashMap<Range, i64>,
+    last_id: i64,
+}
+
+/// One watch with those that share it.
+#[derive(Debug)]
+pub(super) struct Watched {
+    range: Range,
+    pub(super) progress: Progress,
+    sinks: HashMap<u64, mpsc::Sender<Delivery>>,
+}
+
+impl Watches {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    pub(super) fn get(&self, id: i64) -> Option<&Watched> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: i64) -> Option<&mut Watched> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, &Watched)> {
+        self.by_id.iter().map(|(id, watched)| (*id, watched))
+    }
+
+    /// Adds a user; the id of the watch if it is a new one.
+    pub(super) fn add(&mut self, range: Range, user: u64, sink: mpsc::Sender<Delivery>) -> Option<i64> {
+        if let Some(watched) = self.ids.get(&range).and_then(|id| self.by_id.get_mut(id)) {
+            if watched.progress.has_started() {
+                // Also while the stream is broken: it resumes where it stood, which is before now.
+                let _ = sink.try_send(Delivery::Started);
+            }
+            watched.sinks.insert(user, sink);
+            return None;
+        }
+        self.last_id += 1;
+        let sinks = HashMap::from([(user, sink)]);
+        let watched = Watched { range: range.clone(), progress: Progress::default(), sinks };
+        self.ids.insert(range, self.last_id);
+        self.by_id.insert(self.last_id, watched);
+        Some(self.last_id)
+    }
+
+    /// Removes a user; the id of the watch if it was the last one.
+    pub(super) fn remove(&mut self, range: &Range, user: u64) -> Option<i64> {
+        let id = *self.ids.get(range)?;
+        self.by_id.get_mut(&id)?.sinks.remove(&user);
+        self.end_if_unused(id)
+    }
+
+    /// Forgets a watch that nobody uses; its id if so.
+    pub(super) fn end_if_unused(&mut self, id: i64) -> Option<i64> {
+        self.by_id.get(&id)?.sinks.is_empty().then(|| self.end(id)).flatten().map(|_| id)
+    }
+
+    /// Forgets a watch. Dropping what is returned tells its users that changes may have been missed.
+    pub(super) fn end(&mut self, id: i64) -> Option<Watched> {
+        let ended = self.by_id.remove(&id)?;
+        self.ids.remove(&ended.range);
+        Some(ended)
+    }
+
+    /// Forgets every watch.
+    pub(super) fn end_all(&mut self) -> impl Iterator<Item = Watched> {
+        self.ids.clear();
+        self.by_id.drain().map(|(_, watched)| watched)
+    }
+}
+
+impl Watched {
+    pub(super) fn options(&self, id: i64) -> WatchOptions {
+        let options = WatchOptions::new().with_watch_id(id);
+        let options = match &self.range {
+            Range::Key(_) => options,
+            Range::Prefix(_) => options.with_prefix(),
+        };
+        match self.progress.next() {
+            Some(revision) => options.with_start_revision(revision),
+            None => options,
+        }
+    }
+
+    pub(super) fn key(&self) -> &str {
+        match &self.range {
+            Range::Key(key) | Range::Prefix(key) => key,
+        }
+    }
+
+    /// Delivers to every user. One whose queue is full is dropped, which tells it that it missed something once
+    /// it has read what waits for it.
+    pub(super) fn deliver(&mut self, delivery: impl Fn() -> Delivery) {
+        let range = &self.range;
+        self.sinks.retain(|_, sink| match sink.try_send(delivery()) {
+            // A closed sink is removed by the command that its subscription sends.
+            Ok(()) | Err(TrySendError::Closed(_)) => true,
+            Err(TrySendError::Full(_)) => {
+                tracing::debug!(?range, "watch consumer is behind, it will read the state anew");
+                false
+            }
+        });
+    }
+
+    /// Tells every user that the server does not allow the watch.
+    pub(super) fn refuse(self, reason: &str) {
+        for sink in self.sinks.into_values() {
+            let error = Error::PermissionDenied { operation: "watch", source: reason.to_owned().into() };
+            let _ = sink.try_send(Delivery::Refused(error));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Inbox = mpsc::Receiver<Delivery>;
+
+    fn range(key: &str) -> Range {
+        Range::Prefix(key.into())
+    }
+
+    fn user(watches: &mut Watches, key: &str, user: u64) -> (Option<i64>, Inbox) {
+        let (sink, inbox) = mpsc::channel(2);
+        (watches.add(range(key), user, sink), inbox)
+    }
+
+    fn start(watches: &mut Watches, id: i64) {
+        let watch = watches.get_mut(id).expect("is watched");
+        watch.progress.step(true, false, 7);
+        watch.deliver(|| Delivery::Started);
+    }
+
+    #[test]
+    fn those_that_watch_the_same_share_one_watch_until_the_last_is_gone() {
+        let mut watches = Watches::default();
+        let (first, mut inbox) = user(&mut watches, "a", 1);
+        let (second, mut other) = user(&mut watches, "a", 2);
+        assert_eq!((first, second), (Some(1), None));
+        assert!(inbox.try_recv().is_err(), "it has not started");
+        start(&mut watches, 1);
+        let (third, mut late) = user(&mut watches, "a", 3);
+        assert_eq!(third, None);
+        for inbox in [&mut inbox, &mut other, &mut late] {
+            assert!(matches!(inbox.try_recv(), Ok(Delivery::Started)));
+            assert!(inbox.try_recv().is_err(), "told once");
+        }
+        assert_eq!(user(&mut watches, "b", 4).0, Some(2), "other keys are another watch");
+
+        assert_eq!(watches.remove(&range("a"), 1), None);
+        assert_eq!(watches.remove(&range("a"), 3), None);
+        assert_eq!(watches.remove(&range("a"), 2), Some(1));
+        assert_eq!(watches.remove(&range("a"), 2), None);
+        assert_eq!(user(&mut watches, "a", 5).0, Some(3), "an id is used once");
+    }
+
+    #[test]
+    fn one_that_is_behind_loses_its_place_alone() {
+        let mut watches = Watches::default();
+        let (_, mut slow) = user(&mut watches, "a", 1);
+        let (_, mut quick) = user(&mut watches, "a", 2);
+        start(&mut watches, 1);
+        for _ in 0..4 {
+            quick.try_recv().expect("was delivered");
+            watches.get_mut(1).expect("is watched").deliver(|| Delivery::Changes([].into()));
+        }
+        assert_eq!(watches.end_if_unused(1), None);
+        assert!(slow.try_recv().is_ok() && slow.try_recv().is_ok(), "what waited is not lost");
+        assert!(matches!(slow.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+        assert!(quick.try_recv().is_ok());
+        assert_eq!(watches.remove(&range("a"), 2), Some(1));
+        assert!(watches.is_empty());
+    }
+
+    #[test]
+    fn a_gap_or_a_refusal_ends_it_for_all() {
+        let mut watches = Watches::default();
+        let (_, mut one) = user(&mut watches, "a", 1);
+        let (_, mut other) = user(&mut watches, "a", 2);
+        watches.end(1).expect("is watched").refuse("permission denied");
+        for inbox in [&mut one, &mut other] {
+            assert!(matches!(inbox.try_recv(), Ok(Delivery::Refused(Error::PermissionDenied { .. }))));
+            assert!(matches!(inbox.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+        }
+        assert_eq!(watches.remove(&range("a"), 1), None);
+        assert_eq!(user(&mut watches, "a", 3).0, Some(2));
+    }
+}
