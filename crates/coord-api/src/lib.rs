@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | exclude other processes | [`DistributedLock::acquire`] | a [`LockGuard`] that tells when it is lost |
 //! | be found | [`ServiceRegistry::register`] | a [`Registration`] that comes back by itself |
-//! | find others | [`ServiceRegistry::discover`], [`ServiceRegistry::watch`] | [`ServiceInfo`]s and their changes |
+//! | find others | [`ServiceRegistry::view`], [`discover`](ServiceRegistry::discover), [`watch`](ServiceRegistry::watch) | [`ServiceInfo`]s and their changes |
 //! | read and change configuration | [`ConfigExt`] | typed values with versions, and their changes |
 //! | be one of few | [`InstanceIdAllocator::acquire_id`] | a small number that no other instance has |
 //!
@@ -28,6 +28,7 @@ mod provider;
 mod registry;
 mod ttl;
 mod version;
+mod view;
 mod watch;
 
 pub use backend::registration::{Registration, RegistrationStatus};
@@ -42,7 +43,8 @@ pub use lock::{DistributedLock, DistributedLockExt, FencingToken, Holder, LockGu
 pub use names::{ConfigKey, ConfigPrefix, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName};
 pub use owner::{MAX_LABEL_BYTES, Owner};
 pub use provider::Provider;
-pub use registry::{MAX_METADATA_BYTES, ServiceEvent, ServiceInfo, ServiceRegistry, WEIGHT};
+pub use registry::{MAX_METADATA_BYTES, ServiceEvent, ServiceInfo, ServiceRegistry, VERSION, WEIGHT, ZONE};
 pub use ttl::Ttl;
 pub use version::Version;
+pub use view::{Instances, ServiceView};
 pub use watch::Watch;

@@ -5,13 +5,21 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Error, InstanceId, Result, ServiceName, Version, Watch, backend::registration::Registration};
+use crate::{
+    Error, InstanceId, Result, ServiceName, ServiceView, Version, Watch, backend::registration::Registration,
+};
 
 /// The largest metadata of one instance: keys and values together, in bytes.
 pub const MAX_METADATA_BYTES: usize = 4096;
 
-/// The metadata key under which an instance's weight for load balancing is kept: a positive number.
+/// The metadata key of an instance's weight for load balancing: a positive number, 1 where there is none.
 pub const WEIGHT: &str = "weight";
+
+/// The metadata key of the zone that an instance runs in, as the operators call it.
+pub const ZONE: &str = "zone";
+
+/// The metadata key of the version of the program that an instance runs.
+pub const VERSION: &str = "version";
 
 /// Where the instances of each service are.
 ///
@@ -65,6 +73,13 @@ pub trait ServiceRegistry: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`discover`](Self::discover).
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>>;
+
+    /// The instances of a service, kept up to date; see [`ServiceView`] for what is promised. The first view of a
+    /// service reads the instances, those after it share its list.
+    ///
+    /// # Errors
+    /// As [`discover`](Self::discover).
+    async fn view(&self, service: &str) -> Result<ServiceView>;
 }
 
 /// One change of a service's instances.
@@ -93,23 +108,29 @@ pub enum ServiceEvent {
 
 /// One instance of a service.
 ///
-/// Stored as JSON `{"id","name","address","port","metadata"}`; fields that other programs add survive.
+/// Stored as JSON `{"id","name","address","port","metadata"}`. Fields that other programs add survive, also an
+/// [`update`](Registration::update). Names that Go gives to fields without tags (`"ID"`, `"Name"`, …) are read as
+/// well.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ServiceInfo {
     /// The id of the instance, unique within the service.
+    #[serde(alias = "ID")]
     pub id: String,
     /// The name of the service.
+    #[serde(alias = "Name")]
     pub name: String,
     /// A host name or an IP address (IPv6 without brackets) that clients can connect to.
+    #[serde(alias = "Address")]
     pub address: String,
     /// The TCP port.
+    #[serde(alias = "Port")]
     pub port: u16,
     /// Whatever clients should know, at most [`MAX_METADATA_BYTES`].
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, alias = "Metadata", deserialize_with = "null_is_empty")]
     pub metadata: BTreeMap<String, String>,
     #[serde(flatten)]
-    foreign: serde_json::Map<String, serde_json::Value>,
+    pub(crate) foreign: serde_json::Map<String, serde_json::Value>,
 }
 
 fn null_is_empty<'de, D: Deserializer<'de>>(json: D) -> Result<BTreeMap<String, String>, D::Error> {
@@ -139,6 +160,45 @@ impl ServiceInfo {
     pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
+    }
+
+    /// Sets the [weight](WEIGHT): an instance of weight 2 should get twice the calls of one of weight 1.
+    #[must_use]
+    pub fn with_weight(self, weight: f64) -> Self {
+        self.with(WEIGHT, weight.to_string())
+    }
+
+    /// Sets the [zone](ZONE).
+    #[must_use]
+    pub fn with_zone(self, zone: impl Into<String>) -> Self {
+        self.with(ZONE, zone)
+    }
+
+    /// Sets the [version](VERSION).
+    #[must_use]
+    pub fn with_version(self, version: impl Into<String>) -> Self {
+        self.with(VERSION, version)
+    }
+
+    /// The [weight](WEIGHT); 1 where there is none, or another program wrote one that is not a positive number.
+    ///
+    /// ```
+    /// # use coord_api::ServiceInfo;
+    /// let info = ServiceInfo::new("a", "1", "10.0.0.1", 80).with_weight(2.5).with_zone("eu-1");
+    /// assert_eq!((info.weight(), info.zone(), info.version()), (2.5, Some("eu-1"), None));
+    /// ```
+    pub fn weight(&self) -> f64 {
+        self.metadata.get(WEIGHT).and_then(|weight| positive(weight)).unwrap_or(1.0)
+    }
+
+    /// The [zone](ZONE).
+    pub fn zone(&self) -> Option<&str> {
+        self.metadata.get(ZONE).map(String::as_str)
+    }
+
+    /// The [version](VERSION) of its program.
+    pub fn version(&self) -> Option<&str> {
+        self.metadata.get(VERSION).map(String::as_str)
     }
 
     /// `address:port` as a URL wants it, with brackets around an IPv6 address.
@@ -201,13 +261,14 @@ pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> 
     if metadata.keys().any(|key| key.is_empty() || key.chars().any(char::is_control)) {
         return Err(Error::invalid("metadata", "has a key that is empty or contains a control character"));
     }
-    if let Some(weight) = metadata.get(WEIGHT) {
-        let positive = weight.parse::<f64>().is_ok_and(|weight| weight.is_finite() && weight > 0.0);
-        if !positive {
-            return Err(Error::invalid("metadata", "has a `weight` that is not a positive number"));
-        }
+    if metadata.get(WEIGHT).is_some_and(|weight| positive(weight).is_none()) {
+        return Err(Error::invalid("metadata", "has a `weight` that is not a positive number"));
     }
     Ok(())
+}
+
+fn positive(number: &str) -> Option<f64> {
+    number.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0)
 }
 
 #[cfg(test)]
@@ -229,6 +290,35 @@ mod tests {
         let info: ServiceInfo = serde_json::from_str(foreign).expect("null metadata is what Go writes");
         assert!(info.metadata.is_empty());
         assert_eq!(serde_json::to_value(&info).expect("serializes")["zone"]["n"], 1);
+    }
+
+    #[test]
+    fn what_go_writes_with_and_without_tags_is_read() {
+        let tables = [
+            r#"{"id":"1","name":"a","address":"::1","port":80}"#,
+            r#"{"id":"1","name":"a","address":"::1","port":80,"metadata":null}"#,
+            r#"{"ID":"1","Name":"a","Address":"::1","Port":80,"Metadata":null}"#,
+            r#"{"ID":"1","Name":"a","Address":"::1","Port":80,"Metadata":{}}"#,
+        ];
+        for json in tables {
+            let info: ServiceInfo = serde_json::from_str(json).expect(json);
+            assert_eq!(info, ServiceInfo::new("a", "1", "::1", 80));
+            assert_eq!(info.authority(), "[::1]:80");
+        }
+    }
+
+    #[test]
+    fn documented_metadata_is_typed_and_bad_foreign_weights_count_as_one() {
+        let info = instance().with_weight(0.5).with_zone("eu-1").with_version("1.2.3");
+        assert!(info.validate().is_ok());
+        assert_eq!((info.weight(), info.zone(), info.version()), (0.5, Some("eu-1"), Some("1.2.3")));
+        assert_eq!((instance().weight(), instance().zone(), instance().version()), (1.0, None, None));
+        for bad in ["", "heavy", "0", "-1", "NaN", "inf"] {
+            assert_eq!(instance().with(WEIGHT, bad).weight().to_string(), "1", "{bad}");
+        }
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(instance().with_weight(bad).validate().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub fn contract() -> impl Iterator<Item = Test> {
         registry::owners::TESTS,
         registry::recovery::TESTS,
         registry::watch::TESTS,
+        registry::view::TESTS,
         config::values::TESTS,
         config::writes::TESTS,
         config::held::TESTS,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, Owner, Result, Ttl};
+use coord_api::{Error, Owner, Result, Ttl, backend::Views};
 use etcd_client::{KvClient, LeaseClient, Txn, TxnResponse};
 use tokio::{runtime, sync::watch};
 
@@ -44,6 +44,7 @@ pub(crate) struct Core {
     /// How this client calls itself in what it stores.
     pub(crate) owner: Owner,
     pub(crate) records: Arc<Records>,
+    pub(crate) views: Views,
     attempts: AtomicU64,
     closed: watch::Sender<bool>,
 }
@@ -95,6 +96,7 @@ impl Core {
             id_ttl: limits.id_ttl,
             owner,
             records: Arc::default(),
+            views: Views::default(),
             attempts: AtomicU64::new(1),
             closed: watch::Sender::new(false),
         })

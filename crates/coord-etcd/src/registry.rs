@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use coord_api::{
-    Error, InstanceId, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry, Ttl,
-    Watch,
+    Error, InstanceId, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry,
+    ServiceView, Ttl, Watch,
     backend::{Place, Record, registration::Publish, service_events},
 };
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
@@ -65,6 +65,13 @@ impl ServiceRegistry for EtcdRegistry {
         let rename = Box::new(move |key: &str| keys.instance_name(&named, key));
         Ok(service_events(service, follow(self.shared.clone(), range, rename).await?))
     }
+
+    async fn view(&self, service: &str) -> Result<ServiceView> {
+        let name = ServiceName::parse(service)?;
+        let core = &self.shared.core;
+        core.check_open()?;
+        core.views.view(&core.runtime, name, self.watch(service)).await
+    }
 }
 
 /// Writes the record of one registration.
@@ -86,7 +93,7 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     let core = &shared.core;
     let (name, id) = service.validate()?;
     let key = core.keys.instance(&name, &id);
-    let record = Record { service, owner: Some(core.owner.to_string()) }.to_json();
+    let record = Record::owned(service, &core.owner).to_json();
     // While etcd is away this fails at once, and the watch below would not.
     drop(core.session(ttl).await?);
     let writing = core.begin_record(&name, &key).await?;

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Contact, Error, LeaseHealth, LossReason, Lost, Owner, Result,
-    backend::{Place, Release},
+    backend::{Place, Release, Views},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -24,12 +24,13 @@ pub(crate) struct Connection {
     id: ClientId,
     owner: Arc<Owner>,
     link: watch::Receiver<Link>,
+    views: Views,
 }
 
 impl Connection {
     pub(crate) fn open(store: Store, name: impl FnOnce(u64) -> Owner) -> Self {
         let (id, owner, link) = store.lock().open(name);
-        Self { store, id, owner, link }
+        Self { store, id, owner, link, views: Views::default() }
     }
 
     pub(crate) fn id(&self) -> ClientId {
@@ -42,6 +43,10 @@ impl Connection {
 
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
         self.link.clone()
+    }
+
+    pub(crate) fn views(&self) -> &Views {
+        &self.views
     }
 
     /// What users are told of the link.

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    Error, LossReason, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry, Ttl,
-    Watch,
+    Error, LossReason, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry,
+    ServiceView, Ttl, Watch,
     backend::{Place, Record, registration::Publish, service_events},
 };
 use tokio::runtime::Handle;
@@ -49,6 +49,12 @@ impl ServiceRegistry for Registry {
         let entries = watch(&self.0, View::service(&service)).await?;
         Ok(service_events(service, entries))
     }
+
+    async fn view(&self, service: &str) -> Result<ServiceView> {
+        let name = ServiceName::parse(service)?;
+        self.0.check_open()?;
+        self.0.views().view(&Handle::current(), name, self.watch(service)).await
+    }
 }
 
 /// Writes one client's registrations with one TTL.
@@ -62,7 +68,7 @@ impl Publish for Publisher {
     async fn publish(&self, service: &ServiceInfo) -> Result<Place> {
         let (name, id) = service.validate()?;
         let key = keys::instance(&name, &id);
-        let record = Record { service: service.clone(), owner: Some(self.connection.owner().to_string()) };
+        let record = Record::owned(service.clone(), self.connection.owner());
         let mut state = self.connection.call().await?;
         if let Some(stored) = state.entries.get(&key) {
             let entry = stored.entry(format!("{name}/{id}"));

@@ -20,7 +20,7 @@
 //! | start | [`Coordinator::connect`], [`Coordinator::connect_with`] | the client of one store |
 //! | exclude other processes | [`DistributedLock::acquire`] | a [`LockGuard`] that tells when it is lost |
 //! | be found | [`ServiceRegistry::register`] | a [`Registration`] that comes back by itself |
-//! | find others | [`ServiceRegistry::discover`], [`ServiceRegistry::watch`] | [`ServiceInfo`]s and their changes |
+//! | find others | [`ServiceRegistry::view`], [`discover`](ServiceRegistry::discover), [`watch`](ServiceRegistry::watch) | [`ServiceInfo`]s and their changes |
 #![cfg_attr(
     feature = "grpc",
     doc = "| call others | [`connection`](grpc::ConnectionExt::connection) | a channel for any tonic client |"
@@ -50,16 +50,17 @@ pub use config::MemoryConfig;
 pub use coordinator::Coordinator;
 
 pub use coord_api::{
-    Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, DistributedLock, DistributedLockExt,
-    Entry, EntryEvent, Error, FencingToken, HeldLock, Holder, InstanceIdAllocator, LeaseHealth, LockGuard,
-    LossReason, Lost, Owner, Provider, Registration, RegistrationStatus, Result, Scope, ServiceEvent,
-    ServiceInfo, ServiceRegistry, Setting, Ttl, Version, Watch, Write,
+    Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, Contact, DistributedLock,
+    DistributedLockExt, Entry, EntryEvent, Error, FencingToken, Freshness, HeldLock, Holder,
+    InstanceIdAllocator, Instances, LeaseHealth, LockGuard, LossReason, Lost, Owner, Provider, Registration,
+    RegistrationStatus, Result, Scope, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Ttl,
+    Version, Watch, Write,
 };
 /// The limits of names, ids, values and metadata, and the metadata keys that coord reads.
 pub mod limits {
     pub use coord_api::{
         MAX_BATCH_KEYS, MAX_LABEL_BYTES, MAX_MAX_ID, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_VALUE_BYTES,
-        WEIGHT,
+        VERSION, WEIGHT, ZONE,
     };
 }
 

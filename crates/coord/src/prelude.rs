@@ -17,7 +17,7 @@
 pub use crate::{
     ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt,
     InstanceIdAllocator, LockGuard, Lost, Provider, Registration, RegistrationStatus, ServiceEvent,
-    ServiceInfo, ServiceRegistry, Setting, Version, Watch,
+    ServiceInfo, ServiceRegistry, ServiceView, Setting, Version, Watch,
 };
 
 #[cfg(feature = "grpc")]

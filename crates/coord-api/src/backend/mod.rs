@@ -3,14 +3,17 @@
 //! The promises that hold on every backend are kept once, here: the local deadline of a lease
 //! ([`Lease`](crate::Lease)), giving back what is held ([`Place`]), registrations that come back by
 //! themselves ([`registration`]), "at most one id" ([`IdAllocator`]), the decoding of watches
-//! ([`service_events`]) and whether they are up to date ([`ContactSource`]). A backend adds what differs: how a place is taken, kept alive and given back.
+//! ([`service_events`]), views ([`Views`]) and whether they are up to date ([`ContactSource`]). A backend adds what
+//! differs: how a place is taken, kept alive and given back.
 
 mod allocator;
 mod place;
 mod record;
 pub mod registration;
+mod views;
 
 pub use crate::contact::ContactSource;
 pub use allocator::{ClaimedId, IdAllocator, IdSource};
 pub use place::{Place, Release};
 pub use record::{Record, service_events};
+pub use views::Views;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, vec};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Entry, EntryEvent, Error, Result, ServiceEvent, ServiceInfo, ServiceName, Watch};
+use crate::{Entry, EntryEvent, Error, Owner, Result, ServiceEvent, ServiceInfo, ServiceName, Watch};
 
 /// A registered instance as it is stored: its public record and who wrote it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,13 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record of an instance that `owner` registers.
+    pub fn owned(mut service: ServiceInfo, owner: &Owner) -> Self {
+        // Where a user read a record as a whole, the owner of then is among the fields of other programs.
+        service.foreign.remove("owner");
+        Self { service, owner: Some(owner.to_string()) }
+    }
+
     /// The stored form.
     pub fn to_json(&self) -> Bytes {
         serde_json::to_vec(self).expect("strings, numbers and maps with string keys always serialize").into()
@@ -165,6 +172,17 @@ mod tests {
         let entries = vec![garbage("1")];
         let again = decoder.step(Ok(EntryEvent::Snapshot { version, entries }));
         assert_eq!(shown(again), ["snapshot 1:80", "bad svc/1"]);
+    }
+
+    #[test]
+    fn a_record_that_was_read_as_a_whole_can_be_written_again() {
+        let (before, now) = (Owner::new("h", 1, None, "before"), Owner::new("h", 2, None, "now"));
+        let stored = Record::owned(info("1", 80), &before).to_json();
+        let mut read: ServiceInfo = serde_json::from_slice(&stored).expect("is a record");
+        read.metadata.insert("v".into(), "2".into());
+        let again = Record::owned(read, &now).to_json();
+        let again: Record = serde_json::from_slice(&again).expect("has one owner");
+        assert_eq!(again, Record::owned(info("1", 80).with("v", "2"), &now));
     }
 
     #[test]

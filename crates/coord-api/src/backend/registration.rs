@@ -58,6 +58,9 @@ enum Command {
 }
 
 impl Registration {
+    /// How long [`drain`](Self::drain) waits: 3 s, which covers a watch that is just being opened again.
+    pub const DRAIN: Duration = Duration::from_secs(3);
+
     /// Publishes `service` and keeps it on `runtime` until the handle is dropped; for backends.
     ///
     /// # Errors
@@ -140,6 +143,53 @@ impl Registration {
     /// Once called the instance is deregistered, also if this future is dropped.
     pub async fn deregister(self) -> Result<()> {
         self.ask(Command::Deregister).await
+    }
+
+    /// Leaves without failed calls: [`drain_for`](Self::drain_for) [`DRAIN`](Self::DRAIN).
+    ///
+    /// # Errors
+    /// As [`deregister`](Self::deregister), after the same wait.
+    ///
+    /// # Cancel safety
+    /// As [`drain_for`](Self::drain_for).
+    pub async fn drain(self) -> Result<()> {
+        self.drain_for(Self::DRAIN).await
+    }
+
+    /// Deregisters, then waits for `grace`, so that clients see that the instance is gone and call others. Go on
+    /// serving until this returns, then shut the server down; the calls that have come in until then are its own
+    /// to finish.
+    ///
+    /// Nobody can tell when every client has seen it. Those that hear from the store see it within milliseconds;
+    /// those whose watch is just being opened again, within two seconds after they reach the store. One that is
+    /// cut off goes on calling until it hears from the store again.
+    ///
+    /// # Errors
+    /// As [`deregister`](Self::deregister), after the same wait: clients may still know the instance from before.
+    ///
+    /// # Cancel safety
+    /// Once called the instance is deregistered, also if this future is dropped; only the wait ends.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use coord_api::{Provider, ServiceInfo, ServiceRegistry};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// # tokio::time::pause();
+    /// let registry = coord_memory::Store::new().client().registry();
+    /// let me = ServiceInfo::new("im-logic", "im-logic-1", "10.0.1.10", 8080);
+    /// let registration = registry.register(me, Duration::from_secs(30)).await?;
+    /// let view = registry.view("im-logic").await?;
+    /// // … on SIGTERM:
+    /// registration.drain_for(Duration::from_secs(5)).await?;
+    /// assert!(view.instances().is_empty());
+    /// // now the server can stop
+    /// # Ok(()) }
+    /// ```
+    pub async fn drain_for(self, grace: Duration) -> Result<()> {
+        let outcome = self.deregister().await;
+        tokio::time::sleep(grace).await;
+        outcome
     }
 
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {

@@ -5,6 +5,7 @@ use coord_api::{ServiceInfo, ServiceRegistry};
 pub(crate) mod owners;
 pub(crate) mod records;
 pub(crate) mod recovery;
+pub(crate) mod view;
 pub(crate) mod watch;
 
 /// An instance of the service `svc`.
