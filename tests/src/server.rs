@@ -191,6 +191,16 @@ impl EtcdServer {
             .collect())
     }
 
+    /// The sum of the metrics whose lines begin with `start` and contain `part`.
+    ///
+    /// # Errors
+    /// When nothing answers.
+    pub async fn metric(&self, start: &str, part: &str) -> Result<f64> {
+        let metrics = http::get(&self.endpoint, "/metrics").await?;
+        let lines = metrics.lines().filter(|line| line.starts_with(start) && line.contains(part));
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
     /// Runs `etcdctl` against this server to its end and returns its output.
     ///
     /// # Errors

@@ -173,3 +173,64 @@ async fn one_request_for_each_read_and_write() {
     assert_eq!(requests, only("Range", 1));
     drop((first, second));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_registrations_and_a_hundred_views_are_one_watch_and_one_keep_alive_stream() {
+    const INSTANCES: usize = 1000;
+    let bench = Bench::new().await;
+    let registry = bench.client.registry();
+    let watches = || bench.server.metric("etcd_debugging_mvcc_watcher_total", "");
+    let before = watches().await.expect("etcd answers");
+
+    // As short as etcd grants, so that several renewals fall into the test.
+    let ttl = Duration::from_secs(3);
+    let info = |n: usize| ServiceInfo::new("svc", format!("{n:04}"), "10.0.0.1", 80);
+    let register = futures::future::join_all((0..INSTANCES).map(|n| registry.register(info(n), ttl)));
+    let (registered, requests) = bench.requests_of(register).await;
+    let registrations: Vec<_> = registered.into_iter().map(|one| one.expect("registers")).collect();
+    println!("registering {INSTANCES} instances: {requests:?}");
+    assert_eq!(requests["Txn"], INSTANCES as u64);
+    assert_eq!(requests["LeaseGrant"], 1);
+
+    let (views, requests) = bench
+        .requests_of(async {
+            let mut views = Vec::new();
+            for _ in 0..100 {
+                views.push(registry.view("svc").await.expect("etcd answers"));
+            }
+            views
+        })
+        .await;
+    assert!(views.iter().all(|view| view.instances().len() == INSTANCES));
+    assert!(requests["Range"] <= 5, "the pages of one list: {requests:?}");
+    let mut events = Vec::new();
+    for _ in 0..10 {
+        events.push(registry.watch("svc").await.expect("etcd answers"));
+    }
+    assert_eq!(watches().await.expect("etcd answers") - before, 1.0, "one watch for all");
+
+    let renewals = || bench.server.metric("grpc_server_msg_received_total", "LeaseKeepAlive");
+    let (first, start) = (renewals().await.expect("etcd answers"), tokio::time::Instant::now());
+    tokio::time::sleep(ttl * 2).await;
+    let sent = renewals().await.expect("etcd answers") - first;
+    let ttls = start.elapsed().as_secs_f64() / ttl.as_secs_f64();
+    println!("{sent} keep-alives in {ttls} times to live");
+    // Opening the stream is a message of its own.
+    assert!(sent >= 2.0 && sent <= (3.0 * ttls).ceil() + 1.0, "{sent} in {ttls}");
+    assert_eq!(bench.server.requests().await.expect("etcd answers")["LeaseKeepAlive"], 1, "streams");
+
+    drop((views, events));
+    let (gone, _) = bench
+        .requests_of(futures::future::join_all(
+            registrations.into_iter().map(coord_api::Registration::deregister),
+        ))
+        .await;
+    assert!(gone.into_iter().all(|gone| gone.is_ok()));
+    timeout(LIMIT, async {
+        while watches().await.expect("etcd answers") > before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the watch ends with its last user");
+}

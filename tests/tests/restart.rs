@@ -150,3 +150,41 @@ async fn an_etcd_that_comes_back_empty_is_filled_again() {
     .await
     .expect("the watch sees the new store");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_registrations_are_back_soon_after_an_etcd_that_lost_them() {
+    const INSTANCES: usize = 200;
+    let mut server = EtcdServer::start().await.expect("starts");
+    let (one, other) = (client(&server).await, client(&server).await);
+    let registry = one.registry();
+    // Renewals alone would take ten seconds to notice.
+    let ttl = Duration::from_secs(30);
+    let register = (0..INSTANCES).map(|n| registry.register(instance(&format!("{n:03}")), ttl));
+    let registrations = futures::future::join_all(register).await;
+    assert!(registrations.iter().all(Result::is_ok));
+    let view = other.registry().view("im-logic").await.expect("etcd answers");
+    assert_eq!(view.instances().len(), INSTANCES);
+
+    server.kill9().await.expect("is killed");
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(view.instances().len(), INSTANCES, "the last instances stay");
+    assert!(!view.freshness().is_fresh());
+    server.restart_empty().await.expect("comes back");
+    let back = Instant::now();
+    timeout(LONG, async {
+        while again(async || other.registry().discover("im-logic").await).await.len() < INSTANCES {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("all come back");
+    println!("{INSTANCES} registrations are back {:?} after etcd was", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(6), "{:?}", back.elapsed());
+    timeout(LONG, async {
+        while view.instances().len() < INSTANCES || !view.freshness().is_fresh() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the view is right again");
+}

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, Lease, LeaseHealth, LossReason, Result, Ttl};
+use coord_api::{Contact, Error, Lease, LeaseHealth, LossReason, Result, Ttl};
 use etcd_client::{LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
 use futures::future::{self, BoxFuture};
 use tokio::time::Instant;
@@ -233,13 +233,16 @@ impl Core {
 /// Renews one lease until it is lost, then frees what is left of it at the server.
 async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
     let mut stream = None;
+    let mut contact = core.hub.contact();
     let reason = loop {
         let ttl = session.lease.ttl();
-        // A little earlier or later than a third, so that leases granted together do not renew together.
-        let pause = ttl.mul_f64(fastrand::f64().mul_add(0.06, 0.30));
+        // At most three times a TTL, and not all leases that were granted together at once.
+        let pause = ttl.mul_f64(fastrand::f64().mul_add(0.05, 0.34));
         let reason = tokio::select! {
             reason = session.lease.lost() => Some(reason),
             () = tokio::time::sleep(pause) => renew(&core, &session, &mut stream).await,
+            // An etcd that was away may have come back without the lease: better to know now.
+            () = heard_again(&mut contact) => renew(&core, &session, &mut stream).await,
         };
         if let Some(reason) = reason {
             break reason;
@@ -255,6 +258,11 @@ async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
         // Whoever lost something on it wants to acquire again soon.
         have_session(core, session.class).await;
     }
+}
+
+/// Waits until etcd is heard after it was not. May be dropped and called again.
+async fn heard_again(contact: &mut Contact) {
+    while !contact.changed().await.is_fresh() {}
 }
 
 /// Boxed, since granting a session starts the task that this is called from.

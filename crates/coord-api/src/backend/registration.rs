@@ -268,9 +268,11 @@ impl Keeper {
         let (service, id) = (self.service.name.clone(), self.service.id.clone());
         tracing::warn!(service, id, %reason, "registration lost, registering again");
         self.status.send_replace(RegistrationStatus::Recovering { since: Instant::now(), reason });
+        // Instances should be back within two seconds after the store is.
+        let longest = Duration::from_millis(500);
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(5))
+            .with_max_delay(longest)
             .with_jitter()
             .without_max_times()
             .build();
@@ -284,7 +286,7 @@ impl Keeper {
                 Err(Error::Closed) => return Err(LossReason::Closed),
                 Err(error) => tracing::warn!(service, id, %error, "registering again failed, trying on"),
             }
-            let pause = tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(5)));
+            let pause = tokio::time::sleep(pauses.next().unwrap_or(longest));
             tokio::pin!(pause);
             loop {
                 tokio::select! {

@@ -28,8 +28,27 @@ impl Known {
         self.0.is_empty()
     }
 
-    pub(super) fn keys(&self) -> Vec<String> {
-        self.0.keys().cloned().collect()
+    /// Begins to look at the store after changes may have been missed: what should be there, unless it is just
+    /// being written. Revisions that were seen before are forgotten, since a store that lost its data counts anew.
+    pub(super) fn expected(&mut self) -> Vec<(String, Option<i64>)> {
+        let expected = self.0.iter_mut().map(|(key, slot)| {
+            slot.seen = 0;
+            let settled = slot.current.as_ref().filter(|_| slot.writing == 0);
+            (key.clone(), settled.map(|written| written.revision))
+        });
+        expected.collect()
+    }
+
+    /// What a look at revision `now` found, that was sent after [`expected`](Self::expected) told what to expect.
+    pub(super) fn looked(&mut self, key: &str, expected: Option<i64>, found: Option<i64>, now: i64) {
+        self.seen(key, found.unwrap_or(now));
+        let current = self.0.get(key).and_then(|slot| slot.current.as_ref());
+        if let Some(written) = current
+            && expected == Some(written.revision)
+            && expected != found
+        {
+            written.hold.end(LossReason::Deleted);
+        }
     }
 
     /// Whether someone relies on a record.
@@ -40,15 +59,23 @@ impl Known {
 
     /// A write begins; [`wrote`](Self::wrote) or [`gave_up`](Self::gave_up) follows.
     pub(super) fn begin(&mut self, key: &str) {
-        self.0.entry(key.to_owned()).or_default().writing += 1;
+        let slot = self.0.entry(key.to_owned()).or_default();
+        if slot.writing == 0 {
+            // What was seen before says nothing of this write, and may be of a store that lost its data since.
+            slot.seen = 0;
+        }
+        slot.writing += 1;
     }
 
-    /// A write took effect. Of two holders of one record the later one counts.
+    /// A write took effect. Of two holders of one record the later one counts; one that is lost may have a larger
+    /// revision of a store that lost its data.
     pub(super) fn wrote(&mut self, key: &str, revision: i64, hold: Hold) {
         let Some(slot) = self.0.get_mut(key) else { return };
         slot.writing -= 1;
         match &slot.current {
-            Some(later) if later.revision > revision => hold.end(LossReason::Superseded),
+            Some(later) if later.revision > revision && later.hold.loss().is_none() => {
+                hold.end(LossReason::Superseded);
+            }
             earlier => {
                 if let Some(earlier) = earlier {
                     earlier.hold.end(LossReason::Superseded);
@@ -178,6 +205,38 @@ mod tests {
         assert!(known.is_held("a"), "the release of the earlier one is not that of the later");
         known.released("a", 9);
         assert!(known.is_empty());
+    }
+
+    #[test]
+    fn a_look_finds_what_was_missed_but_not_what_is_just_written() {
+        let mut known = Known::default();
+        let hold = written(&mut known, 7);
+        let expected = known.expected();
+        assert_eq!(expected, [("a".to_owned(), Some(7))]);
+        known.looked("a", Some(7), Some(7), 9);
+        assert_eq!(hold.loss(), None);
+        let later = written(&mut known, 10);
+        known.looked("a", Some(7), Some(7), 9);
+        assert_eq!(later.loss(), None, "it was written after the look");
+        known.looked("a", Some(10), None, 12);
+        assert_eq!(later.loss(), Some(LossReason::Deleted));
+    }
+
+    #[test]
+    fn a_store_that_lost_its_data_counts_anew() {
+        let mut known = Known::default();
+        let before = written(&mut known, 250);
+        known.seen("a", 250);
+        let expected = known.expected();
+        known.looked("a", expected[0].1, None, 2);
+        assert_eq!(before.loss(), Some(LossReason::Deleted));
+        known.seen("a", 250);
+        let after = written(&mut known, 3);
+        known.seen("a", 3);
+        assert_eq!(after.loss(), None);
+        known.released("a", 250);
+        known.seen("a", 4);
+        assert_eq!(after.loss(), Some(LossReason::Deleted));
     }
 
     #[test]

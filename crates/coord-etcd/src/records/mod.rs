@@ -187,13 +187,14 @@ async fn watch_once(core: &Core, service: &ServiceName, is_guarded: &watch::Send
         _ => return,
     }
     if look {
+        let expected = core.records.update(service, Known::expected).unwrap_or_default();
         match core.read("register", &range).await {
             Ok((now, found)) => {
                 let found: HashMap<_, _> =
                     found.iter().filter_map(|kv| Some((kv.key_str().ok()?, kv.mod_revision()))).collect();
                 core.records.update(service, |known| {
-                    for key in known.keys() {
-                        known.seen(&key, found.get(key.as_str()).copied().unwrap_or(now));
+                    for (key, revision) in &expected {
+                        known.looked(key, *revision, found.get(key.as_str()).copied(), now);
                     }
                 });
             }

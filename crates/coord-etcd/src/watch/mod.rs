@@ -34,11 +34,11 @@ pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) ->
     Ok(Watch::new(contact, items))
 }
 
-/// Between attempts, jittered: 20 ms to 2 s.
+/// Between attempts, jittered: 20 ms to 1 s, so that what etcd lost is written again soon after it is back.
 fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_secs(2))
+        .with_max_delay(Duration::from_millis(500))
         .with_jitter()
         .without_max_times()
         .build()
