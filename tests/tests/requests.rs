@@ -207,7 +207,8 @@ async fn a_thousand_registrations_and_a_hundred_views_are_one_watch_and_one_keep
     for _ in 0..10 {
         events.push(registry.watch("svc").await.expect("etcd answers"));
     }
-    assert_eq!(watches().await.expect("etcd answers") - before, 1.0, "one watch for all");
+    let added = watches().await.expect("etcd answers") - before;
+    assert!((added - 1.0).abs() < 0.5, "one watch for all, not {added}");
 
     let renewals = || bench.server.metric("grpc_server_msg_received_total", "LeaseKeepAlive");
     let (first, start) = (renewals().await.expect("etcd answers"), tokio::time::Instant::now());

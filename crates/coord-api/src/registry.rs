@@ -29,6 +29,7 @@ pub const VERSION: &str = "version";
 ///   [`Registration`] lives; [`Registration::status`] tells.
 /// - An instance id belongs to the client that registered it. Another client is refused
 ///   ([`Error::AlreadyRegistered`]); the same client takes its own over.
+/// - A [`view`](Self::view) and a [`watch`](Self::watch) keep the last known instances while the store is away.
 /// - [`discover`](Self::discover) is linearizable: it sees every registration that was answered before.
 /// - Services `im-logic` and `im-logic-2`, or `a` and `a/b`, never see each other's instances.
 ///
