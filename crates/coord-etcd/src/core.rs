@@ -18,6 +18,7 @@ use crate::{
     commit::Slots,
     error::{Failure, classify},
     group::Group,
+    ids::HeldIds,
     keys::Keys,
     queue::Queues,
     session::{Session, Sessions},
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) id_ttl: Ttl,
     /// How this client calls itself in what it stores.
     pub(crate) owner: Owner,
+    /// The ids that this client may hold.
+    pub(crate) held_ids: HeldIds,
     /// The living registrations of this client, by key, so that a later one can end an earlier one.
     pub(crate) registrations: Mutex<HashMap<String, Weak<Hold>>>,
     attempts: AtomicU64,
@@ -95,6 +98,7 @@ impl Core {
             close_timeout: limits.close_timeout,
             id_ttl: limits.id_ttl,
             owner,
+            held_ids: HeldIds::default(),
             registrations: Mutex::new(HashMap::new()),
             attempts: AtomicU64::new(1),
             closed: watch::Sender::new(false),
@@ -121,13 +125,6 @@ impl Core {
     /// What is stored in a place of ours, for people who look there.
     pub(crate) fn holder(&self) -> Vec<u8> {
         serde_json::to_vec(&self.owner).expect("strings and numbers always serialize")
-    }
-
-    /// As [`holder`](Self::holder), but different for each attempt.
-    pub(crate) fn holder_of(&self, attempt: u64) -> Vec<u8> {
-        let mut holder = serde_json::json!(self.owner);
-        holder["attempt"] = attempt.into();
-        holder.to_string().into_bytes()
     }
 
     /// Sends one request and waits for its answer within the request timeout.

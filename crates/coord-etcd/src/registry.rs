@@ -16,7 +16,7 @@ use crate::{
     core::{Core, Shared},
     error::{Effect, Failure},
     keys::Range,
-    place::{OwnKey, Written},
+    place::OwnKey,
     read::revision,
     session::Session,
     watch::{entry, follow, hub::Delivery},
@@ -87,7 +87,7 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     let record = Record { service, owner: Some(core.owner.to_string()) }.to_json();
     let write = |session| write_over_own(core, &name, &key, &record, session);
     let own = core.on_session(ttl, write).await?;
-    let written = own.revision();
+    let written = own.written;
     let place = own.into_place(shared);
     let hold = Arc::new(place.hold().clone());
     if let Some(earlier) =
@@ -112,7 +112,7 @@ async fn write_over_own(
     loop {
         match core.write_record(key, record, &session, expected).await? {
             Write::Done(revision) => {
-                return Ok(OwnKey { key: key.to_owned(), written: Written::Modified(revision), session });
+                return Ok(OwnKey { key: key.to_owned(), written: revision, session });
             }
             Write::Found(None) => expected = 0,
             Write::Found(Some(found)) => expected = own_revision(core, service, &found)?,

@@ -51,15 +51,16 @@ pub use coordinator::Coordinator;
 
 pub use coord_api::{
     Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, DistributedLock, DistributedLockExt,
-    Entry, EntryEvent, Error, FencingToken, HeldLock, Holder, InstanceIdAllocator, LeaseHealth, LockGuard,
-    LossReason, Lost, Owner, Provider, Registration, RegistrationStatus, Result, Scope, ServiceEvent,
-    ServiceInfo, ServiceRegistry, Setting, Ttl, Version, Watch, Write,
+    Entry, EntryEvent, Error, FencingToken, HeldId, HeldLock, Holder, IdHolder, IdOptions,
+    InstanceIdAllocator, InstanceIds, LeaseHealth, LockGuard, LossReason, Lost, Owner, Provider,
+    Registration, RegistrationStatus, Result, Scope, ServiceEvent, ServiceInfo, ServiceRegistry, Setting,
+    Snowflake, SnowflakeOptions, Ttl, Version, Watch, Write,
 };
 /// The limits of names, ids, values and metadata, and the metadata keys that coord reads.
 pub mod limits {
     pub use coord_api::{
-        MAX_BATCH_KEYS, MAX_LABEL_BYTES, MAX_MAX_ID, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_VALUE_BYTES,
-        WEIGHT,
+        MAX_BATCH_KEYS, MAX_IDENTITY_BYTES, MAX_LABEL_BYTES, MAX_MAX_ID, MAX_METADATA_BYTES, MAX_NAME_BYTES,
+        MAX_QUARANTINE, MAX_VALUE_BYTES, WEIGHT,
     };
 }
 

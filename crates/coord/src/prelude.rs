@@ -15,9 +15,9 @@
 //! ```
 
 pub use crate::{
-    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt,
-    InstanceIdAllocator, LockGuard, Lost, Provider, Registration, RegistrationStatus, ServiceEvent,
-    ServiceInfo, ServiceRegistry, Setting, Version, Watch,
+    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, IdOptions,
+    InstanceIdAllocator, InstanceIds, LockGuard, Lost, Provider, Registration, RegistrationStatus,
+    ServiceEvent, ServiceInfo, ServiceRegistry, Setting, Snowflake, Version, Watch,
 };
 
 #[cfg(feature = "grpc")]

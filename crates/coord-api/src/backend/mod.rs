@@ -11,6 +11,6 @@ mod record;
 pub mod registration;
 
 pub use crate::contact::ContactSource;
-pub use allocator::{ClaimedId, IdAllocator, IdSource};
+pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps};
 pub use place::{Place, Release};
 pub use record::{Record, service_events};
