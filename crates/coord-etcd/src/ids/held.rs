@@ -3,10 +3,11 @@
 //! The key of an id lives on the lease of its holder. Beside it is a mark without a lease: should the key vanish,
 //! nobody can tell whether its lease was over or was revoked by an operator, and in the latter case the holder
 //! believes in it until its next renewal. So nobody takes a marked id. Its holder ends the mark when it knows that it
-//! lost; if it is gone, whoever wants the id does so, after which the id rests.
+//! lost, and lets the id rest. If the holder is gone, whoever wants the id ends the mark, a rest by its own clock after
+//! it saw that the key had vanished: no lease is asked for that, since an operator may revoke that one as well.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     num::NonZeroU32,
     sync::{Arc, Mutex},
@@ -33,19 +34,40 @@ const AT_ONCE: usize = 40;
 
 /// The ids that a client holds, or has not let rest yet.
 #[derive(Debug, Default)]
-pub(crate) struct HeldIds(Mutex<HashMap<(ServiceName, u32, i64), Held>>);
+pub(crate) struct HeldIds {
+    own: Mutex<HashMap<Marked, Held>>,
+    /// The marks of others that this client is about to end.
+    ending: Mutex<HashSet<Marked>>,
+}
+
+/// One mark: a later holder of the same id has another.
+type Marked = (ServiceName, u32, i64);
 
 impl HeldIds {
     fn add(&self, held: &Held) {
-        self.0.lock().expect("nothing panics while this is locked").insert(held.place(), held.clone());
+        self.own.lock().expect("nothing panics while this is locked").insert(held.marked(), held.clone());
     }
 
     fn remove(&self, held: &Held) {
-        self.0.lock().expect("nothing panics while this is locked").remove(&held.place());
+        self.own.lock().expect("nothing panics while this is locked").remove(&held.marked());
     }
 
     fn all(&self) -> Vec<Held> {
-        self.0.lock().expect("nothing panics while this is locked").values().cloned().collect()
+        self.own.lock().expect("nothing panics while this is locked").values().cloned().collect()
+    }
+
+    /// Those of some marks that are not about to be ended already.
+    fn begin_ending(&self, service: &ServiceName, marks: Vec<(u32, i64)>) -> Vec<(u32, i64)> {
+        let mut ending = self.ending.lock().expect("nothing panics while this is locked");
+        let is_new = |(id, revision): &(u32, i64)| ending.insert((service.clone(), *id, *revision));
+        marks.into_iter().filter(is_new).collect()
+    }
+
+    fn end_ending(&self, service: &ServiceName, marks: &[(u32, i64)]) {
+        let mut ending = self.ending.lock().expect("nothing panics while this is locked");
+        for (id, revision) in marks {
+            ending.remove(&(service.clone(), *id, *revision));
+        }
     }
 }
 
@@ -61,7 +83,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn place(&self) -> (ServiceName, u32, i64) {
+    fn marked(&self) -> Marked {
         (self.service.clone(), self.id, self.revision)
     }
 
@@ -173,27 +195,55 @@ impl Core {
         }
     }
 
-    /// Lets ids rest whose holders vanished; whether all of them do now.
-    pub(super) async fn rest_vanished(&self, service: &ServiceName, ids: &[u32]) -> Result<bool, Failure> {
-        let mut all = true;
-        for some in ids.chunks(AT_ONCE) {
-            let looks: Vec<_> =
-                some.iter().map(|id| TxnOp::get(self.keys.id_mark(service, *id), None)).collect();
-            let found = self.txn("claim an id", Txn::new().and_then(looks)).await?;
-            let found = found.op_responses();
-            let marks = some.iter().zip(&found).filter_map(|(id, found)| {
-                let kv = pairs(Some(found)).first()?;
-                // Marks are written by coord alone; one that was damaged by hand is kept until it is mended.
-                let record = Record::read(kv.value())?;
-                let (service, rest) = (service.clone(), record.rest);
-                Some(Held { service, id: *id, revision: kv.mod_revision(), record, rest })
-            });
-            let marks: Vec<_> = marks.collect();
-            let ended = self.rest(&marks).await?;
-            all &= ended.len() == some.len() && ended.iter().all(|ended| *ended);
-            tracing::debug!(%service, count = ended.len(), "ids rest whose holders vanished");
+    /// Ends the marks of ids whose holders vanished, when these can not believe in them any more and the ids have
+    /// rested.
+    pub(super) fn end_vanished_later(self: &Arc<Self>, service: &ServiceName, marks: Vec<(u32, i64)>) {
+        let marks = self.held_ids.begin_ending(service, marks);
+        if marks.is_empty() {
+            return;
         }
-        Ok(all)
+        for some in marks.chunks(AT_ONCE) {
+            let (core, service, some) = (self.clone(), service.clone(), some.to_vec());
+            self.runtime.spawn(async move {
+                tokio::select! {
+                    () = core.closed() => {}
+                    () = core.end_vanished(&service, &some) => {}
+                }
+                core.held_ids.end_ending(&service, &some);
+            });
+        }
+    }
+
+    async fn end_vanished(&self, service: &ServiceName, marks: &[(u32, i64)]) {
+        let looks: Vec<_> =
+            marks.iter().map(|(id, _)| TxnOp::get(self.keys.id_mark(service, *id), None)).collect();
+        let Some(found) = self.txn_in_time(looks).await else { return };
+        let found = found.iter().filter_map(|found| Record::read(pairs(Some(found)).first()?.value()));
+        let rest = found.map(|record| record.rest).max().unwrap_or(self.id_ttl.as_duration());
+        tracing::debug!(%service, count = marks.len(), ?rest, "ids rest whose holders vanished");
+        tokio::time::sleep(rest).await;
+        let ends = marks.iter().map(|(id, revision)| {
+            let mark = self.keys.id_mark(service, *id);
+            let same = Compare::mod_revision(mark.as_str(), CompareOp::Equal, *revision);
+            TxnOp::txn(Txn::new().when([same]).and_then([TxnOp::delete(mark, None)]))
+        });
+        self.txn_in_time(ends.collect()).await;
+    }
+
+    /// One transaction that may be repeated, as soon as etcd can be reached; `None` if it is refused.
+    async fn txn_in_time(&self, operations: Vec<TxnOp>) -> Option<Vec<TxnOpResponse>> {
+        loop {
+            match self.txn("claim an id", Txn::new().and_then(operations.clone())).await {
+                Ok(answer) => return Some(answer.op_responses()),
+                Err(Failure { error, .. }) if error.is_retryable() => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
+                }
+                Err(Failure { error, .. }) => {
+                    tracing::warn!(%error, "ids whose holders vanished are not freed");
+                    return None;
+                }
+            }
+        }
     }
 
     /// Takes back, now and later, what a claim of ours took whose answer was lost; `value` names that very claim.

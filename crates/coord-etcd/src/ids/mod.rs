@@ -22,7 +22,7 @@ use crate::{
     queue::Spot,
     read::revision,
     session::Session,
-    watch::hub::Delivery,
+    watch::hub::{Delivery, Subscription},
 };
 use claim::{Answer, Candidate, Claim, Order, number, pairs, stamped};
 use held::Held;
@@ -89,8 +89,8 @@ enum Found {
     Claimed(ClaimedId),
     /// Others came earlier.
     Queue,
-    /// None is free; of these the holders vanished.
-    Full(Vec<u32>),
+    /// None is free.
+    Full,
 }
 
 impl Source {
@@ -104,15 +104,7 @@ impl Source {
         let found = core.on_session(core.id_ttl, |session| self.claim_free(session, Order::BehindTheQueue));
         match found.await? {
             Found::Claimed(claimed) => Ok(Some(claimed)),
-            Found::Queue => Ok(None),
-            Found::Full(vanished) => {
-                if !vanished.is_empty() {
-                    let (core, service) = (core.clone(), self.range.service.clone());
-                    // So that whoever comes again later finds them free.
-                    core.runtime.clone().spawn(async move { core.rest_vanished(&service, &vanished).await });
-                }
-                Ok(None)
-            }
+            Found::Queue | Found::Full => Ok(None),
         }
     }
 
@@ -137,13 +129,12 @@ impl Source {
             let taken = match answer {
                 Ok(answer) => match Claim::read(&answer, &ids) {
                     Answer::Taken(id, stamped) => (id, revision(answer.header()), stamped),
-                    Answer::Listed(listed) if listed.queued && order == Order::BehindTheQueue => {
-                        return Ok(Found::Queue);
-                    }
                     Answer::Listed(listed) => {
-                        tries = listed.some_free(max_id);
+                        let is_late = listed.queued && order == Order::BehindTheQueue;
+                        tries = if is_late { Vec::new() } else { listed.some_free(max_id) };
                         if tries.is_empty() {
-                            return Ok(Found::Full(listed.vanished(max_id)));
+                            core.end_vanished_later(&range.service, listed.vanished(max_id));
+                            return Ok(if is_late { Found::Queue } else { Found::Full });
                         }
                         continue;
                     }
@@ -236,28 +227,34 @@ impl Source {
     }
 
     async fn claim_at_the_head(&self, session: &Arc<Session>, gone: &mut CallerGone) -> Result<ClaimedId> {
-        let core = self.core();
+        let (core, service) = (self.core(), &self.range.service);
         loop {
-            let mut changes = core.hub.subscribe(Range::Prefix(core.keys.ids(&self.range.service)), None);
-            match changes.next().await {
-                Some(Delivery::Refused(error)) => return Err(error),
-                Some(_) => {}
-                None => continue,
+            let watch = |prefix| core.hub.subscribe(Range::Prefix(prefix), None);
+            // An id becomes free when its key is deleted, or its mark.
+            let mut ids = watch(core.keys.ids(service));
+            let mut marks = watch(core.keys.id_marks(service));
+            match futures::future::join(ids.next(), marks.next()).await {
+                (Some(Delivery::Refused(error)), _) | (_, Some(Delivery::Refused(error))) => {
+                    return Err(error);
+                }
+                (Some(_), Some(_)) => {}
+                _ => continue,
             }
             loop {
-                match self.claim_or_clear(session).await {
-                    Ok(Some(claimed)) => return Ok(claimed),
-                    Ok(None) => {}
+                match self.claim_free(session.clone(), Order::AtTheHead).await {
+                    Ok(Found::Claimed(claimed)) => return Ok(claimed),
+                    Ok(_) => {}
                     Err(error) if error.is_retryable() => {
                         tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(50..250))).await;
                         continue;
                     }
                     Err(error) => return Err(error),
                 }
-                tracing::debug!(service = %self.range.service, "no instance id is free, waiting for one");
+                tracing::debug!(%service, "no instance id is free, waiting for one");
                 let change = tokio::select! {
                     () = gone.wait() => return Err(Error::Closed),
-                    change = next_free(&mut changes) => change,
+                    change = next_free(&mut ids) => change,
+                    change = next_free(&mut marks) => change,
                 };
                 match change {
                     Some(Delivery::Refused(error)) => return Err(error),
@@ -267,26 +264,10 @@ impl Source {
             }
         }
     }
-
-    /// Claims a free id. If there is none, those whose holders vanished rest afterwards, and the end of that will be
-    /// heard.
-    async fn claim_or_clear(&self, session: &Arc<Session>) -> Result<Option<ClaimedId>> {
-        loop {
-            match self.claim_free(session.clone(), Order::AtTheHead).await? {
-                Found::Claimed(claimed) => return Ok(Some(claimed)),
-                Found::Full(vanished) => {
-                    if self.core().rest_vanished(&self.range.service, &vanished).await? {
-                        return Ok(None);
-                    }
-                }
-                Found::Queue => unreachable!("nobody is before the head of the queue"),
-            }
-        }
-    }
 }
 
 /// Waits until an id may have become free; `None` when changes may have been missed.
-async fn next_free(changes: &mut crate::watch::hub::Subscription) -> Option<Delivery> {
+async fn next_free(changes: &mut Subscription) -> Option<Delivery> {
     loop {
         match changes.next().await? {
             Delivery::Changes(changes) if changes.iter().all(|change| change.value.is_some()) => {}

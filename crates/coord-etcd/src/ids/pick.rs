@@ -19,8 +19,10 @@ pub(super) struct Listed {
 impl Listed {
     /// The ids below `max_id` that are marked as held but are not there: their leases are over or were revoked, and
     /// which of both nobody can tell.
-    pub(super) fn vanished(&self, max_id: u32) -> Vec<u32> {
-        self.marked.range(..max_id).map(|(id, _)| *id).filter(|id| !self.taken.contains(id)).collect()
+    /// With the revisions of their marks.
+    pub(super) fn vanished(&self, max_id: u32) -> Vec<(u32, i64)> {
+        let below = self.marked.range(..max_id).map(|(id, revision)| (*id, *revision));
+        below.filter(|(id, _)| !self.taken.contains(id)).collect()
     }
 
     /// Some free ids below `max_id` in random order, so that those who claim at the same moment seldom meet.
@@ -58,24 +60,19 @@ mod tests {
 
     #[test]
     fn free_is_what_is_neither_taken_nor_marked() {
-        let table: &[(&[u32], &[u32], u32, &[u32], &[u32])] = &[
-            (&[], &[], 2, &[1], &[]),
-            (&[1], &[1], 2, &[], &[]),
-            (&[], &[1], 2, &[], &[1]),
-            (&[1, 3], &[1, 2], 6, &[4, 5], &[2]),
-            (&[1, 2, 900], &[1, 900], 4, &[3], &[]),
-            (&[1], &[7], 4, &[2, 3], &[]),
-        ];
-        for (taken, marked, max_id, free, vanished) in table {
+        let check = |taken: &[u32], marked: &[u32], max_id, free: &[u32], vanished: &[u32]| {
             let listed = listed(taken, marked);
-            let mut found = listed.some_free(*max_id);
+            let mut found = listed.some_free(max_id);
             found.sort_unstable();
-            assert_eq!(
-                (&*found, &*listed.vanished(*max_id)),
-                (*free, *vanished),
-                "{listed:?} below {max_id}"
-            );
-        }
+            let gone: Vec<_> = listed.vanished(max_id).into_iter().map(|(id, _)| id).collect();
+            assert_eq!((&*found, &*gone), (free, vanished), "{listed:?} below {max_id}");
+        };
+        check(&[], &[], 2, &[1], &[]);
+        check(&[1], &[1], 2, &[], &[]);
+        check(&[], &[1], 2, &[], &[1]);
+        check(&[1, 3], &[1, 2], 6, &[4, 5], &[2]);
+        check(&[1, 2, 900], &[1, 900], 4, &[3], &[]);
+        check(&[1], &[7], 4, &[2, 3], &[]);
     }
 
     #[test]
