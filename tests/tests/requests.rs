@@ -214,7 +214,7 @@ async fn an_id_costs_one_or_two_requests_however_many_are_taken() {
         println!("{taken} of 1023 taken: at most {worst} requests");
     }
     // As the Go original does: one request for each id that is taken.
-    let (_, requests) = bench
+    let ((), requests) = bench
         .requests_of(async {
             let client =
                 etcd_client::Client::connect([bench.server.endpoint()], None).await.expect("answers");
@@ -266,7 +266,7 @@ async fn who_waits_for_an_id_does_not_poll() {
     let waiting = other.instance_id_allocator("svc", 2).expect("is valid");
     let waiter = tokio::spawn(async move { waiting.acquire_id().await });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let (_, requests) = bench.requests_of(tokio::time::sleep(Duration::from_secs(3))).await;
+    let ((), requests) = bench.requests_of(tokio::time::sleep(Duration::from_secs(3))).await;
     assert_eq!(requests, BTreeMap::new());
     waiter.abort();
 }
