@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use coord_api::{HeldId, Provider, Snowflake, SnowflakeOptions};
+use coord_memory::{Options, Store};
 use coord_tests::EtcdServer;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -120,4 +122,53 @@ async fn killed_and_frozen_processes_share_no_id_and_no_number() {
     check(&looks);
     println!("{faults} faults, {} holds", looks.len());
     assert!(looks.len() > PARTIES, "too little happened");
+}
+
+/// On memory one client stands still while the others go on, which no signal can do to a part of a process.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_freezes_on_memory_make_no_two_holders() {
+    let ttl = Duration::from_secs(TTL);
+    let store = Store::new();
+    let (begin, since) = (std::time::SystemTime::now(), tokio::time::Instant::now());
+    let holds = Arc::new(Mutex::new(BTreeMap::<u32, (Option<HeldId>, u64, usize)>::new()));
+    let clients: Vec<_> = (0..PARTIES)
+        .map(|_| store.client_with(Options::default().instance_id_ttl(ttl)).expect("the options are good"))
+        .collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for client in &clients {
+        let ids = client.instance_id_allocator("svc", 4).expect("is valid");
+        let holds = holds.clone();
+        tasks.spawn(async move {
+            loop {
+                let Ok(id) = ids.acquire_id().await else { continue };
+                let Some(held) = ids.held() else { continue };
+                {
+                    let mut holds = holds.lock().expect("nothing panics while this is locked");
+                    let (before, _, count) = holds.entry(id.get()).or_default();
+                    let others = before.replace(held.clone());
+                    assert!(others.is_none_or(|other| other.is_lost()), "two hold {id}");
+                    *count += 1;
+                }
+                let options = SnowflakeOptions::default().clock(move || begin + since.elapsed());
+                let Ok(snowflake) = Snowflake::start_with(&*ids, options).await else { continue };
+                while let Ok(number) = snowflake.next_id().await {
+                    {
+                        let mut holds = holds.lock().expect("nothing panics while this is locked");
+                        let (_, last, _) = holds.entry(id.get()).or_default();
+                        assert!(number > *last, "worker {id} made {number} after {last}");
+                        *last = number;
+                    }
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        });
+    }
+    for _ in 0..100 {
+        clients[fastrand::usize(0..PARTIES)].stall(Duration::from_millis(fastrand::u64(100..4 * 1000 * TTL)));
+        sleep(Duration::from_millis(fastrand::u64(100..5000))).await;
+        assert!(tasks.try_join_next().is_none(), "a party failed");
+    }
+    let holds = holds.lock().expect("nothing panics while this is locked");
+    let changes: usize = holds.values().map(|(_, _, count)| count).sum();
+    assert!(changes > 20, "only {changes} holds");
 }
