@@ -2,7 +2,7 @@
 
 use std::{process::Stdio, sync::Arc, time::Duration};
 
-use coord_api::{ConfigExt, LockGuard, Provider, ServiceInfo};
+use coord_api::{ConfigExt, IdOptions, LockGuard, Provider, ServiceInfo};
 use coord_etcd::{Client, EtcdConfig, Layout};
 use coord_tests::EtcdServer;
 use tokio::{
@@ -153,4 +153,52 @@ async fn with_the_layout_of_the_go_original_both_share_keys() {
         assert!(found.starts_with(&prefix), "nothing of ours is under {prefix}");
     }
     client.close().await.expect("closes");
+}
+
+/// What the Go original does to take an id: from 1 on, it writes the first key that does not exist.
+async fn take_as_the_go_original(server: &EtcdServer, max_id: u32) -> Option<u32> {
+    use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+    let client = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    for id in 1..=max_id {
+        let key = format!("/im-infra/allocators/im-gateway/ids/{id}");
+        let free = Compare::mod_revision(key.as_str(), CompareOp::Equal, 0);
+        let txn = Txn::new().when([free]).and_then([TxnOp::put(key, id.to_string(), None)]);
+        if client.kv_client().txn(txn).await.expect("etcd answers").succeeded() {
+            return Some(id);
+        }
+    }
+    None
+}
+
+/// Go and Rust instances share one range: neither takes what the other has, also while it rests.
+#[tokio::test(flavor = "multi_thread")]
+async fn go_and_rust_instances_share_one_range_of_ids() {
+    const REST: Duration = Duration::from_secs(3);
+    let server = EtcdServer::start().await.expect("starts");
+    let config = EtcdConfig::new([server.endpoint()]).layout(Layout::GoOriginal);
+    let client = Client::connect(config).await.expect("etcd answers");
+    let options = || IdOptions::new("im-gateway", 5).identity("web").quarantine(REST);
+    let (one, other) =
+        (client.instance_ids(), client.instance_id_allocator("im-gateway", 5).expect("is valid"));
+    let one = one.allocator(options()).expect("is valid");
+    let mut ids = vec![one.acquire_id().await.expect("is free").get()];
+    ids.extend([take_as_the_go_original(&server, 4).await.expect("is free")]);
+    ids.extend([other.acquire_id().await.expect("is free").get()]);
+    ids.extend([take_as_the_go_original(&server, 4).await.expect("is free")]);
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    assert_eq!(take_as_the_go_original(&server, 4).await, None);
+    let third = client.instance_id_allocator("im-gateway", 5).expect("is valid");
+    assert!(third.try_acquire_id().await.is_err());
+    let holders = client.instance_ids().holders("im-gateway").await.expect("etcd answers");
+    assert_eq!(holders.iter().filter(|holder| holder.owner.is_none()).count(), 2, "those of Go say nothing");
+
+    let id = one.id().expect("is held").get();
+    one.release_id().await.expect("is held");
+    assert_eq!(take_as_the_go_original(&server, 4).await, None, "it rests");
+    sleep(REST + Duration::from_secs(2)).await;
+    assert_eq!(take_as_the_go_original(&server, 4).await, Some(id));
+    assert!(one.try_acquire_id().await.is_err(), "what another program has is not ours again");
+    server.etcdctl(&["del", &format!("/im-infra/allocators/im-gateway/ids/{id}")]).await.expect("is deleted");
+    assert_eq!(one.try_acquire_id().await.expect("is free").get(), id);
 }

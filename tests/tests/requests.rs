@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use coord_api::{ConfigExt, LockGuard, Provider, ServiceInfo};
+use coord_api::{ConfigExt, IdOptions, LockGuard, Provider, ServiceInfo};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::EtcdServer;
 use tokio::time::timeout;
@@ -234,4 +234,122 @@ async fn a_thousand_registrations_and_a_hundred_views_are_one_watch_and_one_keep
     })
     .await
     .expect("the watch ends with its last user");
+}
+
+/// Takes the first ids of `svc`, as processes with the Go original do.
+async fn take_ids(server: &EtcdServer, taken: std::ops::RangeInclusive<u32>) {
+    let client = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    let keys: Vec<_> = taken.map(|id| format!("/coord/ids/svc/ids/{id}")).collect();
+    for some in keys.chunks(100) {
+        let puts: Vec<_> =
+            some.iter().map(|key| etcd_client::TxnOp::put(key.as_str(), "taken", None)).collect();
+        client.kv_client().txn(etcd_client::Txn::new().and_then(puts)).await.expect("is written");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_costs_one_or_two_requests_however_many_are_taken() {
+    let bench = Bench::new().await;
+    // On the session of the ids.
+    let warm = bench.client.instance_id_allocator("warm-up", 8).expect("is valid");
+    warm.acquire_id().await.expect("is free");
+    let mut first = 1;
+    for taken in [0, 500, 1000] {
+        take_ids(&bench.server, first..=taken).await;
+        first = taken + 1;
+        let mut worst = 0;
+        for _ in 0..5 {
+            // With and without an identity, which is looked for first.
+            let plain = IdOptions::new("svc", 1024).quarantine(Duration::ZERO);
+            for (options, looks) in [(plain.clone(), 0), (plain.identity("web"), 1)] {
+                let ids = bench.client.instance_ids().allocator(options).expect("is valid");
+                let (id, requests) = bench.requests_of(ids.acquire_id()).await;
+                assert!(id.expect("is free").get() > taken);
+                let sent = requests["Txn"];
+                worst = worst.max(sent);
+                assert_eq!(requests, only("Txn", sent), "nothing but transactions");
+                assert!(sent <= 2, "{sent} requests with {taken} taken");
+                assert!(taken > 0 || sent == 1 + looks, "{sent} requests for an empty range");
+                ids.release_id().await.expect("is held");
+            }
+        }
+        println!("{taken} of 1023 taken: at most {worst} requests");
+    }
+    // As the Go original does: one request for each id that is taken.
+    let ((), requests) = bench
+        .requests_of(async {
+            let client =
+                etcd_client::Client::connect([bench.server.endpoint()], None).await.expect("answers");
+            for id in 1.. {
+                let key = format!("/coord/ids/svc/ids/{id}");
+                let free = etcd_client::Compare::mod_revision(key.as_str(), etcd_client::CompareOp::Equal, 0);
+                let txn =
+                    etcd_client::Txn::new().when([free]).and_then([etcd_client::TxnOp::put(key, "", None)]);
+                if client.kv_client().txn(txn).await.expect("etcd answers").succeeded() {
+                    break;
+                }
+            }
+        })
+        .await;
+    assert_eq!(requests["Txn"], 1001);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_who_want_an_id_at_once_do_not_collide_their_way_to_the_last() {
+    let bench = Bench::new().await;
+    let (mut clients, mut warmed) = (Vec::new(), Vec::new());
+    for _ in 0..64 {
+        let client = client(&bench.server).await;
+        let warm = client.instance_id_allocator("warm-up", 1024).expect("is valid");
+        warm.acquire_id().await.expect("is free");
+        warmed.push(warm);
+        clients.push(client);
+    }
+    for (service, max_id) in [("wide", 1024), ("narrow", 65)] {
+        let ids: Vec<_> = clients
+            .iter()
+            .map(|client| client.instance_id_allocator(service, max_id).expect("is valid"))
+            .collect();
+        let all = futures::future::join_all(ids.iter().map(|ids| ids.acquire_id()));
+        let (all, requests) = bench.requests_of(all).await;
+        let all: std::collections::BTreeSet<_> = all.into_iter().map(|id| id.expect("is free")).collect();
+        assert_eq!(all.len(), 64);
+        println!("64 at once below {max_id}: {requests:?}");
+        assert!(requests["Txn"] <= 64 * 3 && requests.len() == 1, "{requests:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_id_does_not_poll() {
+    let bench = Bench::new().await;
+    let held = bench.client.instance_id_allocator("svc", 2).expect("is valid");
+    held.acquire_id().await.expect("is free");
+    let other = client(&bench.server).await;
+    let waiting = other.instance_id_allocator("svc", 2).expect("is valid");
+    let waiter = tokio::spawn(async move { waiting.acquire_id().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ((), requests) = bench.requests_of(tokio::time::sleep(Duration::from_secs(3))).await;
+    assert_eq!(requests, BTreeMap::new());
+    waiter.abort();
+}
+
+/// Numbers are made here, and the store hears of them about every third of a TTL.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_cost_nothing_but_the_time_that_is_reserved() {
+    let bench = Bench::new().await;
+    let ids = bench.client.instance_id_allocator("svc", 1024).expect("is valid");
+    ids.acquire_id().await.expect("is free");
+    let snowflake = coord_api::Snowflake::start(&*ids).await.expect("is held");
+    let making = async {
+        let end = std::time::Instant::now() + Duration::from_secs(2);
+        let mut made = 0_u64;
+        while std::time::Instant::now() < end {
+            snowflake.next_id().await.expect("is held");
+            made += 1;
+        }
+        made
+    };
+    let (made, requests) = bench.requests_of(making).await;
+    println!("{made} numbers with {requests:?}");
+    assert!(made > 1000 && requests.is_empty(), "{requests:?}");
 }

@@ -57,6 +57,14 @@ pub enum Error {
         max: u32,
     },
 
+    /// The clock is so far behind what it was that no number can be made that is larger than those before: mend the
+    /// clock, or wait for it to catch up.
+    #[error("the clock is {by:?} behind the numbers that were made before: mend it, or wait")]
+    ClockWentBack {
+        /// How far.
+        by: Duration,
+    },
+
     /// What the caller held (or waited with) is gone, and someone else may have it now: stop the work that
     /// relied on it, then acquire anew.
     #[error("no longer held: {reason}")]
@@ -147,8 +155,8 @@ pub enum Error {
 impl Error {
     /// Whether the very same call may succeed later without anything being mended.
     ///
-    /// True for [`Unavailable`](Self::Unavailable), [`Exhausted`](Self::Exhausted) and
-    /// [`Timeout`](Self::Timeout); after a `Timeout` of an unconditional write, read first.
+    /// True for [`Unavailable`](Self::Unavailable), [`Exhausted`](Self::Exhausted),
+    /// [`ClockWentBack`](Self::ClockWentBack) and [`Timeout`](Self::Timeout); after a `Timeout` of an unconditional write, read first.
     ///
     /// ```
     /// use coord_api::Error;
@@ -156,7 +164,13 @@ impl Error {
     /// assert!(!Error::Closed.is_retryable());
     /// ```
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Timeout { .. } | Self::Exhausted { .. })
+        matches!(
+            self,
+            Self::Unavailable { .. }
+                | Self::Timeout { .. }
+                | Self::Exhausted { .. }
+                | Self::ClockWentBack { .. }
+        )
     }
 
     /// An [`InvalidArgument`](Self::InvalidArgument) in one line, for backends.

@@ -1,21 +1,60 @@
 //! Instance ids: small numbers, unique among the living instances of a service.
 
-use std::{fmt, num::NonZeroU32};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration, time::SystemTime};
 
 use async_trait::async_trait;
 
-use crate::{Lost, Result};
+use crate::{Error, Hold, Lost, Owner, Result, backend::Stamps};
+
+/// The instance ids of a store: allocators, and who holds what.
+///
+/// [`Provider::instance_id_allocator`](crate::Provider::instance_id_allocator) is the short form of
+/// [`allocator`](Self::allocator).
+///
+/// # Cancel safety
+/// Every future here may be dropped at any point.
+///
+/// # Example
+/// ```
+/// use coord_api::{IdOptions, InstanceIdAllocator, InstanceIds, Provider};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+/// let ids = coord_memory::Store::new().client().instance_ids();
+/// let allocator = ids.allocator(IdOptions::new("im-gateway", 1023).identity("10.0.1.10:8080"))?;
+/// let id = allocator.acquire_id().await?;
+/// let holders = ids.holders("im-gateway").await?;
+/// assert_eq!((holders[0].id, holders[0].identity.as_deref()), (id, Some("10.0.1.10:8080")));
+/// # Ok(()) }
+/// ```
+#[async_trait]
+pub trait InstanceIds: fmt::Debug + Send + Sync {
+    /// An allocator as `options` say. Keep it: it holds the id.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the field that can not be used; [`Error::Closed`] after close.
+    fn allocator(&self, options: IdOptions) -> Result<Arc<dyn InstanceIdAllocator>>;
+
+    /// Who holds which id of a service, ordered by id, as it is at one moment. Ids that rest are left out.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad name; others as the store answers.
+    async fn holders(&self, service: &str) -> Result<Vec<IdHolder>>;
+}
 
 /// Gives this process at most one id out of `1..max_id`.
 ///
 /// # Contract
 /// - No two holders have one id at the same time, by their own belief: [`lost`](Self::lost) fires before
 ///   the id is given to anyone else. A lost id never comes back; the next `acquire_id` may give another.
-/// - The id lives on a lease that coord renews, so a crashed holder's id is free again after the TTL.
-/// - An allocator holds at most one id. Several allocators, also of one process, hold different ids.
-/// - **Fair.** Those who wait with `acquire_id` are served in the order in which they asked, also across
-///   processes.
+/// - The id lives on a lease that coord renews. One that was released or lost, or whose holder crashed, rests
+///   for the [quarantine](IdOptions::quarantine) before anyone else gets it.
+/// - An allocator holds at most one id. Several allocators, also of one process, hold different ids. Which of
+///   the free ids one gets is not promised, but to the [identity](IdOptions::identity) that had it last.
+/// - **Fair.** Those who wait with `acquire_id` and the same `max_id` are served in the order in which they
+///   asked, also across processes.
 /// - Services never meet: the same id may be held once in each.
+/// - Allocators of one service may have different bounds, for example while a new version is rolled out. An id
+///   above the bound of others is held as any other; they never get it.
 ///
 /// # Cancel safety
 /// Every future here may be dropped at any point: no id stays taken by nobody.
@@ -55,12 +94,141 @@ pub trait InstanceIdAllocator: fmt::Debug + Send + Sync {
     /// A future of the loss of the id that was acquired last; `None` if there is none.
     fn lost(&self) -> Option<Lost>;
 
+    /// The id that is held now, to bind something to this very hold: a [`Snowflake`](crate::Snowflake).
+    fn held(&self) -> Option<HeldId>;
+
     /// Gives the id back. Without an id this is `Ok`.
     ///
     /// # Errors
     /// [`Error::Lost`](crate::Error::Lost) if the id was no longer held: it is not touched, someone else may
     /// have it. On any other error the release goes on in the background.
     async fn release_id(&self) -> Result<()>;
+}
+
+/// The longest identity in bytes.
+pub const MAX_IDENTITY_BYTES: usize = 255;
+
+/// The longest quarantine.
+pub const MAX_QUARANTINE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Which ids an allocator gives, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IdOptions {
+    /// Among whose instances the ids are unique.
+    pub service: String,
+    /// The exclusive upper bound: ids are 1 to `max_id - 1`.
+    pub max_id: u32,
+    /// See [`identity`](Self::identity).
+    pub identity: Option<String>,
+    /// See [`quarantine`](Self::quarantine).
+    pub quarantine: Option<Duration>,
+}
+
+impl IdOptions {
+    /// Ids of `1..max_id` among the instances of `service`.
+    pub fn new(service: impl Into<String>, max_id: u32) -> Self {
+        Self { service: service.into(), max_id, identity: None, quarantine: None }
+    }
+
+    /// Names the instance, for example by `host:port` or its pod: after a restart it gets the id that it had
+    /// last, if that is free or rests. At any time at most one process may use an identity. If it had crashed,
+    /// its id is held until the lease is over, and it gets another one before that.
+    #[must_use]
+    pub fn identity(mut self, identity: impl Into<String>) -> Self {
+        self.identity = Some(identity.into());
+        self
+    }
+
+    /// How long a released or lost id rests before someone else gets it; the TTL of ids by default, rounded up
+    /// to whole seconds. An id whose holder vanished rests for at least one TTL, since its holder may believe in
+    /// it for as long.
+    #[must_use]
+    pub fn quarantine(mut self, quarantine: Duration) -> Self {
+        self.quarantine = Some(quarantine);
+        self
+    }
+}
+
+/// Who holds an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IdHolder {
+    /// The id.
+    pub id: NonZeroU32,
+    /// The client that holds it; `None` for a program that does not say who it is.
+    pub owner: Option<Owner>,
+    /// The identity that it named.
+    pub identity: Option<String>,
+    /// Since when, by the holder's own clock.
+    pub since: Option<SystemTime>,
+}
+
+impl IdHolder {
+    /// A holder, for backends.
+    pub fn new(
+        id: NonZeroU32,
+        owner: Option<Owner>,
+        identity: Option<String>,
+        since: Option<SystemTime>,
+    ) -> Self {
+        Self { id, owner, identity, since }
+    }
+}
+
+/// One hold of one id: stays lost when its allocator acquires another. It does not keep the id.
+#[derive(Clone, Debug)]
+pub struct HeldId {
+    id: NonZeroU32,
+    hold: Hold,
+    stamps: Arc<dyn Stamps>,
+    stamped: Option<u64>,
+}
+
+impl HeldId {
+    /// A hold, for backends. `stamped` is up to when holders before it may have stamped data.
+    pub(crate) fn new(id: NonZeroU32, hold: Hold, stamps: Arc<dyn Stamps>, stamped: Option<u64>) -> Self {
+        Self { id, hold, stamps, stamped }
+    }
+
+    /// The id.
+    pub fn id(&self) -> NonZeroU32 {
+        self.id
+    }
+
+    /// `Ok` while it is held.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] once lost or released.
+    pub fn check(&self) -> Result<()> {
+        self.hold.check()
+    }
+
+    /// Whether it is lost or released.
+    pub fn is_lost(&self) -> bool {
+        self.hold.loss().is_some()
+    }
+
+    /// A future of the loss.
+    pub fn lost(&self) -> Lost {
+        self.hold.lost()
+    }
+
+    /// How long a hold lasts without renewals.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.hold.lease().ttl()
+    }
+
+    /// Up to when holders before this one may have stamped data, in milliseconds since 1970.
+    pub(crate) fn stamped(&self) -> Option<u64> {
+        self.stamped
+    }
+
+    /// Stores that this holder stamps data up to `until`, in milliseconds since 1970.
+    pub(crate) async fn stamp(&self, until: u64) -> Result<()> {
+        self.check()?;
+        self.stamps.stamp(until).await
+    }
 }
 
 /// Checks the bound of a range of ids.
@@ -73,7 +241,7 @@ pub fn check_max_id(max_id: u32) -> Result<()> {
         return Ok(());
     }
     let reason = format!("{max_id} is not within 2 and {MAX_MAX_ID}; ids are 1 to max_id - 1");
-    Err(crate::Error::invalid("max_id", reason))
+    Err(Error::invalid("max_id", reason))
 }
 
 /// The largest `max_id`: 2^20, a generous bound for instances of one service.

@@ -26,6 +26,7 @@ mod names;
 mod owner;
 mod provider;
 mod registry;
+mod snowflake;
 mod ttl;
 mod version;
 mod view;
@@ -37,13 +38,17 @@ pub use config::{ConfigCenter, ConfigEvent, ConfigExt, Scope, Setting};
 pub use contact::{Contact, Freshness};
 pub use entry::{Entry, EntryEvent};
 pub use error::{BoxError, Error, Result};
-pub use ids::{InstanceIdAllocator, MAX_MAX_ID, check_max_id};
+pub use ids::{
+    HeldId, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, MAX_IDENTITY_BYTES, MAX_MAX_ID,
+    MAX_QUARANTINE, check_max_id,
+};
 pub use lease::{Hold, Lease, LeaseHealth, LossReason, Lost};
 pub use lock::{DistributedLock, DistributedLockExt, FencingToken, Holder, LockGuard};
 pub use names::{ConfigKey, ConfigPrefix, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName};
 pub use owner::{MAX_LABEL_BYTES, Owner};
 pub use provider::Provider;
 pub use registry::{MAX_METADATA_BYTES, ServiceEvent, ServiceInfo, ServiceRegistry, VERSION, WEIGHT, ZONE};
+pub use snowflake::{Snowflake, SnowflakeOptions};
 pub use ttl::Ttl;
 pub use version::Version;
 pub use view::{Instances, ServiceView};

@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::{ConfigCenter, DistributedLock, InstanceIdAllocator, LeaseHealth, Result, ServiceRegistry};
+use crate::{
+    ConfigCenter, DistributedLock, InstanceIdAllocator, InstanceIds, LeaseHealth, Result, ServiceRegistry,
+};
 
 /// One client of a coordination store. Code that takes an `Arc<dyn Provider>` runs on every backend.
 ///
@@ -47,6 +49,9 @@ pub trait Provider: fmt::Debug + Send + Sync {
 
     /// The config center of this store.
     fn config(&self) -> Arc<dyn ConfigCenter>;
+
+    /// The instance ids of this store.
+    fn instance_ids(&self) -> Arc<dyn InstanceIds>;
 
     /// An allocator of ids `1..max_id` among the instances of `service`.
     ///

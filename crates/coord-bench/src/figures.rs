@@ -29,7 +29,10 @@ pub(crate) fn of_reports(reports: &[Value]) -> Result<Numbers> {
             numbers.insert(name.into(), sample / 1e3);
         }
     }
-    if !samples.is_empty() || turns {
+    // Where single operations are too short to be timed.
+    let counted: usize = reports.iter().filter_map(|report| report["count"].as_u64()).sum::<u64>() as usize;
+    operations += counted;
+    if !samples.is_empty() || turns || counted > 0 {
         numbers.insert("operations".into(), ratio(operations, 1));
         numbers.insert("per_second".into(), ratio(operations, 1) / seconds);
     }

@@ -70,7 +70,7 @@ tests! { "close";
     /// through handles that were made before.
     async fn every_call_afterwards_is_closed(world: &dyn World) {
         let client = world.client().await;
-        let (locks, config, allocator) = (client.lock(), client.config(), client.ids("svc", 10));
+        let (locks, config, allocator) = (client.lock(), client.config(), client.ids_at_once("svc", 10));
         config.set("kept", &1).await.expect("is written");
         within(LIMIT, client.close()).await;
         every_call_is_closed(&*client.provider).await;
@@ -97,7 +97,7 @@ tests! { "close";
         let short = within(LIMIT, client.lock().acquire("short", SHORT)).await.expect("is free");
         let info = ServiceInfo::new("svc", "1", "10.0.0.1", 80);
         let registration = within(LIMIT, client.registry().register(info, LONG)).await.expect("is free");
-        let ids = client.ids("svc", 10);
+        let ids = client.ids_at_once("svc", 10);
         within(LIMIT, ids.acquire_id()).await.expect("is free");
         assert_eq!(world.keys().await.len(), before.len() + 6);
 
@@ -198,7 +198,7 @@ tests! { "close";
         let guard = within(LIMIT, client.lock().acquire("job", SHORT)).await.expect("is free");
         let info = ServiceInfo::new("svc", "1", "10.0.0.1", 80);
         let registration = within(LIMIT, client.registry().register(info, SHORT)).await.expect("is free");
-        let ids = client.ids("svc", 10);
+        let ids = client.ids_at_once("svc", 10);
         within(LIMIT, ids.acquire_id()).await.expect("is free");
         assert_eq!(world.keys().await.len(), 3);
         drop((client, ids, registration, guard));
@@ -213,7 +213,7 @@ tests! { "close";
         let info = ServiceInfo::new("svc", "1", "10.0.0.1", 80);
         let registration = within(LIMIT, client.registry().register(info, SHORT)).await.expect("is free");
         let watch = client.registry().watch("svc").await.expect("is answered");
-        let ids = client.ids("svc", 10);
+        let ids = client.ids_at_once("svc", 10);
         within(LIMIT, ids.acquire_id()).await.expect("is free");
         std::thread::spawn(move || drop((guard, registration, watch, ids, client)))
             .join()

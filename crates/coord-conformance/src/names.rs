@@ -320,7 +320,7 @@ tests! { "names";
         for name in &odd_names() {
             registrations.push(within(LIMIT, registry.register(info(name, "1"), LONG)).await.expect(name));
             registrations.push(within(LIMIT, registry.register(info("svc", name), LONG)).await.expect(name));
-            let allocator = client.ids(name, 2);
+            let allocator = client.ids_at_once(name, 2);
             assert_eq!(allocator.try_acquire_id().await.expect(name).get(), 1);
             allocators.push(allocator);
         }

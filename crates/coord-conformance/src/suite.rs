@@ -96,7 +96,10 @@ pub fn contract() -> impl Iterator<Item = Test> {
         config::watch::TESTS,
         config::resume::TESTS,
         ids::range::TESTS,
+        ids::rest::TESTS,
         ids::loss::TESTS,
+        ids::snowflake::TESTS,
+        ids::random::TESTS,
         close::TESTS,
         names::TESTS,
     ]

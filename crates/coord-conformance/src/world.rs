@@ -1,9 +1,9 @@
 //! What a backend gives the tests: a world of its own for each, with clients that can be cut off.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use coord_api::{ConfigCenter, DistributedLock, InstanceIdAllocator, Provider, ServiceRegistry};
+use coord_api::{ConfigCenter, DistributedLock, IdOptions, InstanceIdAllocator, Provider, ServiceRegistry};
 use futures::future::BoxFuture;
 
 /// A backend under test.
@@ -104,6 +104,16 @@ impl TestClient {
     /// An allocator of the client for a range that the test knows to be valid.
     pub fn ids(&self, service: &str, max_id: u32) -> Arc<dyn InstanceIdAllocator> {
         self.provider.instance_id_allocator(service, max_id).expect("the service and the range are valid")
+    }
+
+    /// As [`ids`](Self::ids), for tests that are not about the rest of ids: these do not rest.
+    pub fn ids_at_once(&self, service: &str, max_id: u32) -> Arc<dyn InstanceIdAllocator> {
+        self.ids_with(IdOptions::new(service, max_id).quarantine(Duration::ZERO))
+    }
+
+    /// An allocator of the client with options that the test knows to be valid.
+    pub fn ids_with(&self, options: IdOptions) -> Arc<dyn InstanceIdAllocator> {
+        self.provider.instance_ids().allocator(options).expect("the options are valid")
     }
 
     /// Closes the client while the store can be reached.

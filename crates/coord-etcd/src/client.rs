@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, InstanceIdAllocator, LeaseHealth, Provider, Result, ServiceName,
-    ServiceRegistry, backend::IdAllocator, check_max_id,
+    ConfigCenter, DistributedLock, Error, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth, Provider,
+    Result, ServiceRegistry,
 };
 
 use crate::{
@@ -89,11 +89,12 @@ impl Provider for Client {
         Arc::new(EtcdConfigCenter { shared: self.shared.clone() })
     }
 
+    fn instance_ids(&self) -> Arc<dyn InstanceIds> {
+        Arc::new(EtcdIds { shared: self.shared.clone() })
+    }
+
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
-        let service = ServiceName::parse(service)?;
-        check_max_id(max_id)?;
-        self.shared.core.check_open()?;
-        Ok(Arc::new(IdAllocator::new(EtcdIds { shared: self.shared.clone(), service, max_id })))
+        self.instance_ids().allocator(IdOptions::new(service, max_id))
     }
 
     fn lease_health(&self) -> LeaseHealth {

@@ -17,6 +17,7 @@ use crate::{
     commit::Slots,
     error::{Failure, classify},
     group::Group,
+    ids::HeldIds,
     keys::Keys,
     queue::Queues,
     records::Records,
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) owner: Owner,
     pub(crate) records: Arc<Records>,
     pub(crate) views: Views,
+    /// The ids that this client may hold.
+    pub(crate) held_ids: HeldIds,
     attempts: AtomicU64,
     closed: watch::Sender<bool>,
 }
@@ -97,6 +100,7 @@ impl Core {
             owner,
             records: Arc::default(),
             views: Views::default(),
+            held_ids: HeldIds::default(),
             attempts: AtomicU64::new(1),
             closed: watch::Sender::new(false),
         })
@@ -118,13 +122,6 @@ impl Core {
     /// What is stored in a place of ours, for people who look there.
     pub(crate) fn holder(&self) -> Vec<u8> {
         serde_json::to_vec(&self.owner).expect("strings and numbers always serialize")
-    }
-
-    /// As [`holder`](Self::holder), but different for each attempt.
-    pub(crate) fn holder_of(&self, attempt: u64) -> Vec<u8> {
-        let mut holder = serde_json::json!(self.owner);
-        holder["attempt"] = attempt.into();
-        holder.to_string().into_bytes()
     }
 
     /// Sends one request and waits for its answer within the request timeout.

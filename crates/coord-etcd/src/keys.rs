@@ -76,9 +76,14 @@ impl Keys {
         key.strip_prefix(&self.0.config).unwrap_or(key).into()
     }
 
-    /// The taken ids of a service.
+    /// Everything about the ids of a service. The Go original reads and writes only what is below `ids/`.
+    fn ids_of(&self, service: &ServiceName, part: &str) -> String {
+        format!("{}{}/{part}/", self.0.ids, escaped(service.as_str()))
+    }
+
+    /// The ids of a service that are held or rest.
     pub(crate) fn ids(&self, service: &ServiceName) -> String {
-        format!("{}{}/ids/", self.0.ids, escaped(service.as_str()))
+        self.ids_of(service, "ids")
     }
 
     /// One id of a service.
@@ -86,14 +91,39 @@ impl Keys {
         format!("{}{id}", self.ids(service))
     }
 
-    /// The number in a key below [`ids`](Self::ids).
-    pub(crate) fn id_number(&self, service: &ServiceName, key: &str) -> Option<u32> {
-        key.strip_prefix(&self.ids(service))?.parse().ok()
+    /// The marks of ids that somebody may believe to hold. They have no lease.
+    pub(crate) fn id_marks(&self, service: &ServiceName) -> String {
+        self.ids_of(service, "held")
     }
 
-    /// Who waits for an id of a service.
-    pub(crate) fn id_queue(&self, service: &ServiceName) -> String {
-        format!("{}{}/queue/", self.0.ids, escaped(service.as_str()))
+    /// The mark of one id.
+    pub(crate) fn id_mark(&self, service: &ServiceName, id: u32) -> String {
+        format!("{}{id}", self.id_marks(service))
+    }
+
+    /// The identities that had the ids of a service last.
+    pub(crate) fn id_identities(&self, service: &ServiceName) -> String {
+        self.ids_of(service, "identity")
+    }
+
+    /// The identity that had an id last.
+    pub(crate) fn id_identity(&self, service: &ServiceName, id: u32) -> String {
+        format!("{}{id}", self.id_identities(service))
+    }
+
+    /// Up to when data may have been stamped with an id.
+    pub(crate) fn id_stamped(&self, service: &ServiceName, id: u32) -> String {
+        format!("{}{id}", self.ids_of(service, "stamped"))
+    }
+
+    /// Who waits for an id below `max_id` of a service.
+    pub(crate) fn id_queue(&self, service: &ServiceName, max_id: u32) -> String {
+        format!("{}{max_id}/", self.ids_of(service, "queue"))
+    }
+
+    /// The number at the end of one of these keys.
+    pub(crate) fn id_number(key: &str) -> Option<u32> {
+        key.rsplit('/').next()?.parse().ok()
     }
 
     /// The mark that shows whether a commit of this slot took effect.
@@ -125,6 +155,7 @@ mod tests {
         assert_eq!(keys.instance(&service, &id), "/shop/services/im-logic/host:80");
         assert_eq!(keys.config(&ConfigKey::parse("common/mq").expect("is valid")), "/shop/config/common/mq");
         assert_eq!(keys.id(&service, 7), "/shop/ids/im-logic/ids/7");
+        assert_eq!(keys.id_queue(&service, 1023), "/shop/ids/im-logic/queue/1023/");
     }
 
     #[test]
@@ -154,8 +185,9 @@ mod tests {
         let name = keys.instance_name(&service, &keys.instance(&service, &id));
         assert_eq!(name.as_deref(), Some("a/b/x/y"));
         assert_eq!(keys.instance_name(&service, &format!("{}x/y", keys.instances(&service))), None);
-        assert_eq!(keys.id_number(&service, &keys.id(&service, 12)), Some(12));
-        assert_eq!(keys.id_number(&service, &format!("{}x", keys.ids(&service))), None);
+        assert_eq!(Keys::id_number(&keys.id(&service, 12)), Some(12));
+        assert_eq!(Keys::id_number(&keys.id_mark(&service, 12)), Some(12));
+        assert_eq!(Keys::id_number(&format!("{}x", keys.ids(&service))), None);
         let key = ConfigKey::parse("common/mq").expect("is valid");
         assert_eq!(keys.config_name(&keys.config(&key)), "common/mq");
         let below = keys.config_scope(Scope::Prefix("common")).expect("is valid");

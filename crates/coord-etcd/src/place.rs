@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use coord_api::{Error, Hold, LossReason, Result, backend::Place, backend::Release};
+use coord_api::{Error, LossReason, Result, backend::Release};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 
 use crate::{
@@ -20,42 +20,14 @@ pub(crate) const LATE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(crate) struct OwnKey {
     pub(crate) key: String,
-    pub(crate) written: Written,
+    /// The revision of our last write: it shows that the key is still the one that we wrote.
+    pub(crate) written: i64,
     pub(crate) session: Arc<Session>,
-}
-
-/// By what a key is recognized as the one that we wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Written {
-    /// The key is created once: its creation.
-    Created(i64),
-    /// The key is written again and again: its last write.
-    Modified(i64),
 }
 
 impl OwnKey {
     pub(crate) fn compare(&self) -> Compare {
-        match self.written {
-            Written::Created(revision) => {
-                Compare::create_revision(self.key.as_str(), CompareOp::Equal, revision)
-            }
-            Written::Modified(revision) => {
-                Compare::mod_revision(self.key.as_str(), CompareOp::Equal, revision)
-            }
-        }
-    }
-
-    /// The revision of that write.
-    pub(crate) fn revision(&self) -> i64 {
-        match self.written {
-            Written::Created(revision) | Written::Modified(revision) => revision,
-        }
-    }
-
-    /// Makes a place of the key: it is held until its lease is lost, and then deleted.
-    pub(crate) fn into_place(self, shared: &Arc<Shared>) -> Place {
-        let hold = Hold::on(self.session.lease.clone());
-        Place::new(hold, KeyRelease::new(shared, self))
+        Compare::mod_revision(self.key.as_str(), CompareOp::Equal, self.written)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     core::{Core, Shared},
     error::{Effect, Failure},
     keys::Range,
-    place::{OwnKey, Written},
+    place::OwnKey,
     read::revision,
     session::Session,
     watch::{entry, follow},
@@ -116,7 +116,7 @@ async fn write_over_own(
     loop {
         match core.write_record(key, record, &session, expected).await? {
             Write::Done(revision) => {
-                return Ok(OwnKey { key: key.to_owned(), written: Written::Modified(revision), session });
+                return Ok(OwnKey { key: key.to_owned(), written: revision, session });
             }
             Write::Found(None) => expected = 0,
             Write::Found(Some(found)) => expected = own_revision(core, service, id, &found)?,

@@ -220,7 +220,11 @@ impl Core {
         for session in &sessions {
             session.lease.lose(LossReason::Closed);
         }
-        let revoking = future::join_all(sessions.iter().map(|session| self.revoke(session.id)));
+        let revoking = async {
+            // Before their lease goes, and they with it.
+            self.rest_all().await;
+            future::join_all(sessions.iter().map(|session| self.revoke(session.id))).await
+        };
         let outcome = match tokio::time::timeout(self.close_timeout, revoking).await {
             Ok(outcomes) => outcomes.into_iter().collect::<Result<(), _>>().map_err(Error::from),
             Err(_elapsed) => Err(Error::Timeout { operation: "close", after: self.close_timeout }),

@@ -6,7 +6,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use coord_api::{Error, Provider, Registration, Result, ServiceEvent, ServiceInfo, ServiceRegistry, Watch};
+use coord_api::{
+    Error, Provider, Registration, Result, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Watch,
+};
 use coord_grpc::{ConnectOptions, Connection, ConnectionExt};
 use coord_memory::{Client, Store};
 use futures::StreamExt;
@@ -220,6 +222,10 @@ impl ServiceRegistry for Watched {
         let alive = self.alive.clone();
         let events = self.registry.watch(service).await?;
         Ok(Watch::new(events.contact(), events.inspect(move |_| drop(alive.clone()))))
+    }
+
+    async fn view(&self, service: &str) -> Result<ServiceView> {
+        self.registry.view(service).await
     }
 }
 

@@ -4,11 +4,11 @@ use std::{fmt, process, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, InstanceIdAllocator, LeaseHealth, Owner, Provider, Result,
-    ServiceName, ServiceRegistry, Ttl, backend::IdAllocator, check_max_id,
+    ConfigCenter, DistributedLock, Error, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth, Owner,
+    Provider, Result, ServiceRegistry, Ttl,
 };
 
-use crate::{Store, config::Config, connection::Connection, ids::Source, lock::Locks, registry::Registry};
+use crate::{Store, config::Config, connection::Connection, ids::Ids, lock::Locks, registry::Registry};
 
 /// How a client differs from others. [`Store::client_with`] checks it.
 ///
@@ -115,12 +115,12 @@ impl Provider for Client {
         Arc::new(Config(self.connection.clone()))
     }
 
+    fn instance_ids(&self) -> Arc<dyn InstanceIds> {
+        Arc::new(Ids { connection: self.connection.clone(), ttl: self.id_ttl })
+    }
+
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
-        let service = ServiceName::parse(service)?;
-        check_max_id(max_id)?;
-        let connection = self.connection.clone();
-        connection.check_open()?;
-        Ok(Arc::new(IdAllocator::new(Source { connection, service, max_id, ttl: self.id_ttl })))
+        self.instance_ids().allocator(IdOptions::new(service, max_id))
     }
 
     fn lease_health(&self) -> LeaseHealth {

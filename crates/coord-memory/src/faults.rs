@@ -212,7 +212,7 @@ impl Store {
         self.lock_now().delete_raw(key)
     }
 
-    /// Every key in the store, in order: `config/<key>`, `ids/<service>/<n>`, `locks/<name>/<n>` of holders
+    /// Every key in the store, in order: `config/<key>`, `ids/<service>/<n>` of ids that are held or rest, `locks/<name>/<n>` of holders
     /// and waiters, and `services/<name>/<id>`.
     pub fn keys(&self) -> Vec<String> {
         self.lock_now().keys()
@@ -233,13 +233,18 @@ impl State {
                 return exists;
             }
             Location::Lock(name, place) => self.contender(&name, place).cloned(),
-            Location::Id(service, id) => self.id_holder(&service, id).cloned(),
+            Location::Id(service, id) => {
+                if self.wake_id(&service, id) {
+                    return true;
+                }
+                self.id_holder(&service, id).cloned()
+            }
         };
         let Some(grip) = grip else {
             return false;
         };
-        self.tell(grip.client, News::Hold(grip.hold, LossReason::Deleted));
-        self.free(grip.lease, grip.revision)
+        self.tell(grip.client, News::Hold(grip.hold.clone(), LossReason::Deleted));
+        self.take_away(&grip)
     }
 }
 

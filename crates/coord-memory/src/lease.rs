@@ -36,6 +36,11 @@ impl StoredLease {
         self.deadline() - self.ttl.as_duration() * 2 / 3
     }
 
+    /// Until when a holder may believe in the lease that has not heard of its end.
+    fn believed(&self) -> Instant {
+        if self.lease.loss().is_some() { Instant::now() } else { self.expires }
+    }
+
     /// When the holder gives up.
     pub(crate) fn deadline(&self) -> Instant {
         self.expires - GRACE
@@ -125,10 +130,11 @@ impl State {
             if !self.leases[id].places.is_empty() {
                 self.next_revision();
             }
+            let believed = self.leases[id].believed();
             // The youngest first: a waiter leaves before it could be given what it waits for.
             while let Some((place, item)) = self.leases.get_mut(id).and_then(|ended| ended.places.pop_last())
             {
-                self.clear(item, place);
+                self.clear(item, place, believed);
             }
             let ended = self.leases.remove(id).expect("only this removes it");
             self.expiries.remove(&(ended.expires, *id));
@@ -150,23 +156,36 @@ impl State {
         own.map(|(id, _)| *id).collect()
     }
 
-    /// Frees a place; `false` if it is no longer taken.
+    /// Frees a place for its holder; `false` if it is no longer taken.
     pub(crate) fn free(&mut self, lease: LeaseId, place: u64) -> bool {
+        self.free_believed(lease, place, Instant::now())
+    }
+
+    /// Frees a place that was taken from its holder, who may not have heard of it.
+    pub(crate) fn take_away(&mut self, grip: &Grip) -> bool {
+        let now = Instant::now();
+        let heard = grip.hold.loss().is_some();
+        let expires = self.leases.get(&grip.lease).map_or(now, |lease| lease.expires);
+        self.free_believed(grip.lease, grip.revision, if heard { now } else { expires })
+    }
+
+    fn free_believed(&mut self, lease: LeaseId, place: u64, believed: Instant) -> bool {
         let listed = self.leases.get_mut(&lease).and_then(|lease| lease.places.remove(&place));
         let Some(item) = listed else {
             return false;
         };
         self.next_revision();
-        self.clear(item, place);
+        self.clear(item, place, believed);
         true
     }
 
-    /// Removes, at the current revision, what was at a place that is no longer listed on its lease.
-    fn clear(&mut self, item: Item, place: u64) {
+    /// Removes, at the current revision, what was at a place that is no longer listed on its lease. Its holder
+    /// may believe in it until `believed`.
+    fn clear(&mut self, item: Item, place: u64, believed: Instant) {
         match item {
             Item::Lock(name) => self.leave_queue(name, place),
             Item::IdWaiter(service) => self.stop_waiting(service, place),
-            Item::Id(service, id) => self.free_id(service, id),
+            Item::Id(service, id) => self.free_id(service, id, believed),
             Item::Entry(key) => self.delete(&key),
         }
     }
@@ -174,7 +193,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use coord_api::{Error, LossReason, Provider, Result};
+    use coord_api::{Error, IdOptions, LossReason, Provider, Result};
     use tokio::{runtime, time::sleep};
 
     use super::*;
@@ -267,7 +286,8 @@ mod tests {
         let client = store.client();
         let (held, kept) = runtime().block_on(async {
             let held = client.lock().acquire("a", TTL).await.unwrap();
-            (held, client.instance_id_allocator("svc", 8).unwrap())
+            let options = IdOptions::new("svc", 8).quarantine(Duration::ZERO);
+            (held, client.instance_ids().allocator(options).unwrap())
         });
         runtime().block_on(kept.acquire_id()).unwrap();
         drop(held);

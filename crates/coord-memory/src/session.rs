@@ -226,9 +226,10 @@ impl State {
         session.wake.notify_one();
     }
 
-    /// What time has brought: leases are over, and clients that stood still go on.
+    /// What time has brought: leases are over, ids have rested, and clients that stood still go on.
     pub(crate) fn catch_up(&mut self, now: Instant) {
         self.expire(now);
+        self.end_rests(now);
         while let Some(&(at, client)) = self.stalls.first()
             && at <= now
         {
@@ -292,7 +293,8 @@ impl State {
         let expiry = self.expiries.first().map(|(at, _)| *at);
         // Whoever's it is: that client's own keeper may have been shut down with its runtime.
         let stall = self.stalls.first().map(|(at, _)| *at);
-        own.chain(expiry).chain(stall).min()
+        let rest = self.rests.first().map(|(at, ..)| *at);
+        own.chain(expiry).chain(stall).chain(rest).min()
     }
 }
 

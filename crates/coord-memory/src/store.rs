@@ -138,8 +138,10 @@ pub(crate) struct State {
     pub(crate) log: Log,
     /// The queue of each lock that someone holds; the first one is the holder.
     pub(crate) locks: HashMap<LockName, VecDeque<Contender>>,
-    /// The ids of each service that someone holds or waits for.
+    /// The ids of each service that has been used.
     pub(crate) ids: HashMap<ServiceName, Pool>,
+    /// The ids that rest, by the moment at which that ends.
+    pub(crate) rests: BTreeSet<(Instant, ServiceName, u32)>,
     pub(crate) leases: BTreeMap<LeaseId, StoredLease>,
     /// The leases by the moment at which they end.
     pub(crate) expiries: BTreeSet<(Instant, LeaseId)>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Config, ConfigCenter, DistributedLock, InstanceIdAllocator, LeaseHealth, Provider, Result,
+    Config, ConfigCenter, DistributedLock, InstanceIdAllocator, InstanceIds, LeaseHealth, Provider, Result,
     ServiceRegistry,
 };
 
@@ -120,6 +120,11 @@ impl Coordinator {
         self.0.config()
     }
 
+    /// The instance ids of this store.
+    pub fn instance_ids(&self) -> Arc<dyn InstanceIds> {
+        self.0.instance_ids()
+    }
+
     /// An allocator of ids `1..max_id` among the instances of `service`. Keep it: a second call gives a
     /// second allocator, which holds another id.
     ///
@@ -177,6 +182,10 @@ impl Provider for Coordinator {
 
     fn config(&self) -> Arc<dyn ConfigCenter> {
         self.0.config()
+    }
+
+    fn instance_ids(&self) -> Arc<dyn InstanceIds> {
+        self.0.instance_ids()
     }
 
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {

@@ -51,16 +51,16 @@ pub use coordinator::Coordinator;
 
 pub use coord_api::{
     Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, Contact, DistributedLock,
-    DistributedLockExt, Entry, EntryEvent, Error, FencingToken, Freshness, HeldLock, Holder,
-    InstanceIdAllocator, Instances, LeaseHealth, LockGuard, LossReason, Lost, Owner, Provider, Registration,
-    RegistrationStatus, Result, Scope, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Ttl,
-    Version, Watch, Write,
+    DistributedLockExt, Entry, EntryEvent, Error, FencingToken, Freshness, HeldId, HeldLock, Holder,
+    IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, Instances, LeaseHealth, LockGuard, LossReason,
+    Lost, Owner, Provider, Registration, RegistrationStatus, Result, Scope, ServiceEvent, ServiceInfo,
+    ServiceRegistry, ServiceView, Setting, Snowflake, SnowflakeOptions, Ttl, Version, Watch, Write,
 };
 /// The limits of names, ids, values and metadata, and the metadata keys that coord reads.
 pub mod limits {
     pub use coord_api::{
-        MAX_BATCH_KEYS, MAX_LABEL_BYTES, MAX_MAX_ID, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_VALUE_BYTES,
-        VERSION, WEIGHT, ZONE,
+        MAX_BATCH_KEYS, MAX_IDENTITY_BYTES, MAX_LABEL_BYTES, MAX_MAX_ID, MAX_METADATA_BYTES, MAX_NAME_BYTES,
+        MAX_QUARANTINE, MAX_VALUE_BYTES, VERSION, WEIGHT, ZONE,
     };
 }
 

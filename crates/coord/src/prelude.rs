@@ -15,9 +15,9 @@
 //! ```
 
 pub use crate::{
-    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt,
-    InstanceIdAllocator, LockGuard, Lost, Provider, Registration, RegistrationStatus, ServiceEvent,
-    ServiceInfo, ServiceRegistry, ServiceView, Setting, Version, Watch,
+    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, IdOptions,
+    InstanceIdAllocator, InstanceIds, LockGuard, Lost, Provider, Registration, RegistrationStatus,
+    ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Snowflake, Version, Watch,
 };
 
 #[cfg(feature = "grpc")]

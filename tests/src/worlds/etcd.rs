@@ -159,10 +159,15 @@ impl World for EtcdWorld {
     }
 
     async fn keys(&self) -> Vec<String> {
-        // The marks of settled commits are no entries; they go with the client's lease.
-        let marks = format!("/{}/internal/commits/", self.namespace);
-        let mut keys: Vec<_> =
-            self.all().await.into_iter().map(|(key, _)| key).filter(|key| !key.starts_with(&marks)).collect();
+        // What only coord reads is no entry: the marks of settled commits go with the client's lease, those of ids
+        // are ended by whoever wants the id.
+        let internal = format!("/{}/internal/", self.namespace);
+        let ids = format!("/{}/ids/", self.namespace);
+        let is_entry = |key: &String| {
+            let of_id = key.strip_prefix(&ids).and_then(|rest| rest.split('/').nth(1));
+            !key.starts_with(&internal) && !matches!(of_id, Some("held" | "identity" | "stamped"))
+        };
+        let mut keys: Vec<_> = self.all().await.into_iter().map(|(key, _)| key).filter(is_entry).collect();
         keys.sort();
         keys
     }

@@ -1,11 +1,68 @@
 //! "At most one id", once for all backends.
 
-use std::{fmt, num::NonZeroU32, sync::Mutex};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
 use super::Place;
-use crate::{InstanceIdAllocator, Lost, Result};
+use crate::{
+    Error, HeldId, IdOptions, InstanceIdAllocator, Lost, MAX_IDENTITY_BYTES, MAX_QUARANTINE, Result,
+    ServiceName, Ttl, check_max_id,
+};
+
+/// [`IdOptions`] once they are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// Among whose instances the ids are unique.
+    pub service: ServiceName,
+    /// The exclusive upper bound.
+    pub max_id: u32,
+    /// Who asks.
+    pub identity: Option<String>,
+    /// How long a released id rests, in whole seconds.
+    pub quarantine: Duration,
+}
+
+impl IdRange {
+    /// Checks options; without a quarantine it is `ttl`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the field that can not be used.
+    pub fn of(options: IdOptions, ttl: Ttl) -> Result<Self> {
+        let service = ServiceName::parse(&options.service)?;
+        check_max_id(options.max_id)?;
+        if let Some(identity) = &options.identity
+            && (identity.is_empty()
+                || identity.len() > MAX_IDENTITY_BYTES
+                || identity.chars().any(char::is_control))
+        {
+            let reason = format!("needs 1 to {MAX_IDENTITY_BYTES} bytes without control characters");
+            return Err(Error::invalid("identity", reason));
+        }
+        let quarantine = options.quarantine.unwrap_or(ttl.as_duration());
+        if quarantine > MAX_QUARANTINE {
+            return Err(Error::invalid("quarantine", format!("{quarantine:?} is above {MAX_QUARANTINE:?}")));
+        }
+        let seconds = quarantine.as_secs() + u64::from(quarantine.subsec_nanos() > 0);
+        let quarantine = Duration::from_secs(seconds);
+        Ok(Self { service, max_id: options.max_id, identity: options.identity, quarantine })
+    }
+}
+
+/// How a backend keeps, beside one held id, up to when data may have been stamped with it.
+#[async_trait]
+pub trait Stamps: fmt::Debug + Send + Sync + 'static {
+    /// Stores the time in milliseconds since 1970, if the id is still held by that very hold.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if it is not; others as the store answers.
+    async fn stamp(&self, until: u64) -> Result<()>;
+}
 
 /// How a backend claims ids of one service and range.
 #[async_trait]
@@ -26,14 +83,14 @@ pub trait IdSource: fmt::Debug + Send + Sync + 'static {
 /// An id with the place it takes in the store.
 #[derive(Debug)]
 pub struct ClaimedId {
-    id: NonZeroU32,
+    held: HeldId,
     place: Place,
 }
 
 impl ClaimedId {
-    /// An id that a backend has claimed.
-    pub fn new(id: NonZeroU32, place: Place) -> Self {
-        Self { id, place }
+    /// An id that a backend has claimed. `stamped` is what was last stored through [`Stamps`] beside this id.
+    pub fn new(id: NonZeroU32, place: Place, stamps: Arc<dyn Stamps>, stamped: Option<u64>) -> Self {
+        Self { held: HeldId::new(id, place.hold().clone(), stamps, stamped), place }
     }
 }
 
@@ -62,7 +119,7 @@ impl<S: IdSource> IdAllocator<S> {
             return Ok(id);
         }
         let claimed = claim.await?;
-        let id = claimed.id;
+        let id = claimed.held.id();
         *self.claimed() = Some(claimed);
         Ok(id)
     }
@@ -79,14 +136,16 @@ impl<S: IdSource> InstanceIdAllocator for IdAllocator<S> {
     }
 
     fn id(&self) -> Option<NonZeroU32> {
-        self.claimed()
-            .as_ref()
-            .filter(|claimed| claimed.place.hold().loss().is_none())
-            .map(|claimed| claimed.id)
+        self.held().map(|held| held.id())
     }
 
     fn lost(&self) -> Option<Lost> {
         self.claimed().as_ref().map(|claimed| claimed.place.hold().lost())
+    }
+
+    fn held(&self) -> Option<HeldId> {
+        let held = self.claimed().as_ref().map(|claimed| claimed.held.clone());
+        held.filter(|held| !held.is_lost())
     }
 
     async fn release_id(&self) -> Result<()> {
@@ -108,12 +167,20 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{Error, Hold, Lease, LossReason, backend::Release};
+    use crate::{Hold, Lease, LossReason, backend::Release};
 
     #[derive(Debug, Default)]
     struct Counter(AtomicU32);
 
+    #[derive(Debug)]
     struct Nothing;
+
+    #[async_trait]
+    impl Stamps for Nothing {
+        async fn stamp(&self, _until: u64) -> Result<()> {
+            Ok(())
+        }
+    }
 
     #[async_trait]
     impl Release for Nothing {
@@ -129,7 +196,7 @@ mod tests {
             tokio::task::yield_now().await;
             let id = NonZeroU32::new(self.0.fetch_add(1, Ordering::SeqCst) + 1).expect("counts from 1");
             let hold = Hold::on(Lease::granted(Instant::now(), Duration::from_secs(10)));
-            Ok(ClaimedId::new(id, Place::new(hold, Nothing)))
+            Ok(ClaimedId::new(id, Place::new(hold, Nothing), Arc::new(Nothing), None))
         }
         async fn try_claim(&self) -> Result<ClaimedId> {
             Err(Error::Exhausted { max: 2 })
@@ -142,6 +209,34 @@ mod tests {
         let (one, other) = tokio::join!(allocator.acquire_id(), allocator.acquire_id());
         assert_eq!(one.expect("claims"), other.expect("claims"));
         assert_eq!(allocator.try_acquire_id().await.expect("is held").get(), 1);
+    }
+
+    #[test]
+    fn options_are_checked_by_field() {
+        let ttl = Ttl::parse(Duration::from_secs(30)).expect("is valid");
+        let good = IdOptions::new("svc", 1023);
+        let range = IdRange::of(good.clone(), ttl).expect("is valid");
+        assert_eq!(range.quarantine, Duration::from_secs(30), "one TTL");
+        let rounded =
+            IdRange::of(good.clone().quarantine(Duration::from_millis(1_100)), ttl).expect("is valid");
+        assert_eq!(rounded.quarantine, Duration::from_secs(2));
+        let none = IdRange::of(good.clone().quarantine(Duration::ZERO), ttl).expect("is valid");
+        assert_eq!(none.quarantine, Duration::ZERO);
+        let table = [
+            (IdOptions::new("", 8), "service name"),
+            (IdOptions::new("svc", 0), "max_id"),
+            (IdOptions::new("svc", 1), "max_id"),
+            (good.clone().identity(""), "identity"),
+            (good.clone().identity("a\nb"), "identity"),
+            (good.clone().identity("x".repeat(256)), "identity"),
+            (good.quarantine(Duration::MAX), "quarantine"),
+        ];
+        for (options, expected) in table {
+            match IdRange::of(options, ttl) {
+                Err(Error::InvalidArgument { field, .. }) => assert_eq!(field, expected),
+                other => panic!("expected {expected} to be refused, got {other:?}"),
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

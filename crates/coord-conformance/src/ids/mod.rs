@@ -5,7 +5,10 @@ use coord_api::InstanceIdAllocator;
 use crate::tools::{LIMIT, within};
 
 pub(crate) mod loss;
+pub(crate) mod random;
 pub(crate) mod range;
+pub(crate) mod rest;
+pub(crate) mod snowflake;
 
 /// Takes an id that must become free soon.
 async fn acquire(allocator: &dyn InstanceIdAllocator) -> u32 {

@@ -147,11 +147,11 @@ tests! { "ids";
 
     /// Contract 5: those who wait for an id get one in the order in which they came.
     async fn waiters_are_served_in_order(world: &dyn World) {
-        let holder = world.client().await.ids("svc", 2);
+        let holder = world.client().await.ids_at_once("svc", 2);
         acquire(&*holder).await;
         let mut waiters = Vec::new();
         for _ in 0..3 {
-            let allocator = world.client().await.ids("svc", 2);
+            let allocator = world.client().await.ids_at_once("svc", 2);
             waiters.push(spawn({
                 let allocator = allocator.clone();
                 async move {
@@ -182,9 +182,9 @@ tests! { "ids";
     /// Contract 6: whoever gives up waiting on a full range leaves nothing behind and holds up nobody.
     async fn giving_up_a_wait_leaves_nothing(world: &dyn World) {
         let (one, other, third) = (
-            world.client().await.ids("svc", 2),
-            world.client().await.ids("svc", 2),
-            world.client().await.ids("svc", 2),
+            world.client().await.ids_at_once("svc", 2),
+            world.client().await.ids_at_once("svc", 2),
+            world.client().await.ids_at_once("svc", 2),
         );
         acquire(&*one).await;
         for polls in 0..8 {
@@ -200,9 +200,9 @@ tests! { "ids";
 
     /// Contract 6: an acquisition that is dropped at any await point takes no id that nobody knows of.
     async fn an_acquisition_may_be_dropped_at_any_point(world: &dyn World) {
-        let (one, other) = (world.client().await, world.client().await.ids("svc", 2));
+        let (one, other) = (world.client().await, world.client().await.ids_at_once("svc", 2));
         for polls in 0..10 {
-            let allocator = one.ids("svc", 2);
+            let allocator = one.ids_at_once("svc", 2);
             drop(poll_at_most(polls, allocator.acquire_id()).await);
             if allocator.id().is_none() {
                 eventually(LIMIT, || is_free(&*other)).await;
@@ -211,7 +211,7 @@ tests! { "ids";
             keys_become(world, 0).await;
         }
         for micros in [50, 100, 200, 400, 800, 1_500, 3_000] {
-            let allocator = one.ids("svc", 2);
+            let allocator = one.ids_at_once("svc", 2);
             drop(tokio::time::timeout(Duration::from_micros(micros), allocator.try_acquire_id()).await);
             drop(allocator);
             eventually(LIMIT, || is_free(&*other)).await;
@@ -221,7 +221,7 @@ tests! { "ids";
 
     /// Contract 6: a release takes effect although its future is dropped.
     async fn a_release_may_be_dropped_at_any_point(world: &dyn World) {
-        let (one, other) = (world.client().await.ids("svc", 2), world.client().await.ids("svc", 2));
+        let (one, other) = (world.client().await.ids_at_once("svc", 2), world.client().await.ids_at_once("svc", 2));
         for polls in 1..6 {
             acquire(&*one).await;
             drop(poll_at_most(polls, one.release_id()).await);

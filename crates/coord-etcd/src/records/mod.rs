@@ -74,7 +74,7 @@ pub(crate) struct Writing {
 impl Writing {
     /// The record was written. It is held until its lease is lost or someone else changes it, and then deleted.
     pub(crate) fn done(mut self, own: OwnKey, shared: &Arc<Shared>) -> Place {
-        let (hold, revision) = (Hold::on(own.session.lease.clone()), own.revision());
+        let (hold, revision) = (Hold::on(own.session.lease.clone()), own.written);
         self.is_done = true;
         self.records.update(&self.service, |known| known.wrote(&self.key, revision, hold.clone()));
         let listed = Listed {

@@ -102,7 +102,8 @@ async fn ids_of_others_are_refused_with_their_owner() -> Result<()> {
 async fn an_operator_can_delete_any_key() -> Result<()> {
     let store = Store::new();
     let client = store.client();
-    let (a, ids) = (client.lock(), client.instance_id_allocator("a/b", 8)?);
+    let options = coord_api::IdOptions::new("a/b", 8).quarantine(Duration::ZERO);
+    let (a, ids) = (client.lock(), client.instance_ids().allocator(options)?);
     let held = a.acquire("a/b", TTL).await?;
     ids.acquire_id().await?;
     store.put_raw("config/x", "1");

@@ -1,0 +1,128 @@
+//! One transaction that takes the first free one of some ids, or else tells which ids are not free.
+
+use coord_api::backend::IdRange;
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
+
+use super::pick::Listed;
+use crate::keys::Keys;
+
+/// Whether a free id may be taken while others wait for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    BehindTheQueue,
+    AtTheHead,
+}
+
+/// An id to try, and what must be true for it to be free.
+pub(super) struct Candidate {
+    pub(super) id: u32,
+    pub(super) conditions: Vec<Compare>,
+}
+
+/// What came of it.
+pub(super) enum Answer {
+    /// The candidate was taken; up to when data may have been stamped with it.
+    Taken(u32, Option<u64>),
+    /// None was free.
+    Listed(Listed),
+}
+
+/// The transaction, and how its answer is read.
+pub(super) struct Claim<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) range: &'a IdRange,
+    pub(super) order: Order,
+    pub(super) value: &'a [u8],
+    pub(super) lease: i64,
+}
+
+fn absent(key: String) -> Compare {
+    Compare::create_revision(key, CompareOp::Equal, 0)
+}
+
+impl Claim<'_> {
+    /// An id that is free if nobody has it or may believe to have it, and nobody came earlier.
+    pub(super) fn free(&self, id: u32) -> Candidate {
+        let (keys, service) = (self.keys, &self.range.service);
+        let mut conditions = vec![absent(keys.id(service, id)), absent(keys.id_mark(service, id))];
+        if self.order == Order::BehindTheQueue {
+            conditions.push(absent(self.queue()).with_prefix());
+        }
+        Candidate { id, conditions }
+    }
+
+    fn queue(&self) -> String {
+        self.keys.id_queue(&self.range.service, self.range.max_id)
+    }
+
+    /// The transaction: nested, so that at most one of the candidates is taken.
+    pub(super) fn txn(&self, candidates: Vec<Candidate>) -> Txn {
+        let keys_only = || GetOptions::new().with_prefix().with_keys_only();
+        let lists = vec![
+            TxnOp::get(self.keys.ids(&self.range.service), Some(keys_only())),
+            TxnOp::get(self.keys.id_marks(&self.range.service), Some(keys_only())),
+            TxnOp::get(self.queue(), Some(keys_only().with_limit(1))),
+        ];
+        let otherwise = candidates.into_iter().rev().fold(lists, |otherwise, candidate| {
+            let txn =
+                Txn::new().when(candidate.conditions).and_then(self.take(candidate.id)).or_else(otherwise);
+            vec![TxnOp::txn(txn)]
+        });
+        Txn::new().and_then(otherwise)
+    }
+
+    fn take(&self, id: u32) -> Vec<TxnOp> {
+        let (keys, service) = (self.keys, &self.range.service);
+        let identity = keys.id_identity(service, id);
+        vec![
+            TxnOp::put(keys.id(service, id), self.value, Some(PutOptions::new().with_lease(self.lease))),
+            TxnOp::put(keys.id_mark(service, id), self.value, None),
+            match &self.range.identity {
+                Some(name) => TxnOp::put(identity, name.as_str(), None),
+                None => TxnOp::delete(identity, None),
+            },
+            TxnOp::get(keys.id_stamped(service, id), None),
+        ]
+    }
+
+    /// Reads the answer to [`txn`](Self::txn) of these ids.
+    pub(super) fn read(answer: &TxnResponse, ids: &[u32]) -> Answer {
+        let mut answers = answer.op_responses();
+        let mut ids = ids.iter();
+        while let Some(TxnOpResponse::Txn(nested)) = answers.first() {
+            let id = *ids.next().expect("there is one nested transaction for each id");
+            let succeeded = nested.succeeded();
+            answers = nested.op_responses();
+            if succeeded {
+                return Answer::Taken(id, stamped(answers.last()));
+            }
+        }
+        let numbers = |answer: Option<&TxnOpResponse>| -> Vec<(u32, i64)> {
+            pairs(answer).iter().filter_map(|kv| Some((number(kv)?, kv.mod_revision()))).collect()
+        };
+        Answer::Listed(Listed {
+            taken: numbers(answers.first()).into_iter().map(|(id, _)| id).collect(),
+            marked: numbers(answers.get(1)).into_iter().collect(),
+            queued: !pairs(answers.get(2)).is_empty(),
+        })
+    }
+}
+
+/// The pairs in the answer to a get.
+pub(super) fn pairs(answer: Option<&TxnOpResponse>) -> &[KeyValue] {
+    match answer {
+        Some(TxnOpResponse::Get(found)) => found.kvs(),
+        _ => &[],
+    }
+}
+
+pub(super) fn number(kv: &KeyValue) -> Option<u32> {
+    Keys::id_number(kv.key_str().ok()?)
+}
+
+/// The time in the answer to a get of it.
+pub(super) fn stamped(answer: Option<&TxnOpResponse>) -> Option<u64> {
+    pairs(answer).first()?.value_str().ok()?.parse().ok()
+}

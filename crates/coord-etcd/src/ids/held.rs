@@ -1,0 +1,328 @@
+//! An id from its claim to the end of its rest.
+//!
+//! The key of an id lives on the lease of its holder. Beside it is a mark without a lease: should the key vanish,
+//! nobody can tell whether its lease was over or was revoked by an operator, and in the latter case the holder
+//! believes in it until its next renewal. So nobody takes a marked id. Its holder ends the mark when it knows that it
+//! lost, and lets the id rest. If the holder is gone, whoever wants the id ends the mark, a rest by its own clock after
+//! it saw that the key had vanished: no lease is asked for that, since an operator may revoke that one as well.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use coord_api::{
+    Error, Hold, LossReason, Result, ServiceName,
+    backend::{ClaimedId, Place, Release, Stamps},
+};
+use etcd_client::{Compare, CompareOp, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
+
+use super::{claim::pairs, record::Record};
+use crate::{
+    core::{Core, Shared},
+    error::{Effect, Failure},
+    place::LATE,
+    session::Session,
+};
+
+/// How many ids one transaction lets rest; each is at most three operations.
+const AT_ONCE: usize = 40;
+
+/// The ids that a client holds, or has not let rest yet.
+#[derive(Debug, Default)]
+pub(crate) struct HeldIds {
+    own: Mutex<HashMap<Marked, Held>>,
+    /// The marks of others that this client is about to end.
+    ending: Mutex<HashSet<Marked>>,
+}
+
+/// One mark: a later holder of the same id has another.
+type Marked = (ServiceName, u32, i64);
+
+impl HeldIds {
+    fn add(&self, held: &Held) {
+        self.own.lock().expect("nothing panics while this is locked").insert(held.marked(), held.clone());
+    }
+
+    fn remove(&self, held: &Held) {
+        self.own.lock().expect("nothing panics while this is locked").remove(&held.marked());
+    }
+
+    fn all(&self) -> Vec<Held> {
+        self.own.lock().expect("nothing panics while this is locked").values().cloned().collect()
+    }
+
+    /// Those of some marks that are not about to be ended already.
+    fn begin_ending(&self, service: &ServiceName, marks: Vec<(u32, i64)>) -> Vec<(u32, i64)> {
+        let mut ending = self.ending.lock().expect("nothing panics while this is locked");
+        let is_new = |(id, revision): &(u32, i64)| ending.insert((service.clone(), *id, *revision));
+        marks.into_iter().filter(is_new).collect()
+    }
+
+    fn end_ending(&self, service: &ServiceName, marks: &[(u32, i64)]) {
+        let mut ending = self.ending.lock().expect("nothing panics while this is locked");
+        for (id, revision) in marks {
+            ending.remove(&(service.clone(), *id, *revision));
+        }
+    }
+}
+
+/// An id with its mark, as they were written.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) service: ServiceName,
+    pub(super) id: u32,
+    /// The revision at which its mark was written, and its key if that is there.
+    pub(super) revision: i64,
+    pub(super) record: Record,
+    pub(super) rest: Duration,
+}
+
+impl Held {
+    fn marked(&self) -> Marked {
+        (self.service.clone(), self.id, self.revision)
+    }
+
+    /// Makes a claim of it that rests when it is released or lost.
+    pub(super) fn into_claimed(
+        self,
+        shared: &Arc<Shared>,
+        session: &Session,
+        stamped: Option<u64>,
+    ) -> ClaimedId {
+        let core = &shared.core;
+        core.held_ids.add(&self);
+        let hold = Hold::on(session.lease.clone());
+        core.runtime.spawn(rest_when_lost(core.clone(), hold.clone(), self.clone()));
+        let id = NonZeroU32::new(self.id).expect("ids begin with 1");
+        let stamps =
+            Arc::new(StampsOf { core: Arc::downgrade(core), held: self.clone(), hold: hold.clone() });
+        let place = Place::new(hold, IdRelease { shared: shared.clone(), held: self });
+        ClaimedId::new(id, place, stamps, stamped)
+    }
+}
+
+async fn rest_when_lost(core: Arc<Core>, hold: Hold, id: Held) {
+    match hold.lost().await {
+        // These do it themselves.
+        LossReason::Released | LossReason::Closed => {}
+        _ => core.rest_soon(id).await,
+    }
+}
+
+impl Core {
+    /// Ends the marks of ids that nobody holds any more, which rest from now on: for each, whether its mark was still
+    /// the one that we know. All of them rest equally long.
+    pub(super) async fn rest(&self, ids: &[Held]) -> Result<Vec<bool>, Failure> {
+        let Some(rest) = ids.iter().map(|held| held.rest).max() else { return Ok(Vec::new()) };
+        let lease = if rest.is_zero() { None } else { Some(self.grant_rest(rest).await?) };
+        let mut ended = Vec::with_capacity(ids.len());
+        for some in ids.chunks(AT_ONCE) {
+            let operations: Vec<_> = some.iter().map(|held| self.resting(held, lease)).collect();
+            let answer = self.txn("release an id", Txn::new().and_then(operations)).await?;
+            ended.extend(
+                answer
+                    .op_responses()
+                    .into_iter()
+                    .map(|one| matches!(one, TxnOpResponse::Txn(nested) if nested.succeeded())),
+            );
+        }
+        Ok(ended)
+    }
+
+    fn resting(&self, held: &Held, lease: Option<i64>) -> TxnOp {
+        let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
+        let marked = Compare::mod_revision(mark.as_str(), CompareOp::Equal, held.revision);
+        // A process with the Go original, which knows no marks, may have taken the id meanwhile.
+        let of_another = [
+            Compare::create_revision(key.as_str(), CompareOp::Greater, 0),
+            Compare::mod_revision(key.as_str(), CompareOp::NotEqual, held.revision),
+        ];
+        let rest = match lease {
+            Some(lease) => {
+                let options = PutOptions::new().with_lease(lease);
+                TxnOp::put(key, held.record.resting().to_bytes(), Some(options))
+            }
+            None => TxnOp::delete(key, None),
+        };
+        let rest = TxnOp::txn(Txn::new().when(of_another).or_else([rest]));
+        TxnOp::txn(Txn::new().when([marked]).and_then([TxnOp::delete(mark, None), rest]))
+    }
+
+    async fn grant_rest(&self, rest: Duration) -> Result<i64, Failure> {
+        let id = fastrand::i64(1..i64::MAX);
+        let seconds = i64::try_from(rest.as_secs()).unwrap_or(i64::MAX);
+        let options = LeaseGrantOptions::new().with_id(id);
+        self.call("release an id", async { self.lease().grant(seconds, Some(options)).await }).await?;
+        Ok(id)
+    }
+
+    /// Lets an id rest now, or as soon as etcd can be reached again. Gives up when the client is closed, which does
+    /// it as well, and after a while: whoever wants the id then does it.
+    async fn rest_soon(self: Arc<Self>, held: Held) {
+        for _ in 0..120 {
+            match self.rest(std::slice::from_ref(&held)).await {
+                Err(failure) if failure.error.is_retryable() => {}
+                Err(failure) => {
+                    tracing::warn!(service = %held.service, id = held.id, error = %failure.error, "an id was not released");
+                    break;
+                }
+                Ok(_) => break,
+            }
+            tokio::select! {
+                () = self.closed() => return,
+                () = tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))) => {}
+            }
+        }
+        self.held_ids.remove(&held);
+    }
+
+    /// Lets every id of this client rest, before it is closed.
+    pub(crate) async fn rest_all(&self) {
+        let mut by_rest = HashMap::<_, Vec<_>>::new();
+        for held in self.held_ids.all() {
+            by_rest.entry(held.rest).or_default().push(held);
+        }
+        let all = by_rest.into_values().map(|ids| async move { self.rest(&ids).await });
+        for outcome in futures::future::join_all(all).await {
+            if let Err(Failure { error, .. }) = outcome {
+                tracing::debug!(%error, "ids will be released by those who want them");
+            }
+        }
+    }
+
+    /// Ends the marks of ids whose holders vanished, when these can not believe in them any more and the ids have
+    /// rested.
+    pub(super) fn end_vanished_later(self: &Arc<Self>, service: &ServiceName, marks: Vec<(u32, i64)>) {
+        let marks = self.held_ids.begin_ending(service, marks);
+        if marks.is_empty() {
+            return;
+        }
+        for some in marks.chunks(AT_ONCE) {
+            let (core, service, some) = (self.clone(), service.clone(), some.to_vec());
+            self.runtime.spawn(async move {
+                tokio::select! {
+                    () = core.closed() => {}
+                    () = core.end_vanished(&service, &some) => {}
+                }
+                core.held_ids.end_ending(&service, &some);
+            });
+        }
+    }
+
+    async fn end_vanished(&self, service: &ServiceName, marks: &[(u32, i64)]) {
+        let looks: Vec<_> =
+            marks.iter().map(|(id, _)| TxnOp::get(self.keys.id_mark(service, *id), None)).collect();
+        let Some(found) = self.txn_in_time(looks).await else { return };
+        let found = found.iter().filter_map(|found| Record::read(pairs(Some(found)).first()?.value()));
+        let rest = found.map(|record| record.rest).max().unwrap_or(self.id_ttl.as_duration());
+        tracing::debug!(%service, count = marks.len(), ?rest, "ids rest whose holders vanished");
+        tokio::time::sleep(rest).await;
+        let ends = marks.iter().map(|(id, revision)| {
+            let mark = self.keys.id_mark(service, *id);
+            let same = Compare::mod_revision(mark.as_str(), CompareOp::Equal, *revision);
+            TxnOp::txn(Txn::new().when([same]).and_then([TxnOp::delete(mark, None)]))
+        });
+        self.txn_in_time(ends.collect()).await;
+    }
+
+    /// One transaction that may be repeated, as soon as etcd can be reached; `None` if it is refused.
+    async fn txn_in_time(&self, operations: Vec<TxnOp>) -> Option<Vec<TxnOpResponse>> {
+        loop {
+            match self.txn("claim an id", Txn::new().and_then(operations.clone())).await {
+                Ok(answer) => return Some(answer.op_responses()),
+                Err(Failure { error, .. }) if error.is_retryable() => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
+                }
+                Err(Failure { error, .. }) => {
+                    tracing::warn!(%error, "ids whose holders vanished are not freed");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Takes back, now and later, what a claim of ours took whose answer was lost; `value` names that very claim.
+    pub(super) fn unclaim(self: &Arc<Self>, service: ServiceName, ids: Vec<u32>, value: Vec<u8>) {
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            for pause in [Duration::ZERO, Duration::from_secs(1), LATE] {
+                tokio::time::sleep(pause).await;
+                let keys =
+                    ids.iter().flat_map(|id| [core.keys.id(&service, *id), core.keys.id_mark(&service, *id)]);
+                let deletes: Vec<_> = keys
+                    .map(|key| {
+                        let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
+                        TxnOp::txn(Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]))
+                    })
+                    .collect();
+                if let Err(Failure { error, .. }) = core.txn("clean up", Txn::new().and_then(deletes)).await {
+                    tracing::debug!(%service, %error, "clean-up will be tried again");
+                }
+            }
+        });
+    }
+}
+
+/// Gives back one id.
+struct IdRelease {
+    shared: Arc<Shared>,
+    held: Held,
+}
+
+#[async_trait]
+impl Release for IdRelease {
+    async fn release(&self) -> Result<()> {
+        let core = &self.shared.core;
+        core.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
+        let ids = std::slice::from_ref(&self.held);
+        let ended = match core.rest(ids).await {
+            Ok(ended) => ended[0],
+            // The answer was lost. Which of the two requests lets it rest is the same.
+            Err(Failure { effect: Effect::Unknown, .. }) => core.rest(ids).await.map(|_| true)?,
+            Err(failure) => return Err(failure.into()),
+        };
+        core.held_ids.remove(&self.held);
+        if ended { Ok(()) } else { Err(Error::Lost { reason: LossReason::Deleted }) }
+    }
+
+    fn release_in_background(&self) {
+        let core = &self.shared.core;
+        if core.check_open().is_ok() {
+            core.runtime.spawn(core.clone().rest_soon(self.held.clone()));
+        }
+    }
+}
+
+/// What is kept beside one held id.
+struct StampsOf {
+    /// Weak, since nobody holds an id by stamping with it.
+    core: std::sync::Weak<Core>,
+    held: Held,
+    hold: Hold,
+}
+
+impl fmt::Debug for StampsOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StampsOf({} {})", self.held.service, self.held.id)
+    }
+}
+
+#[async_trait]
+impl Stamps for StampsOf {
+    async fn stamp(&self, until: u64) -> Result<()> {
+        let core = self.core.upgrade().ok_or(Error::Closed)?;
+        core.check_open()?;
+        let Held { service, id, revision, .. } = &self.held;
+        let marked = Compare::mod_revision(core.keys.id_mark(service, *id), CompareOp::Equal, *revision);
+        let put = TxnOp::put(core.keys.id_stamped(service, *id), until.to_string(), None);
+        if core.txn("stamp with an id", Txn::new().when([marked]).and_then([put])).await?.succeeded() {
+            return Ok(());
+        }
+        Err(Error::Lost { reason: self.hold.loss().unwrap_or(LossReason::Deleted) })
+    }
+}

@@ -1,0 +1,174 @@
+//! Processes that hold ids and are killed or frozen at random.
+//!
+//! `COORD_TEST_ID_FAULTS` is how many of them, 30 by default.
+
+use std::{
+    collections::BTreeMap,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use coord_api::{HeldId, Provider, Snowflake, SnowflakeOptions};
+use coord_memory::{Options, Store};
+use coord_tests::EtcdServer;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::sleep,
+};
+
+const PARTIES: usize = 6;
+const MAX_ID: u32 = 8;
+const TTL: u64 = 2;
+
+/// One hold of an id by one process, as it told itself.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    /// It believed from here,
+    from: u128,
+    /// to here, at least.
+    to: u128,
+    first: u64,
+    last: u64,
+}
+
+/// By id, process and hold.
+type Looks = Arc<Mutex<BTreeMap<(u32, usize, u64), Span>>>;
+
+fn start(server: &EtcdServer, looks: &Looks, process: usize) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_stamper"))
+        .args([server.endpoint(), &MAX_ID.to_string(), &TTL.to_string()])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("is built");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    let looks = looks.clone();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            // The last line of one that was killed may be cut.
+            let words: Vec<u128> = line.split(' ').map_while(|word| word.parse().ok()).collect();
+            let &[id, hold, before, after, number] = words.as_slice() else { continue };
+            let (id, hold, number) = (id as u32, hold as u64, number as u64);
+            let look = Span { from: after, to: before, first: number, last: number };
+            let mut looks = looks.lock().expect("nothing panics while this is locked");
+            let span = looks.entry((id, process, hold)).or_insert(look);
+            assert!(span.last == number && span.first == number || span.last < number, "{line}");
+            (span.to, span.last) = (before, number);
+        }
+    });
+    child
+}
+
+async fn signal(child: &Child, name: &str) {
+    let pid = child.id().expect("runs").to_string();
+    assert!(Command::new("kill").args([name, &pid]).status().await.expect("kill exists").success());
+}
+
+/// No two processes hold one id at one moment, and the numbers of the later one are larger.
+fn check(looks: &BTreeMap<(u32, usize, u64), Span>) {
+    let mut by_id = BTreeMap::<u32, Vec<Span>>::new();
+    for ((id, ..), span) in looks {
+        by_id.entry(*id).or_default().push(*span);
+    }
+    for (id, mut spans) in by_id {
+        spans.sort_by_key(|span| span.from);
+        for pair in spans.windows(2) {
+            assert!(pair[0].to < pair[1].from, "two processes hold {id}: {pair:?}");
+            assert!(pair[0].last < pair[1].first, "the numbers of worker {id} do not grow: {pair:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_frozen_processes_share_no_id_and_no_number() {
+    let faults: usize =
+        std::env::var("COORD_TEST_ID_FAULTS").ok().and_then(|faults| faults.parse().ok()).unwrap_or(30);
+    let server = EtcdServer::start().await.expect("starts");
+    let looks = Looks::default();
+    let mut started = 0;
+    let mut next = |looks: &Looks| {
+        started += 1;
+        start(&server, looks, started)
+    };
+    let mut parties: Vec<_> = (0..PARTIES).map(|_| (next(&looks), None::<usize>)).collect();
+    sleep(Duration::from_secs(2)).await;
+    for fault in 0..faults {
+        // Those that have been frozen for long enough go on.
+        for (child, frozen) in &mut parties {
+            if frozen.is_some_and(|since| fault - since >= 8) {
+                signal(child, "-CONT").await;
+                *frozen = None;
+            }
+        }
+        let (child, frozen) = &mut parties[fastrand::usize(0..PARTIES)];
+        if frozen.is_none() && fastrand::bool() {
+            signal(child, "-STOP").await;
+            *frozen = Some(fault);
+        } else {
+            child.kill().await.expect("is killed");
+            (*child, *frozen) = (next(&looks), None);
+        }
+        sleep(Duration::from_millis(fastrand::u64(300..600))).await;
+    }
+    for (child, _) in &parties {
+        signal(child, "-CONT").await;
+    }
+    sleep(Duration::from_secs(TTL * 3)).await;
+    drop(parties);
+    sleep(Duration::from_millis(200)).await;
+    let looks = std::mem::take(&mut *looks.lock().expect("nothing panics while this is locked"));
+    check(&looks);
+    println!("{faults} faults, {} holds", looks.len());
+    assert!(looks.len() > PARTIES, "too little happened");
+}
+
+/// On memory one client stands still while the others go on, which no signal can do to a part of a process.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_freezes_on_memory_make_no_two_holders() {
+    let ttl = Duration::from_secs(TTL);
+    let store = Store::new();
+    let (begin, since) = (std::time::SystemTime::now(), tokio::time::Instant::now());
+    let holds = Arc::new(Mutex::new(BTreeMap::<u32, (Option<HeldId>, u64, usize)>::new()));
+    let clients: Vec<_> = (0..PARTIES)
+        .map(|_| store.client_with(Options::default().instance_id_ttl(ttl)).expect("the options are good"))
+        .collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for client in &clients {
+        let ids = client.instance_id_allocator("svc", 4).expect("is valid");
+        let holds = holds.clone();
+        tasks.spawn(async move {
+            loop {
+                let Ok(id) = ids.acquire_id().await else { continue };
+                let Some(held) = ids.held() else { continue };
+                {
+                    let mut holds = holds.lock().expect("nothing panics while this is locked");
+                    let (before, _, count) = holds.entry(id.get()).or_default();
+                    let others = before.replace(held.clone());
+                    assert!(others.is_none_or(|other| other.is_lost()), "two hold {id}");
+                    *count += 1;
+                }
+                let options = SnowflakeOptions::default().clock(move || begin + since.elapsed());
+                let Ok(snowflake) = Snowflake::start_with(&*ids, options).await else { continue };
+                while let Ok(number) = snowflake.next_id().await {
+                    {
+                        let mut holds = holds.lock().expect("nothing panics while this is locked");
+                        let (_, last, _) = holds.entry(id.get()).or_default();
+                        assert!(number > *last, "worker {id} made {number} after {last}");
+                        *last = number;
+                    }
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        });
+    }
+    for _ in 0..100 {
+        clients[fastrand::usize(0..PARTIES)].stall(Duration::from_millis(fastrand::u64(100..4 * 1000 * TTL)));
+        sleep(Duration::from_millis(fastrand::u64(100..5000))).await;
+        assert!(tasks.try_join_next().is_none(), "a party failed");
+    }
+    let holds = holds.lock().expect("nothing panics while this is locked");
+    let changes: usize = holds.values().map(|(_, _, count)| count).sum();
+    assert!(changes > 20, "only {changes} holds");
+}
