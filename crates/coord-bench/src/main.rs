@@ -5,6 +5,7 @@
 mod args;
 mod child;
 mod figures;
+mod grpc;
 mod lock;
 mod party;
 mod plan;
@@ -42,6 +43,7 @@ async fn contend(area: &str, args: Result<Args>) -> Result<()> {
     let (args, mut runner) = (args?, child::Runner::new());
     match area {
         "lock" => lock::child(&args, &mut runner).await,
+        "grpc" => grpc::child(&args, &mut runner).await,
         _ => bail!("no area `{area}`"),
     }
 }
@@ -49,7 +51,8 @@ async fn contend(area: &str, args: Result<Args>) -> Result<()> {
 fn plan_of(area: &str) -> Result<Plan> {
     match area {
         "lock" => Ok(lock::plan()),
-        _ => bail!("no area `{area}`; there is: lock"),
+        "grpc" => Ok(grpc::plan()),
+        _ => bail!("no area `{area}`; there is: lock, grpc"),
     }
 }
 

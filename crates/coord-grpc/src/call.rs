@@ -8,7 +8,7 @@ use std::{
 
 use http::{Request, Response};
 use tokio::time::Instant;
-use tonic::{Status, TimeoutExpired, body::Body};
+use tonic::{Code, Status, TimeoutExpired, body::Body};
 use tower_service::Service;
 
 use crate::{
@@ -148,7 +148,14 @@ impl Attempt {
         } else {
             self.failed(Failure::Answer);
         }
-        Trouble { status: Status::from_error(error.into()), unsent, node }
+        let cause = chain(&error).last().map(ToString::to_string).unwrap_or_default();
+        let mut status = Status::from_error(error.into());
+        // What tonic has no code for is a connection that broke off, which gRPC calls unavailable.
+        if status.code() == Code::Unknown {
+            let address = &self.slot.node.authority;
+            status = Status::unavailable(format!("{} at {address}: {cause}", self.balancer.service));
+        }
+        Trouble { status, unsent, node }
     }
 }
 
