@@ -214,7 +214,7 @@ async fn a_blackhole_is_left_after_one_try_timeout_and_comes_back() {
     let port = proxy.address().rsplit(':').next().and_then(|port| port.parse().ok()).expect("has a port");
     registered.push(register(&client, "c", port).await);
 
-    let limit = Duration::from_millis(1000);
+    let limit = Duration::from_secs(1);
     let options = ConnectOptions::new().try_timeout(limit).cool_off(Duration::from_millis(300), LONG);
     let connection = client.registry().connection_with("im-logic", options).await.expect("is registered");
     until_ready(&connection, 3).await;

@@ -65,7 +65,7 @@ impl HttpBody for Lent {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.begun.as_ref().map_or_else(|| self.size_hint.clone(), HttpBody::size_hint)
+        self.begun.as_ref().map_or(self.size_hint, HttpBody::size_hint)
     }
 }
 

@@ -140,7 +140,7 @@ impl Attempt {
         let node = self.slot.node.id.clone();
         if unsent {
             self.balancer.lost(&node, self.slot.turn);
-        } else if chain(&error).any(|error| error.is::<TimeoutExpired>()) {
+        } else if chain(&error).any(<dyn std::error::Error>::is::<TimeoutExpired>) {
             // The caller's own deadline: only silence speaks against the instance.
             if self.silence_or(Failure::Answer) == Failure::Silence {
                 self.failed(Failure::Silence);

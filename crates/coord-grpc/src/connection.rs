@@ -68,15 +68,14 @@ pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
         Error::Unavailable { what: format!("service {service}"), source: Some(reason.into()) }
     };
     let connecting = async {
-        let handle = match sharing::find(registry, service.as_str(), &options) {
-            Some(handle) => handle,
-            None => {
-                let events = registry.watch(service.as_str()).await?;
-                let instances = Instances::new(events).keep_when_empty(options.keep_when_empty);
-                let contact = Some(instances.contact());
-                let handle = Handle::start(service.as_str(), options.clone(), contact, instances);
-                sharing::share(registry, &options, handle)
-            }
+        let handle = if let Some(handle) = sharing::find(registry, service.as_str(), &options) {
+            handle
+        } else {
+            let events = registry.watch(service.as_str()).await?;
+            let instances = Instances::new(events).keep_when_empty(options.keep_when_empty);
+            let contact = Some(instances.contact());
+            let handle = Handle::start(service.as_str(), options.clone(), contact, instances);
+            sharing::share(registry, &options, handle)
         };
         let connection = Connection(handle);
         connection.first_instance().await?;

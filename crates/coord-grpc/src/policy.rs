@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_key_is_the_same_for_ever() {
-        assert_eq!(HashKey::new("user-7"), HashKey::new("user-7".to_owned()));
+        assert_eq!(HashKey::new("user-7"), HashKey::new(b"user-7"));
         assert_eq!(
             HashKey::new("user-7").0,
             16_666_614_899_188_705_492,

@@ -99,7 +99,7 @@ pub(crate) async fn dial(
         }
     });
     let connecting = async {
-        let channel = endpoint.connect_with_connector(connector).await.map_err(innermost)?;
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| innermost(&error))?;
         wire.speaks.notified().await;
         Ok(Link { channel, wire: wire.clone() })
     };
@@ -110,8 +110,8 @@ pub(crate) async fn dial(
 }
 
 /// "transport error" tells nobody anything.
-fn innermost(error: tonic::transport::Error) -> BoxError {
-    let mut inner: &dyn std::error::Error = &error;
+fn innermost(error: &tonic::transport::Error) -> BoxError {
+    let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
