@@ -54,22 +54,24 @@ impl Balancer {
         Self { service, options, contact, roster, table, wake, counts }
     }
 
-    /// An instance for a call. Waits for one until `deadline` if none is ready.
+    /// An instance for a call, and when it was chosen. Waits for one until `deadline` if none is ready.
     pub(crate) async fn choose(
         &self,
         key: Option<HashKey>,
+        now: Instant,
         deadline: Instant,
-    ) -> Result<Arc<Slot<Link>>, Status> {
-        if let Some(slot) = self.pick(key) {
-            return Ok(slot);
+    ) -> Result<(Arc<Slot<Link>>, Instant), Status> {
+        if let Some(slot) = self.pick(key, now) {
+            return Ok((slot, now));
         }
         let mut counts = self.counts.subscribe();
         let waiting = async {
             loop {
                 // The sender is here, so this waits as long as it takes.
                 let _ = counts.wait_for(|counts| counts.ready > 0).await;
-                if let Some(slot) = self.pick(key) {
-                    return slot;
+                let now = Instant::now();
+                if let Some(slot) = self.pick(key, now) {
+                    return (slot, now);
                 }
                 let _ = counts.changed().await;
             }
@@ -77,8 +79,8 @@ impl Balancer {
         timeout_at(deadline, waiting).await.map_err(|_| status(&self.nobody()))
     }
 
-    fn pick(&self, key: Option<HashKey>) -> Option<Arc<Slot<Link>>> {
-        self.table.load().pick(key, Instant::now()).cloned()
+    fn pick(&self, key: Option<HashKey>, now: Instant) -> Option<Arc<Slot<Link>>> {
+        self.table.load().pick(key, now).cloned()
     }
 
     /// Why no call can be made.

@@ -26,13 +26,14 @@ pub(crate) async fn call(
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let key = HashKey::of(&request, balancer.options.hash_header.as_deref());
-    let deadline = Instant::now() + balancer.options.connect_timeout;
-    let slot = balancer.choose(key, deadline).await?;
+    let begun = Instant::now();
+    let deadline = begun + balancer.options.connect_timeout;
+    let (slot, now) = balancer.choose(key, begun, deadline).await?;
     // The head is small; the body is lent, never copied.
     let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
     let (body, lender) = lend(std::mem::take(request.body_mut()));
     *request.body_mut() = body;
-    let (error, node) = match Attempt::begin(balancer, slot).send(request).await {
+    let (error, node) = match Attempt::begin(balancer, slot, now).send(request).await {
         Ok(response) => return Ok(response),
         Err(Trouble { status, unsent: true, node }) => (status, node),
         Err(Trouble { status, .. }) => return Err(status),
@@ -46,8 +47,8 @@ pub(crate) async fn call(
     metrics::counter!("coord_grpc_retries_total", "service" => balancer.service.to_string()).increment(1);
     let mut again = Request::new(body);
     (*again.method_mut(), *again.uri_mut(), *again.headers_mut()) = (method, uri, headers);
-    let slot = balancer.choose(key, deadline).await?;
-    Attempt::begin(balancer, slot).send(again).await.map_err(|trouble| trouble.status)
+    let (slot, now) = balancer.choose(key, Instant::now(), deadline).await?;
+    Attempt::begin(balancer, slot, now).send(again).await.map_err(|trouble| trouble.status)
 }
 
 /// Why one attempt failed.
@@ -63,14 +64,17 @@ pub(crate) struct Attempt {
     balancer: Arc<Balancer>,
     slot: Arc<Slot<Link>>,
     begun: Instant,
+    /// What had come from the instance before.
+    reads: u64,
     answered: bool,
 }
 
 impl Attempt {
-    fn begin(balancer: &Arc<Balancer>, slot: Arc<Slot<Link>>) -> Self {
+    fn begin(balancer: &Arc<Balancer>, slot: Arc<Slot<Link>>, begun: Instant) -> Self {
         slot.node.load.begin();
         slot.node.calls.fetch_add(1, Relaxed);
-        Self { balancer: balancer.clone(), slot, begun: Instant::now(), answered: false }
+        let reads = slot.link.reads();
+        Self { balancer: balancer.clone(), slot, begun, reads, answered: false }
     }
 
     async fn send(mut self, request: Request<Body>) -> Result<Response<Body>, Trouble> {
@@ -123,7 +127,7 @@ impl Attempt {
     }
 
     fn silence_or(&self, other: Failure) -> Failure {
-        if self.slot.link.is_silent_since(self.begun) { Failure::Silence } else { other }
+        if self.slot.link.reads() == self.reads { Failure::Silence } else { other }
     }
 
     fn hung(self, limit: Duration) -> Trouble {

@@ -1,5 +1,5 @@
-//! One connection to one instance: tonic's channel over a socket that tells when the first byte came, when the
-//! last one did, and when it is closed. tonic tells none of these.
+//! One connection to one instance: tonic's channel over a socket that tells when the first byte came, whether
+//! more did since, and when it is closed. tonic tells none of these.
 
 use std::{
     io,
@@ -21,7 +21,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::Notify,
-    time::Instant,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -35,10 +34,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Whether nothing at all has come from the instance since then.
-    pub(crate) fn is_silent_since(&self, then: Instant) -> bool {
-        let since_opened = then.saturating_duration_since(self.wire.opened).as_nanos();
-        u128::from(self.wire.last_read.load(Relaxed)) < since_opened
+    /// How often something has come from the instance: as long as this stays, it is silent.
+    pub(crate) fn reads(&self) -> u64 {
+        self.wire.reads.load(Relaxed)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -51,19 +49,14 @@ type OnClose = Box<dyn FnOnce() + Send>;
 /// What is seen on the socket.
 #[derive(Debug)]
 struct Wire {
-    opened: Instant,
-    /// In nanoseconds after that.
-    last_read: AtomicU64,
-    spoken: AtomicBool,
+    reads: AtomicU64,
     speaks: Notify,
     closed: AtomicBool,
 }
 
 impl Wire {
     fn read(&self) {
-        // Good for 500 years.
-        self.last_read.store(self.opened.elapsed().as_nanos() as u64, Relaxed);
-        if !self.spoken.swap(true, Relaxed) {
+        if self.reads.fetch_add(1, Relaxed) == 0 {
             self.speaks.notify_one();
         }
     }
@@ -79,13 +72,8 @@ pub(crate) async fn dial(
 ) -> Result<Link, BoxError> {
     let uri = Uri::builder().scheme(options.scheme()).authority(authority).path_and_query("/").build()?;
     let endpoint = options.apply(Endpoint::from(uri))?;
-    let wire = Arc::new(Wire {
-        opened: Instant::now(),
-        last_read: AtomicU64::new(0),
-        spoken: AtomicBool::new(false),
-        speaks: Notify::new(),
-        closed: AtomicBool::new(false),
-    });
+    let wire =
+        Arc::new(Wire { reads: AtomicU64::new(0), speaks: Notify::new(), closed: AtomicBool::new(false) });
     let mut once = Some((wire.clone(), Box::new(closed) as OnClose));
     let connector = tower::service_fn(move |uri: Uri| {
         // tonic would connect again by itself; here a channel is one connection.
