@@ -158,6 +158,15 @@ async fn one_channel_serves_all_who_ask_and_other_options_make_another() {
     let fleet = fleet(plain::<1>()).await;
     let connection = fleet.connect(ConnectOptions::new(), 1).await;
     let same = fleet.client.registry().connection("im-logic").await.expect("is registered");
+    let registry = fleet.client.registry();
+    let weighted = || ConnectOptions::new().policy(Policy::Weighted);
+    let (one, two) = tokio::join!(
+        registry.connection_with("im-logic", weighted()),
+        registry.connection_with("im-logic", weighted())
+    );
+    let (one, two) = (one.expect("is registered"), two.expect("is registered"));
+    check(&two).await.expect("is served");
+    assert_eq!(one.state().instances[0].calls, 1, "asked for at the same time");
     check(&same).await.expect("is served");
     assert_eq!(connection.state().instances[0].calls, 1, "counted by the same channel");
     let other = fleet.connect(ConnectOptions::new().policy(Policy::RoundRobin), 1).await;
