@@ -359,4 +359,13 @@ mod tests {
         }
         assert!(instance().with(WEIGHT, "2.5").validate().is_ok());
     }
+
+    #[test]
+    fn weights_that_are_none_are_one() {
+        for (text, expected) in
+            [("2.5", 2.5), ("0", 1.0), ("-1", 1.0), ("NaN", 1.0), ("inf", 1.0), ("x", 1.0)]
+        {
+            assert!((instance().with(WEIGHT, text).weight() - expected).abs() < 1e-9, "{text}");
+        }
+    }
 }

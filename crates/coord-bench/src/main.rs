@@ -5,6 +5,7 @@
 mod args;
 mod child;
 mod figures;
+mod grpc;
 mod ids;
 mod lock;
 mod party;
@@ -44,6 +45,7 @@ async fn contend(area: &str, args: Result<Args>) -> Result<()> {
     match area {
         "lock" => lock::child(&args, &mut runner).await,
         "ids" => ids::child(&args, &mut runner).await,
+        "grpc" => grpc::child(&args, &mut runner).await,
         _ => bail!("no area `{area}`"),
     }
 }
@@ -52,7 +54,8 @@ fn plan_of(area: &str) -> Result<Plan> {
     match area {
         "lock" => Ok(lock::plan()),
         "ids" => Ok(ids::plan()),
-        _ => bail!("no area `{area}`; there is: lock, ids"),
+        "grpc" => Ok(grpc::plan()),
+        _ => bail!("no area `{area}`; there is: lock, grpc, ids"),
     }
 }
 

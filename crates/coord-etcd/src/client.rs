@@ -38,6 +38,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
+    /// One for all, so that what is shared by registry is shared by client.
+    registry: Arc<EtcdRegistry>,
 }
 
 impl Client {
@@ -69,7 +71,9 @@ impl Client {
             Ok(Core::new(&client, keys, &limits, runtime))
         })
         .await?;
-        let client = Self { shared: Shared::new(core, background) };
+        let shared = Shared::new(core, background);
+        let registry = Arc::new(EtcdRegistry { shared: shared.clone() });
+        let client = Self { shared, registry };
         client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
         Ok(client)
     }
@@ -82,7 +86,7 @@ impl Provider for Client {
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {
-        Arc::new(EtcdRegistry { shared: self.shared.clone() })
+        self.registry.clone()
     }
 
     fn config(&self) -> Arc<dyn ConfigCenter> {

@@ -5,75 +5,159 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use coord_api::{Error, Result, ServiceName, ServiceRegistry};
+use coord_api::{BoxError, Contact, Error, Result, ServiceInfo, ServiceName, ServiceRegistry};
+use futures::Stream;
 use http::{Request, Response};
-use tokio::sync::watch;
-use tonic::{Status, body::Body, transport::Channel};
+use tokio::{task::AbortHandle, time::timeout};
+use tonic::{Status, body::Body};
+use tower::discover::Change;
 use tower_service::Service;
 
-use crate::{ConnectOptions, follow::Follower};
-
-/// Changes of endpoints that the channel may have yet to take; it takes them all with the next call.
-const PENDING_CHANGES: usize = 1024;
+use crate::{ConnectOptions, ConnectionState, Instances, balancer::Balancer, call::call, sharing};
 
 /// A connection to all instances of a service, for every generated tonic client. Cheap to clone; clones
 /// share everything. Made by [`ConnectionExt::connection`](crate::ConnectionExt::connection).
 ///
-/// A call that finds no instance waits for one up to
-/// [`ConnectOptions::connect_timeout`](crate::ConnectOptions::connect_timeout) and then fails with the code
-/// `Unavailable`. When the provider is closed, the instances known then stay in use.
+/// Calls go to instances that are connected and have spoken. A call that finds none waits for one up to
+/// [`ConnectOptions::connect_timeout`] and then fails with the code `Unavailable` and the name of the service.
 #[derive(Clone)]
-pub struct Connection {
-    service: Arc<str>,
-    channel: Channel,
-    /// How many instances are known, so that a call never waits for the first one without a deadline.
-    instances: watch::Receiver<usize>,
-    connect_timeout: Duration,
+pub struct Connection(Arc<Handle>);
+
+/// Ends the task with the last clone. Calls in flight are clones.
+pub(crate) struct Handle {
+    pub(crate) balancer: Arc<Balancer>,
+    task: AbortHandle,
 }
 
-pub(crate) async fn connect<R: ServiceRegistry + ?Sized>(
-    registry: &R,
+impl Handle {
+    fn start<E: Into<BoxError> + Send + 'static>(
+        service: &str,
+        options: ConnectOptions,
+        contact: Option<Contact>,
+        changes: impl Stream<Item = Result<Change<String, ServiceInfo>, E>> + Send + 'static,
+    ) -> Arc<Self> {
+        let balancer = Arc::new(Balancer::new(service.into(), options, contact));
+        let task = tokio::spawn(balancer.clone().run(changes)).abort_handle();
+        Arc::new(Self { balancer, task })
+    }
+
+    /// Whether it still follows its registry: not if that was closed, or the runtime of the task is gone.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.task.is_finished() && !self.balancer.counts().borrow().ended
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
+    registry: &Arc<R>,
     service: &str,
     options: ConnectOptions,
 ) -> Result<Connection> {
     let service = ServiceName::parse(service)?;
-    let connect_timeout = options.connect_timeout;
-    let first = async {
-        let events = registry.watch(service.as_str()).await?;
-        let mut follower = Follower::new(service.to_string(), options, events);
-        follower.first_instance().await.map(|()| follower)
+    options.check()?;
+    let limit = options.connect_timeout;
+    let late = || {
+        let reason = format!("no instance was registered within {limit:?}");
+        Error::Unavailable { what: format!("service {service}"), source: Some(reason.into()) }
     };
-    let follower = tokio::time::timeout(connect_timeout, first)
-        .await
-        .unwrap_or_else(|_| Err(no_instance(service.as_str(), connect_timeout)))?;
-    let (channel, changes) = Channel::balance_channel(PENDING_CHANGES);
-    let (count, instances) = watch::channel(follower.instances());
-    tokio::spawn(follower.run(changes, count));
-    Ok(Connection { service: service.as_str().into(), channel, instances, connect_timeout })
-}
-
-fn no_instance(service: &str, waited: Duration) -> Error {
-    Error::Unavailable {
-        what: format!("service {service}"),
-        source: Some(format!("no instance was registered within {waited:?}").into()),
-    }
+    let connecting = async {
+        let handle = if let Some(handle) = sharing::find(registry, service.as_str(), &options) {
+            handle
+        } else {
+            let events = registry.watch(service.as_str()).await?;
+            let instances = Instances::new(events).keep_when_empty(options.keep_when_empty);
+            let contact = Some(instances.contact());
+            let handle = Handle::start(service.as_str(), options.clone(), contact, instances);
+            sharing::share(registry, &options, handle)
+        };
+        let connection = Connection(handle);
+        connection.first_instance().await?;
+        Ok(connection)
+    };
+    timeout(limit, connecting).await.unwrap_or_else(|_| Err(late()))
 }
 
 impl Connection {
+    /// Balances over any list of instances: `changes` is what tower calls `Discover`, by id. Of a
+    /// [`ServiceInfo`] the address, the port and the metadata count. An item that is an error is logged and
+    /// left out; after the end the list stays as it is. Nothing is waited for here.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad name or option.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    ///
+    /// ```
+    /// use coord_api::ServiceInfo;
+    /// use coord_grpc::{ConnectOptions, Connection};
+    /// use tower::discover::Change;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// let members = ["10.0.0.1", "10.0.0.2"].map(|address| {
+    ///     Ok::<_, coord_api::Error>(Change::Insert(address.to_owned(), ServiceInfo::new("etcd", address, address, 2379)))
+    /// });
+    /// let connection = Connection::balance("etcd", futures::stream::iter(members), ConnectOptions::new())?;
+    /// # drop(connection);
+    /// # Ok(()) }
+    /// ```
+    pub fn balance<E: Into<BoxError> + Send + 'static>(
+        service: &str,
+        changes: impl Stream<Item = Result<Change<String, ServiceInfo>, E>> + Send + 'static,
+        options: ConnectOptions,
+    ) -> Result<Self> {
+        let service = ServiceName::parse(service)?;
+        options.check()?;
+        Ok(Self(Handle::start(service.as_str(), options, None, changes)))
+    }
+
     /// The name of the service.
     pub fn service(&self) -> &str {
-        &self.service
+        &self.0.balancer.service
+    }
+
+    /// How it is now, for metrics and readiness probes. Asks nobody.
+    pub fn state(&self) -> ConnectionState {
+        ConnectionState::of(&self.0.balancer)
+    }
+
+    /// Waits until an instance is connected, so that the first call need not.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if none is within the connect timeout.
+    pub async fn ready(&self) -> Result<()> {
+        let balancer = &self.0.balancer;
+        let mut counts = balancer.counts();
+        let ready = counts.wait_for(|counts| counts.ready > 0);
+        timeout(balancer.options.connect_timeout, ready)
+            .await
+            .map_or_else(|_| Err(balancer.nobody()), |_| Ok(()))
+    }
+
+    /// Waits until an instance is known. Here the caller can still be told what is wrong.
+    async fn first_instance(&self) -> Result<()> {
+        let mut counts = self.0.balancer.counts();
+        match counts.wait_for(|counts| counts.known > 0 || counts.ended).await {
+            Ok(counts) if counts.known > 0 => Ok(()),
+            _ => Err(Error::Closed),
+        }
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = *self.0.balancer.counts().borrow();
         f.debug_struct("Connection")
-            .field("service", &self.service)
-            .field("instances", &*self.instances.borrow())
+            .field("service", &self.service())
+            .field("instances", &counts.known)
+            .field("ready", &counts.ready)
             .finish_non_exhaustive()
     }
 }
@@ -83,49 +167,19 @@ impl Service<Request<Body>> for Connection {
     type Error = Status;
     type Future = ResponseFuture;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.channel.poll_ready(cx).map_err(status)
+    /// Always ready: what there is to wait for is waited for by the call.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        if *self.instances.borrow() > 0 {
-            let response = self.channel.call(request);
-            return ResponseFuture::new(async move { response.await.map_err(status) });
-        }
-        // The handle that was polled ready has the right to call; a fresh one stays behind.
-        let fresh = self.channel.clone();
-        let mut ready = std::mem::replace(&mut self.channel, fresh);
-        let mut instances = self.instances.clone();
-        let (service, limit) = (self.service.clone(), self.connect_timeout);
-        ResponseFuture::new(async move {
-            let found = tokio::time::timeout(limit, instances.wait_for(|count| *count > 0))
-                .await
-                .is_ok_and(|count| count.is_ok());
-            if !found {
-                return Err(unavailable(&no_instance(&service, limit)));
-            }
-            ready.call(request).await.map_err(status)
-        })
+        let handle = self.0.clone();
+        ResponseFuture(Box::pin(async move { call(&handle.balancer, request).await }))
     }
-}
-
-fn status(error: tonic::transport::Error) -> Status {
-    Status::from_error(error.into())
-}
-
-fn unavailable(error: &Error) -> Status {
-    let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    Status::unavailable(format!("{error}{source}"))
 }
 
 /// The answer to one call on a [`Connection`].
 pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>);
-
-impl ResponseFuture {
-    fn new(response: impl Future<Output = Result<Response<Body>, Status>> + Send + 'static) -> Self {
-        Self(Box::pin(response))
-    }
-}
 
 impl Future for ResponseFuture {
     type Output = Result<Response<Body>, Status>;

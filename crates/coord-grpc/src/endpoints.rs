@@ -1,43 +1,38 @@
-//! From registry events to endpoint changes: pure, so that every case is a line in a table.
+//! From registry events to changes of a list of instances: pure, so that every case is a line in a table.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use coord_api::{ServiceEvent, ServiceInfo};
-use http::Uri;
+use tower::discover::Change;
 
-/// A change of the endpoints that calls may go to, by instance id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Insert(String, Uri),
-    Remove(String),
+pub(crate) type InstanceChange = Change<String, ServiceInfo>;
+
+/// The known instances that calls can go to.
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints {
+    known: BTreeMap<String, ServiceInfo>,
+    /// The last instances stay when the list becomes empty,
+    keep_when_empty: bool,
+    /// as they have now: they go when there is another.
+    kept: bool,
 }
 
-/// The endpoints of the known instances.
-#[derive(Debug, Default)]
-pub(crate) struct Endpoints(BTreeMap<String, Uri>);
-
 impl Endpoints {
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    pub(crate) fn new(keep_when_empty: bool) -> Self {
+        Self { keep_when_empty, ..Self::default() }
     }
 
-    /// Takes in one event and returns what it changes, removals before insertions of the same id.
-    pub(crate) fn step(&mut self, event: ServiceEvent) -> Vec<Change> {
+    /// Takes in one event and returns what it changes.
+    pub(crate) fn step(&mut self, event: ServiceEvent) -> Vec<InstanceChange> {
         let mut changes = Vec::new();
         match event {
-            ServiceEvent::Snapshot { instances, .. } => {
-                let present: BTreeSet<_> = instances.iter().map(|info| info.id.as_str()).collect();
-                let gone: Vec<_> =
-                    self.0.keys().filter(|id| !present.contains(id.as_str())).cloned().collect();
-                for id in &gone {
-                    self.remove(id, &mut changes);
-                }
-                for info in &instances {
-                    self.put(info, &mut changes);
-                }
-            }
+            ServiceEvent::Snapshot { instances, .. } => self.replace(&instances, &mut changes),
             ServiceEvent::Added(info) | ServiceEvent::Updated { new: info, .. } => {
-                self.put(&info, &mut changes);
+                if self.kept && usable(&info) {
+                    self.replace(&[info], &mut changes);
+                } else {
+                    self.put(&info, &mut changes);
+                }
             }
             ServiceEvent::Removed(info) => self.remove(&info.id, &mut changes),
             unknown => tracing::warn!(?unknown, "ignored an event that this version does not know"),
@@ -45,38 +40,50 @@ impl Endpoints {
         changes
     }
 
-    fn put(&mut self, info: &ServiceInfo, changes: &mut Vec<Change>) {
-        let Some(uri) = uri(info) else {
-            tracing::warn!(service = info.name, id = info.id, "ignored an instance whose address is no host");
-            return self.remove(&info.id, changes);
-        };
-        match self.0.entry(info.id.clone()) {
-            // New metadata alone must not cut a connection.
-            Entry::Occupied(known) if *known.get() == uri => return,
-            Entry::Occupied(mut known) => {
-                changes.push(Change::Remove(info.id.clone()));
-                known.insert(uri.clone());
-            }
-            Entry::Vacant(free) => {
-                free.insert(uri.clone());
-            }
+    fn replace(&mut self, instances: &[ServiceInfo], changes: &mut Vec<InstanceChange>) {
+        let present: BTreeSet<_> =
+            instances.iter().filter(|info| usable(info)).map(|info| info.id.as_str()).collect();
+        self.kept = self.keep_when_empty && present.is_empty();
+        if self.kept {
+            return;
         }
-        changes.push(Change::Insert(info.id.clone(), uri));
+        let gone: Vec<_> = self.known.keys().filter(|id| !present.contains(id.as_str())).cloned().collect();
+        for id in gone {
+            self.known.remove(&id);
+            changes.push(Change::Remove(id));
+        }
+        for info in instances {
+            self.put(info, changes);
+        }
     }
 
-    fn remove(&mut self, id: &str, changes: &mut Vec<Change>) {
-        if self.0.remove(id).is_some() {
+    fn put(&mut self, info: &ServiceInfo, changes: &mut Vec<InstanceChange>) {
+        if !usable(info) {
+            tracing::warn!(service = info.name, id = info.id, "ignored an instance whose address is no host");
+            return self.remove(&info.id, changes);
+        }
+        match self.known.entry(info.id.clone()) {
+            Entry::Occupied(known) if known.get() == info => return,
+            Entry::Occupied(mut known) => drop(known.insert(info.clone())),
+            Entry::Vacant(free) => drop(free.insert(info.clone())),
+        }
+        changes.push(Change::Insert(info.id.clone(), info.clone()));
+    }
+
+    fn remove(&mut self, id: &str, changes: &mut Vec<InstanceChange>) {
+        let is_last = self.known.len() == 1 && self.known.contains_key(id);
+        if self.keep_when_empty && is_last {
+            self.kept = true;
+        } else if self.known.remove(id).is_some() {
             changes.push(Change::Remove(id.into()));
         }
     }
 }
 
-/// Where an instance is. Another program may have written its record without the registry's checks, so those
-/// of the address and the port are made here; its metadata is no reason to refuse it.
-fn uri(info: &ServiceInfo) -> Option<Uri> {
-    ServiceInfo::new("service", "id", &info.address, info.port).validate().ok()?;
-    let endpoint = Uri::builder().scheme("http").authority(info.authority());
-    endpoint.path_and_query("/").build().ok()
+/// Another program may have written the record without the registry's checks, so those of the address and the
+/// port are made here; its metadata is no reason to refuse it.
+fn usable(info: &ServiceInfo) -> bool {
+    ServiceInfo::new("service", "id", &info.address, info.port).validate().is_ok()
 }
 
 #[cfg(test)]
@@ -93,11 +100,14 @@ mod tests {
         ServiceEvent::Snapshot { version: Version::new(1), instances }
     }
 
-    fn shown(changes: Vec<Change>) -> Vec<String> {
+    fn shown(changes: Vec<InstanceChange>) -> Vec<String> {
         changes
             .into_iter()
             .map(|change| match change {
-                Change::Insert(id, uri) => format!("+{id} {uri}"),
+                Change::Insert(id, info) => {
+                    let zone = info.metadata.get("zone").map(|zone| format!(" {zone}"));
+                    format!("+{id} {}{}", info.authority(), zone.unwrap_or_default())
+                }
                 Change::Remove(id) => format!("-{id}"),
             })
             .collect()
@@ -110,24 +120,25 @@ mod tests {
             (
                 "first snapshot",
                 snapshot(vec![info("1", "10.0.0.1", 80), info("2", "db.local", 81)]),
-                &["+1 http://10.0.0.1:80/", "+2 http://db.local:81/"],
+                &["+1 10.0.0.1:80", "+2 db.local:81"],
             ),
-            ("added", ServiceEvent::Added(info("3", "2001:db8::1", 82)), &["+3 http://[2001:db8::1]:82/"]),
+            ("added", ServiceEvent::Added(info("3", "2001:db8::1", 82)), &["+3 [2001:db8::1]:82"]),
             (
                 "only metadata",
                 ServiceEvent::Updated {
                     old: info("3", "2001:db8::1", 82),
                     new: info("3", "2001:db8::1", 82).with("zone", "a"),
                 },
-                &[],
+                &["+3 [2001:db8::1]:82 a"],
             ),
+            ("nothing new", ServiceEvent::Added(info("3", "2001:db8::1", 82).with("zone", "a")), &[]),
             (
                 "moved",
                 ServiceEvent::Updated {
                     old: info("3", "2001:db8::1", 82),
                     new: info("3", "2001:db8::2", 82),
                 },
-                &["-3", "+3 http://[2001:db8::2]:82/"],
+                &["+3 [2001:db8::2]:82"],
             ),
             (
                 "snapshot after a gap",
@@ -136,7 +147,7 @@ mod tests {
                     info("2", "db.local", 90),
                     info("4", "10.0.0.4", 84),
                 ]),
-                &["-3", "-2", "+2 http://db.local:90/", "+4 http://10.0.0.4:84/"],
+                &["-3", "+2 db.local:90", "+4 10.0.0.4:84"],
             ),
             ("removed", ServiceEvent::Removed(info("4", "10.0.0.4", 84)), &["-4"]),
             ("removed twice", ServiceEvent::Removed(info("4", "10.0.0.4", 84)), &[]),
@@ -145,7 +156,7 @@ mod tests {
         for (case, event, expected) in table {
             assert_eq!(shown(endpoints.step(event)), expected, "{case}");
         }
-        assert_eq!(endpoints.len(), 0);
+        assert_eq!(endpoints.known.len(), 0);
     }
 
     #[test]
@@ -159,5 +170,29 @@ mod tests {
         endpoints.step(ServiceEvent::Added(info("1", "host", 80)));
         let spoiled = endpoints.step(ServiceEvent::Added(info("1", "a b", 80)));
         assert_eq!(shown(spoiled), ["-1"]);
+    }
+
+    #[test]
+    fn an_empty_list_is_not_believed_if_so_asked() {
+        let mut endpoints = Endpoints::new(true);
+        let table: Vec<(&str, ServiceEvent, &[&str])> = vec![
+            ("nobody yet", snapshot(vec![]), &[]),
+            (
+                "two",
+                snapshot(vec![info("1", "10.0.0.1", 80), info("2", "10.0.0.2", 80)]),
+                &["+1 10.0.0.1:80", "+2 10.0.0.2:80"],
+            ),
+            ("all gone at once", snapshot(vec![]), &[]),
+            ("a bad one is nobody", ServiceEvent::Added(info("4", "a b", 80)), &[]),
+            ("one is back", ServiceEvent::Added(info("2", "10.0.0.2", 80)), &["-1"]),
+            ("another", ServiceEvent::Added(info("3", "10.0.0.3", 80)), &["+3 10.0.0.3:80"]),
+            ("one by one", ServiceEvent::Removed(info("2", "10.0.0.2", 80)), &["-2"]),
+            ("the last stays", ServiceEvent::Removed(info("3", "10.0.0.3", 80)), &[]),
+            ("till the next", ServiceEvent::Added(info("5", "10.0.0.5", 80)), &["-3", "+5 10.0.0.5:80"]),
+            ("and goes", snapshot(vec![info("6", "10.0.0.6", 80)]), &["-5", "+6 10.0.0.6:80"]),
+        ];
+        for (case, event, expected) in table {
+            assert_eq!(shown(endpoints.step(event)), expected, "{case}");
+        }
     }
 }

@@ -30,48 +30,92 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Limits
-//! Inside is tonic's balanced channel: each call goes to a random instance out of those that are registered.
-//! An instance that is dead but still registered keeps getting its share of calls, which fail, until its
-//! lease expires; calls are not retried. Connections are plain HTTP/2, without TLS.
+//! # How calls are balanced
+//! - Connections are opened ahead of need. Calls go only to instances that are connected and have spoken, so one
+//!   that is dead but still registered costs at most the calls that were on their way to it.
+//! - An instance that answers `Unavailable` again and again, or from which nothing comes at all, gets no calls for a
+//!   cool-off that grows; then it is connected anew and has to prove itself with one call. A part of the instances
+//!   is never ejected.
+//! - A call whose request has certainly not left the process is made once more on another instance. No other
+//!   call is ever repeated.
+//! - [`Policy`] says how an instance is chosen, [`ConnectOptions`] everything else, and [`Connection::state`]
+//!   what each instance is doing.
+//!
+//! # Observability
+//! | metric | | labels |
+//! |---|---|---|
+//! | `coord_grpc_instances` | instances that are in use | `service` |
+//! | `coord_grpc_ejections_total` | ejections | `service` |
+//! | `coord_grpc_retries_total` | calls that were given to another instance | `service` |
+//!
+//! `tracing` tells of each ejection (warn), each return (info) and each instance that can not be reached (debug).
 
+mod balancer;
+mod body;
+mod call;
 mod connection;
+mod eject;
 mod endpoints;
-mod follow;
+mod hash;
+mod instances;
+mod load;
 mod options;
+mod policy;
+mod roster;
+mod sharing;
+mod state;
+mod table;
+mod wire;
 
 pub use connection::{Connection, ResponseFuture};
+pub use instances::{Channels, Instances};
 pub use options::ConnectOptions;
+pub use policy::{HashKey, Policy};
+pub use state::{ConnectionState, InstanceState, InstanceStatus};
+
+use std::sync::Arc;
 
 use coord_api::{Result, ServiceRegistry};
 
 /// Connections by service name, for every [`ServiceRegistry`].
 ///
 /// # Contract
-/// - The endpoints of a connection follow the registry: an instance that is registered, moves or is
-///   deregistered is used or left with the next call. Calls in flight are not cut.
-/// - While the store is away the last known instances are used.
+/// - There is one channel per service, options, registry and process: a second `connection` gives the same
+///   one. It ends with its last clone.
+/// - Its endpoints follow the registry, also while no call is made. An instance that is removed gets no new
+///   calls; those in flight are not cut.
+/// - While the store is away the last known instances are used; [`Connection::state`] tells.
 /// - A service without instances is waited for up to [`ConnectOptions::connect_timeout`], by `connection`
 ///   and by each later call; then the answer is `Unavailable`.
 ///
 /// # Cancel safety
 /// Every future here may be dropped at any point; no task is left behind.
-pub trait ConnectionExt: ServiceRegistry {
-    /// Connects to `service` with the default [`ConnectOptions`]. Connect once and clone: clones share their
-    /// endpoints and the task that follows the registry.
+pub trait ConnectionExt {
+    /// Connects to `service` with the default [`ConnectOptions`].
     ///
     /// # Errors
     /// [`Error::InvalidArgument`](coord_api::Error::InvalidArgument) for a bad name, before anything else;
     /// [`Error::Unavailable`](coord_api::Error::Unavailable) when no instance is registered in time; others
     /// as [`ServiceRegistry::watch`].
-    fn connection(&self, service: &str) -> impl Future<Output = Result<Connection>> + Send {
-        self.connection_with(service, ConnectOptions::new())
-    }
+    fn connection(&self, service: &str) -> impl Future<Output = Result<Connection>> + Send;
 
     /// Connects to `service` with options.
     ///
     /// # Errors
-    /// As [`connection`](Self::connection).
+    /// As [`connection`](Self::connection), and
+    /// [`Error::InvalidArgument`](coord_api::Error::InvalidArgument) with the option that can not be used.
+    fn connection_with(
+        &self,
+        service: &str,
+        options: ConnectOptions,
+    ) -> impl Future<Output = Result<Connection>> + Send;
+}
+
+impl<R: ServiceRegistry + ?Sized + 'static> ConnectionExt for Arc<R> {
+    fn connection(&self, service: &str) -> impl Future<Output = Result<Connection>> + Send {
+        self.connection_with(service, ConnectOptions::new())
+    }
+
     fn connection_with(
         &self,
         service: &str,
@@ -80,5 +124,3 @@ pub trait ConnectionExt: ServiceRegistry {
         connection::connect(self, service, options)
     }
 }
-
-impl<R: ServiceRegistry + ?Sized> ConnectionExt for R {}

@@ -70,6 +70,8 @@ impl Options {
 #[derive(Clone)]
 pub struct Client {
     pub(crate) connection: Arc<Connection>,
+    /// One for all, so that what is shared by registry is shared by client.
+    registry: Arc<Registry>,
     id_ttl: Ttl,
 }
 
@@ -85,7 +87,8 @@ impl Client {
         }
         let name = |number| Owner::new("memory", process::id(), label, format!("client-{number}"));
         let connection = Arc::new(Connection::open(store, name));
-        Ok(Self { connection, id_ttl })
+        let registry = Arc::new(Registry(connection.clone()));
+        Ok(Self { connection, registry, id_ttl })
     }
 
     /// How the client describes itself in what it stores: on the host `memory`, with a name such as
@@ -108,7 +111,7 @@ impl Provider for Client {
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {
-        Arc::new(Registry(self.connection.clone()))
+        self.registry.clone()
     }
 
     fn config(&self) -> Arc<dyn ConfigCenter> {

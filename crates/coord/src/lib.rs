@@ -31,7 +31,7 @@
 //! # Features
 //! - `memory` (default): the in-process backend.
 //! - `etcd`: the etcd backend. Building it needs `protoc`.
-//! - `grpc`: connections by service name for tonic clients.
+//! - `grpc`: connections by service name for tonic clients; `grpc-tls`: the same over TLS.
 //!
 //! Code that takes an `Arc<dyn` [`Provider`]`>` or a [`Coordinator`] runs on every backend, and is tested
 //! without a server.

@@ -1,0 +1,228 @@
+//! The shell around the roster: what calls read without a lock, and the one task that connects.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use coord_api::{BoxError, Contact, Error, ServiceInfo};
+use futures::{FutureExt, Stream, StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until, timeout_at},
+};
+use tonic::Status;
+use tower::discover::Change;
+
+use crate::{
+    ConnectOptions, HashKey,
+    eject::{Failure, Verdict},
+    roster::{Dial, Roster},
+    table::{Slot, Table},
+    wire::{Link, dial},
+};
+
+/// So many changes are taken in at once.
+const CHANGES: usize = 4096;
+
+/// See [the module](self).
+pub(crate) struct Balancer {
+    pub(crate) service: Arc<str>,
+    pub(crate) options: ConnectOptions,
+    pub(crate) contact: Option<Contact>,
+    roster: Mutex<Roster<Link>>,
+    table: ArcSwap<Table<Link>>,
+    /// Tells the task that there may be something to connect to.
+    wake: Notify,
+    counts: watch::Sender<Counts>,
+}
+
+/// How many instances there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) known: usize,
+    pub(crate) ready: usize,
+    /// No more changes will come.
+    pub(crate) ended: bool,
+}
+
+impl Balancer {
+    pub(crate) fn new(service: Arc<str>, options: ConnectOptions, contact: Option<Contact>) -> Self {
+        let roster = Mutex::new(Roster::new(options.plan()));
+        let (table, wake, counts) = (ArcSwap::default(), Notify::new(), watch::Sender::default());
+        Self { service, options, contact, roster, table, wake, counts }
+    }
+
+    /// An instance for a call, and when it was chosen. Waits for one until `deadline` if none is ready.
+    pub(crate) async fn choose(
+        &self,
+        key: Option<HashKey>,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<(Arc<Slot<Link>>, Instant), Status> {
+        if let Some(slot) = self.pick(key, now) {
+            return Ok((slot, now));
+        }
+        let mut counts = self.counts.subscribe();
+        let waiting = async {
+            loop {
+                // The sender is here, so this waits as long as it takes.
+                let _ = counts.wait_for(|counts| counts.ready > 0).await;
+                let now = Instant::now();
+                if let Some(slot) = self.pick(key, now) {
+                    return (slot, now);
+                }
+                let _ = counts.changed().await;
+            }
+        };
+        timeout_at(deadline, waiting).await.map_err(|_| status(&self.nobody()))
+    }
+
+    fn pick(&self, key: Option<HashKey>, now: Instant) -> Option<Arc<Slot<Link>>> {
+        self.table.load().pick(key, now).cloned()
+    }
+
+    /// Why no call can be made.
+    pub(crate) fn nobody(&self) -> Error {
+        let limit = self.options.connect_timeout;
+        let roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = match (roster.known(), &roster.last_error) {
+            (0, _) => format!("no instance was registered within {limit:?}"),
+            (known, None) => format!("none of {known} instances was ready within {limit:?}"),
+            (known, Some(last)) => format!("none of {known} instances was ready within {limit:?}: {last}"),
+        };
+        Error::Unavailable { what: format!("service {}", self.service), source: Some(reason.into()) }
+    }
+
+    /// A connection has ended.
+    pub(crate) fn lost(&self, id: &str, turn: u64) {
+        if self.change(|roster| roster.lost(id, turn, Instant::now())) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A call has failed.
+    pub(crate) fn failed(&self, id: &str, turn: u64, failure: Failure) {
+        let verdict = self.change(|roster| roster.failed(id, turn, failure, Instant::now()));
+        if let Verdict::Eject { .. } = verdict {
+            let service = self.service.to_string();
+            metrics::counter!("coord_grpc_ejections_total", "service" => service).increment(1);
+        }
+        if verdict != Verdict::Stay {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn counts(&self) -> watch::Receiver<Counts> {
+        self.counts.subscribe()
+    }
+
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Roster<Link>) -> T) -> T {
+        read(&self.roster.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Roster<Link>) -> T) -> T {
+        let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = change(&mut roster);
+        let table = roster.table();
+        let (known, ready) = (roster.known(), table.len());
+        // Under the lock, so that the latest table is the last one stored.
+        self.table.store(Arc::new(table));
+        self.counts.send_if_modified(|counts| {
+            let now = Counts { known, ready, ..*counts };
+            std::mem::replace(counts, now) != now
+        });
+        outcome
+    }
+
+    /// Follows `changes` and keeps connections, until it is dropped.
+    pub(crate) async fn run<E: Into<BoxError>>(
+        self: Arc<Self>,
+        changes: impl Stream<Item = Result<Change<String, ServiceInfo>, E>> + Send,
+    ) {
+        let mut changes = std::pin::pin!(changes.fuse());
+        let mut dialling = FuturesUnordered::new();
+        let mut ended = false;
+        loop {
+            let (dials, next) = self.due();
+            dialling.extend(dials.into_iter().map(|dial| self.clone().dial(dial)));
+            let due = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                change = changes.next(), if !ended => {
+                    let Some(change) = change else {
+                        ended = true;
+                        self.counts.send_modify(|counts| counts.ended = true);
+                        continue;
+                    };
+                    let mut batch = vec![change];
+                    while let (true, Some(Some(change))) = (batch.len() < CHANGES, changes.next().now_or_never()) {
+                        batch.push(change);
+                    }
+                    self.apply(batch);
+                }
+                Some((dial, outcome)) = dialling.next() => self.dialled(&dial, outcome),
+                () = self.wake.notified() => {}
+                () = due => {}
+            }
+        }
+    }
+
+    fn due(&self) -> (Vec<Dial>, Option<Instant>) {
+        let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        (roster.due(Instant::now()), roster.next_due())
+    }
+
+    fn apply<E: Into<BoxError>>(&self, batch: Vec<Result<Change<String, ServiceInfo>, E>>) {
+        let good = batch.into_iter().filter_map(|change| {
+            let skip = |error: E| {
+                let error = error.into();
+                tracing::warn!(service = &*self.service, %error, "going on with the instances known so far");
+            };
+            change.map_err(skip).ok()
+        });
+        self.change(|roster| roster.apply(good, Instant::now()));
+        let counts = *self.counts.borrow();
+        let known = f64::from(u32::try_from(counts.known).unwrap_or(u32::MAX));
+        metrics::gauge!("coord_grpc_instances", "service" => self.service.to_string()).set(known);
+    }
+
+    async fn dial(self: Arc<Self>, order: Dial) -> (Dial, Result<Link, String>) {
+        let (balancer, id, turn) = (Arc::downgrade(&self), order.id.clone(), order.turn);
+        let closed = move || {
+            if let Some(balancer) = balancer.upgrade() {
+                balancer.lost(&id, turn);
+            }
+        };
+        let outcome = dial(&order.authority, &self.options, closed).await;
+        (order, outcome.map_err(|error| error.to_string()))
+    }
+
+    fn dialled(&self, dial: &Dial, outcome: Result<Link, String>) {
+        self.change(|roster| {
+            // It tells of its end under the same lock: either it is seen here, or `lost` finds it ready.
+            let outcome = match outcome {
+                Ok(link) if link.is_closed() => Err("the connection was closed at once".into()),
+                other => other,
+            };
+            roster.dialled(dial, outcome, Instant::now());
+        });
+    }
+}
+
+/// An error of coord's as an answer to a call.
+pub(crate) fn status(error: &Error) -> Status {
+    let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+    Status::unavailable(format!("{error}{source}"))
+}
+
+impl fmt::Debug for Balancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balancer").field("service", &self.service).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,184 @@
+//! The bodies of one call: the request's can be had back while nobody has looked into it, the response's
+//! keeps its call counted until its end.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Code, Status, body::Body};
+
+use crate::call::Attempt;
+
+/// Both ends of a request's body: what is sent, and the means to take it back.
+pub(crate) fn lend(body: Body) -> (Body, Lender) {
+    let (is_end_stream, size_hint) = (body.is_end_stream(), body.size_hint());
+    let kept = Arc::new(Mutex::new(Some(body)));
+    let lent = Lent { kept: kept.clone(), begun: None, is_end_stream, size_hint };
+    (Body::new(lent), Lender(kept))
+}
+
+pub(crate) struct Lender(Arc<Mutex<Option<Body>>>);
+
+impl Lender {
+    /// The body, if nothing of it was asked for.
+    pub(crate) fn take_back(self) -> Option<Body> {
+        take(&self.0)
+    }
+}
+
+fn take(kept: &Mutex<Option<Body>>) -> Option<Body> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+struct Lent {
+    kept: Arc<Mutex<Option<Body>>>,
+    /// The body, once something of it was asked for.
+    begun: Option<Body>,
+    /// As they were before that.
+    is_end_stream: bool,
+    size_hint: SizeHint,
+}
+
+impl HttpBody for Lent {
+    type Data = <Body as HttpBody>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+        if self.begun.is_none() {
+            self.begun = take(&self.kept);
+        }
+        match &mut self.begun {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(Some(Err(Status::cancelled("the call was given to another instance")))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.begun.as_ref().map_or(self.is_end_stream, HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.begun.as_ref().map_or(self.size_hint, HttpBody::size_hint)
+    }
+}
+
+/// A response's body with its call.
+pub(crate) fn counted(body: Body, attempt: Attempt) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    Body::new(Counted { body, attempt: Some(attempt) })
+}
+
+struct Counted {
+    body: Body,
+    attempt: Option<Attempt>,
+}
+
+impl HttpBody for Counted {
+    type Data = <Body as HttpBody>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let end = match &frame {
+            Some(Ok(frame)) => frame.trailers_ref().map(says_unavailable),
+            Some(Err(_)) => Some(true),
+            None => Some(false),
+        };
+        if let (Some(failed), Some(attempt)) = (end, self.attempt.as_ref()) {
+            attempt.judge(failed);
+            self.attempt = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Whether these headers or trailers end a call with `Unavailable`.
+pub(crate) fn says_unavailable(headers: &HeaderMap) -> bool {
+    headers.get("grpc-status").is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::Unavailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn text() -> Body {
+        Body::new(String::from("text").boxed_for_test())
+    }
+
+    trait Boxed {
+        fn boxed_for_test(self) -> One;
+    }
+
+    impl Boxed for String {
+        fn boxed_for_test(self) -> One {
+            One(Some(self))
+        }
+    }
+
+    struct One(Option<String>);
+
+    impl HttpBody for One {
+        type Data = hyper::body::Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+            Poll::Ready(self.0.take().map(|text| Ok(Frame::data(text.into()))))
+        }
+    }
+
+    async fn read(body: &mut Body) -> Option<String> {
+        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?.ok()?;
+        Some(String::from_utf8_lossy(&frame.into_data().ok()?).into_owned())
+    }
+
+    #[tokio::test]
+    async fn a_body_comes_back_until_it_is_read() {
+        let (lent, lender) = lend(text());
+        drop(lent);
+        let mut back = lender.take_back().expect("nobody has read");
+        assert_eq!(read(&mut back).await.as_deref(), Some("text"));
+
+        let (mut lent, lender) = lend(text());
+        assert_eq!(read(&mut lent).await.as_deref(), Some("text"));
+        assert!(lender.take_back().is_none());
+
+        let (mut lent, lender) = lend(text());
+        assert!(lender.take_back().is_some());
+        assert_eq!(read(&mut lent).await, None, "is an error");
+    }
+
+    #[test]
+    fn only_unavailable_is_unavailable() {
+        for (code, expected) in [("14", true), ("0", false), ("13", false), ("x", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-status", code.parse().expect("is good"));
+            assert_eq!(says_unavailable(&headers), expected, "{code}");
+        }
+        assert!(!says_unavailable(&HeaderMap::new()));
+    }
+}

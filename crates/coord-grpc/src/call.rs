@@ -1,0 +1,190 @@
+//! One call: choose an instance, try it, and try another one if the first has certainly not got the request.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use tokio::time::Instant;
+use tonic::{Code, Status, TimeoutExpired, body::Body};
+use tower_service::Service;
+
+use crate::{
+    HashKey,
+    balancer::Balancer,
+    body::{counted, lend, says_unavailable},
+    eject::Failure,
+    table::Slot,
+    wire::Link,
+};
+
+/// Makes a call through the balancer.
+pub(crate) async fn call(
+    balancer: &Arc<Balancer>,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let key = HashKey::of(&request, balancer.options.hash_header.as_deref());
+    let begun = Instant::now();
+    let deadline = begun + balancer.options.connect_timeout;
+    let (slot, now) = balancer.choose(key, begun, deadline).await?;
+    // The head is small; the body is lent, never copied.
+    let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+    let (body, lender) = lend(std::mem::take(request.body_mut()));
+    *request.body_mut() = body;
+    let (error, node) = match Attempt::begin(balancer, slot, now).send(request).await {
+        Ok(response) => return Ok(response),
+        Err(Trouble { status, unsent: true, node }) => (status, node),
+        Err(Trouble { status, .. }) => return Err(status),
+    };
+    let Some(body) = lender.take_back() else { return Err(error) };
+    tracing::debug!(
+        service = &*balancer.service,
+        instance = node,
+        "a call that was not sent goes to another instance"
+    );
+    metrics::counter!("coord_grpc_retries_total", "service" => balancer.service.to_string()).increment(1);
+    let mut again = Request::new(body);
+    (*again.method_mut(), *again.uri_mut(), *again.headers_mut()) = (method, uri, headers);
+    let (slot, now) = balancer.choose(key, Instant::now(), deadline).await?;
+    Attempt::begin(balancer, slot, now).send(again).await.map_err(|trouble| trouble.status)
+}
+
+/// Why one attempt failed.
+struct Trouble {
+    status: Status,
+    /// The request has certainly not left this process.
+    unsent: bool,
+    node: String,
+}
+
+/// A call on its way to one instance, counted there until it is dropped.
+pub(crate) struct Attempt {
+    balancer: Arc<Balancer>,
+    slot: Arc<Slot<Link>>,
+    begun: Instant,
+    /// What had come from the instance before.
+    reads: u64,
+    answered: bool,
+}
+
+impl Attempt {
+    fn begin(balancer: &Arc<Balancer>, slot: Arc<Slot<Link>>, begun: Instant) -> Self {
+        slot.node.load.begin();
+        slot.node.calls.fetch_add(1, Relaxed);
+        let reads = slot.link.reads();
+        Self { balancer: balancer.clone(), slot, begun, reads, answered: false }
+    }
+
+    async fn send(mut self, request: Request<Body>) -> Result<Response<Body>, Trouble> {
+        let mut channel = self.slot.link.channel.clone();
+        let answer = async {
+            poll_fn(|cx| channel.poll_ready(cx)).await.map_err(|error| (error, true))?;
+            channel.call(request).await.map_err(|error| {
+                let unsent = is_unsent(&error);
+                (error, unsent)
+            })
+        };
+        let answer = match self.balancer.options.try_timeout {
+            None => answer.await,
+            Some(limit) => match tokio::time::timeout(limit, answer).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(self.hung(limit)),
+            },
+        };
+        let now = Instant::now();
+        match answer {
+            Ok(response) => {
+                self.answered = true;
+                self.slot.node.load.answered(now - self.begun, now);
+                if response.headers().contains_key("grpc-status") || response.status().is_server_error() {
+                    let unavailable = [502, 503, 504].contains(&response.status().as_u16());
+                    self.judge(unavailable || says_unavailable(response.headers()));
+                }
+                Ok(response.map(|body| counted(body, self)))
+            }
+            Err((error, unsent)) => Err(self.broken(error, unsent)),
+        }
+    }
+
+    /// The call has an outcome that tells something of the instance.
+    pub(crate) fn judge(&self, failed: bool) {
+        let node = &self.slot.node;
+        if failed {
+            self.failed(Failure::Answer);
+        } else if node.in_a_row.load(Relaxed) > 0 || node.on_trial.load(Relaxed) {
+            node.in_a_row.store(0, Relaxed);
+            node.on_trial.store(false, Relaxed);
+        }
+    }
+
+    fn failed(&self, failure: Failure) {
+        let node = &self.slot.node;
+        node.failures.fetch_add(1, Relaxed);
+        node.in_a_row.fetch_add(1, Relaxed);
+        self.balancer.failed(&node.id, self.slot.turn, failure);
+    }
+
+    fn silence_or(&self, other: Failure) -> Failure {
+        if self.slot.link.reads() == self.reads { Failure::Silence } else { other }
+    }
+
+    fn hung(self, limit: Duration) -> Trouble {
+        self.failed(self.silence_or(Failure::Answer));
+        let node = self.slot.node.id.clone();
+        let status = Status::deadline_exceeded(format!(
+            "{} at {} did not answer within {limit:?}",
+            self.balancer.service, self.slot.node.authority
+        ));
+        Trouble { status, unsent: false, node }
+    }
+
+    fn broken(self, error: tonic::transport::Error, unsent: bool) -> Trouble {
+        let node = self.slot.node.id.clone();
+        if unsent {
+            self.balancer.lost(&node, self.slot.turn);
+        } else if chain(&error).any(<dyn std::error::Error>::is::<TimeoutExpired>) {
+            // The caller's own deadline: only silence speaks against the instance.
+            if self.silence_or(Failure::Answer) == Failure::Silence {
+                self.failed(Failure::Silence);
+            }
+        } else {
+            self.failed(Failure::Answer);
+        }
+        let cause = chain(&error).last().map(ToString::to_string).unwrap_or_default();
+        let mut status = Status::from_error(error.into());
+        // What tonic has no code for is a connection that broke off, which gRPC calls unavailable.
+        if status.code() == Code::Unknown {
+            let address = &self.slot.node.authority;
+            status = Status::unavailable(format!("{} at {address}: {cause}", self.balancer.service));
+        }
+        Trouble { status, unsent, node }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let load = &self.slot.node.load;
+        load.end();
+        if !self.answered {
+            let now = Instant::now();
+            load.not_answered(now - self.begun, now);
+        }
+    }
+}
+
+fn chain<'a>(
+    error: &'a tonic::transport::Error,
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
+}
+
+/// Whether the request has certainly not left this process: there was no connection, or it ended while the
+/// request still waited for it.
+fn is_unsent(error: &tonic::transport::Error) -> bool {
+    chain(error).any(|error| {
+        error.is::<tonic::ConnectError>()
+            || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+    })
+}

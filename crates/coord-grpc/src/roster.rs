@@ -1,0 +1,474 @@
+//! Every known instance and what is under way with it: which to connect and when, which calls may go to.
+//! Pure: a connection is whatever `C` is, and the driver and the calls tell what happens.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use coord_api::ServiceInfo;
+use tokio::time::Instant;
+use tower::discover::Change;
+
+use crate::{
+    Policy,
+    eject::{Failure, Record, Rules, Verdict},
+    hash::{Ring, rank},
+    table::{Node, Slot, Table},
+};
+
+/// How many connections are opened at a time.
+const DIALS: usize = 32;
+/// The first pause after a failed try to connect, doubled with each that follows,
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a roster is told by the options.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) policy: Policy,
+    pub(crate) zone: Option<String>,
+    pub(crate) only: BTreeMap<String, String>,
+    pub(crate) subset: Option<usize>,
+    pub(crate) rules: Option<Rules>,
+}
+
+/// An order to connect to an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dial {
+    pub(crate) id: String,
+    pub(crate) turn: u64,
+    pub(crate) authority: String,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Phase<C> {
+    /// To be connected at this time.
+    Due(Instant),
+    Connecting,
+    Ready(C),
+}
+
+#[derive(Debug)]
+pub(crate) struct Member<C> {
+    pub(crate) node: Arc<Node>,
+    pub(crate) phase: Phase<C>,
+    /// Until then it is ejected; afterwards it is connected anew and on trial.
+    pub(crate) ejected: Option<Instant>,
+    info: ServiceInfo,
+    turn: u64,
+    failed_dials: u32,
+    record: Record,
+}
+
+/// See [the module](self).
+#[derive(Debug)]
+pub(crate) struct Roster<C> {
+    plan: Plan,
+    /// All that match the filter, used or not.
+    known: BTreeMap<String, ServiceInfo>,
+    members: BTreeMap<String, Member<C>>,
+    ring: Arc<Ring>,
+    rotation: Arc<AtomicUsize>,
+    seed: u64,
+    turns: u64,
+    dials: usize,
+    /// Why the last connection could not be made.
+    pub(crate) last_error: Option<String>,
+}
+
+impl<C: Clone> Roster<C> {
+    pub(crate) fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            known: BTreeMap::new(),
+            members: BTreeMap::new(),
+            ring: Arc::default(),
+            // Clients that start together do not begin with the same instance.
+            rotation: Arc::new(AtomicUsize::new(fastrand::usize(..1 << 20))),
+            seed: fastrand::u64(..),
+            turns: 0,
+            dials: 0,
+            last_error: None,
+        }
+    }
+
+    /// Takes in changes of the list.
+    pub(crate) fn apply(
+        &mut self,
+        changes: impl IntoIterator<Item = Change<String, ServiceInfo>>,
+        now: Instant,
+    ) {
+        for change in changes {
+            match change {
+                Change::Insert(id, info) if self.matches(&info) => drop(self.known.insert(id, info)),
+                Change::Insert(id, _) | Change::Remove(id) => drop(self.known.remove(&id)),
+            }
+        }
+        let chosen = self.subset();
+        self.members.retain(|id, _| chosen.contains(id));
+        for id in chosen {
+            let info = self.known[&id].clone();
+            match self.members.get_mut(&id) {
+                // New metadata alone must not cut a connection.
+                Some(member) if member.node.authority == info.authority() => member.info = info,
+                _ => {
+                    self.turns += 1;
+                    let member = Member {
+                        node: Arc::new(Node::new(id.clone(), info.authority())),
+                        phase: Phase::Due(now),
+                        ejected: None,
+                        info,
+                        turn: self.turns,
+                        failed_dials: 0,
+                        record: Record::default(),
+                    };
+                    self.members.insert(id, member);
+                }
+            }
+        }
+        if self.plan.policy == Policy::ConsistentHash {
+            self.ring = Arc::new(Ring::new(self.members.keys().map(String::as_str)));
+        }
+    }
+
+    fn matches(&self, info: &ServiceInfo) -> bool {
+        self.plan.only.iter().all(|(key, value)| info.metadata.get(key) == Some(value))
+    }
+
+    fn is_local(&self, info: &ServiceInfo) -> bool {
+        self.plan.zone.is_some() && info.zone() == self.plan.zone.as_deref()
+    }
+
+    /// Those of the own zone first, then by the client's own order, which hardly changes with the list.
+    fn subset(&self) -> BTreeSet<String> {
+        let ids = self.known.keys();
+        let Some(size) = self.plan.subset.filter(|size| *size < self.known.len()) else {
+            return ids.cloned().collect();
+        };
+        let mut ranked: Vec<_> =
+            self.known.iter().map(|(id, info)| (!self.is_local(info), rank(self.seed, id), id)).collect();
+        ranked.sort_unstable();
+        ranked.into_iter().take(size).map(|(_, _, id)| id.clone()).collect()
+    }
+
+    /// The instances to connect to now, as many at a time as is good.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<Dial> {
+        let free = DIALS.saturating_sub(self.dials);
+        let due =
+            self.members.iter_mut().filter(|(_, member)| matches!(member.phase, Phase::Due(at) if at <= now));
+        let dials: Vec<_> = due
+            .take(free)
+            .map(|(id, member)| {
+                member.phase = Phase::Connecting;
+                Dial { id: id.clone(), turn: member.turn, authority: member.node.authority.clone() }
+            })
+            .collect();
+        self.dials += dials.len();
+        dials
+    }
+
+    /// When [`due`](Self::due) has something again, if nothing happens before.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        if self.dials >= DIALS {
+            return None;
+        }
+        let due = self.members.values().filter_map(|member| match member.phase {
+            Phase::Due(at) => Some(at),
+            _ => None,
+        });
+        due.min()
+    }
+
+    /// What came of a [`Dial`]. Of one that nobody waits for any more the connection is dropped.
+    pub(crate) fn dialled(&mut self, dial: &Dial, outcome: Result<C, String>, now: Instant) {
+        self.dials -= 1;
+        let Some(member) = member(&mut self.members, &dial.id, dial.turn) else { return };
+        match outcome {
+            Ok(link) => {
+                if member.ejected.take().is_some() {
+                    member.node.load.reset();
+                    member.node.on_trial.store(true, Relaxed);
+                    tracing::info!(
+                        id = dial.id,
+                        address = dial.authority,
+                        "an instance is back after an ejection"
+                    );
+                }
+                member.failed_dials = 0;
+                // What broke with the connection before tells nothing of this one.
+                member.node.in_a_row.store(0, Relaxed);
+                member.phase = Phase::Ready(link);
+            }
+            Err(error) => {
+                let pause = FIRST_PAUSE.saturating_mul(1 << member.failed_dials.min(16)).min(LONGEST_PAUSE);
+                member.phase = Phase::Due(now + pause.mul_f64(0.8 + 0.4 * fastrand::f64()));
+                if member.failed_dials == 0 {
+                    tracing::debug!(
+                        id = dial.id,
+                        address = dial.authority,
+                        error,
+                        "an instance can not be reached"
+                    );
+                }
+                member.failed_dials = member.failed_dials.saturating_add(1);
+                self.last_error = Some(error);
+            }
+        }
+    }
+
+    /// A connection ended. Calls no longer go there, and it is tried again at once.
+    pub(crate) fn lost(&mut self, id: &str, turn: u64, now: Instant) -> bool {
+        self.turns += 1;
+        let next = self.turns;
+        let Some(member) = member(&mut self.members, id, turn) else { return false };
+        let Phase::Ready(_) = member.phase else { return false };
+        member.turn = next;
+        member.phase = Phase::Due(now);
+        true
+    }
+
+    /// A call over this connection failed; says whether calls go on to it.
+    pub(crate) fn failed(&mut self, id: &str, turn: u64, failure: Failure, now: Instant) -> Verdict {
+        let census = (self.members.len(), self.ready());
+        let Some(failing) = member(&mut self.members, id, turn) else { return Verdict::Stay };
+        let Phase::Ready(_) = failing.phase else { return Verdict::Stay };
+        let (rules, dice) = (self.plan.rules.as_ref(), fastrand::f64());
+        let verdict = failing.record.failed(rules, &failing.node, failure, census, (now, dice));
+        self.turns += 1;
+        match verdict {
+            Verdict::Stay => return verdict,
+            Verdict::Renew => failing.phase = Phase::Due(now),
+            Verdict::Eject { until } => {
+                failing.phase = Phase::Due(until);
+                failing.ejected = Some(until);
+                failing.node.ejections.fetch_add(1, Relaxed);
+                failing.node.in_a_row.store(0, Relaxed);
+                tracing::warn!(
+                    id, address = failing.node.authority, ?failure, cool_off = ?until - now,
+                    "an instance is ejected"
+                );
+            }
+        }
+        failing.turn = self.turns;
+        verdict
+    }
+
+    pub(crate) fn known(&self) -> usize {
+        self.members.len()
+    }
+
+    fn ready(&self) -> usize {
+        self.members.values().filter(|member| matches!(member.phase, Phase::Ready(_))).count()
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member<C>> {
+        self.members.values()
+    }
+
+    /// What calls choose from.
+    pub(crate) fn table(&self) -> Table<C> {
+        let (mut local, mut elsewhere, mut known_in_zone) = (Vec::new(), Vec::new(), 0);
+        for (info, number) in self.members.values().zip(0..) {
+            let is_local = self.is_local(&info.info);
+            known_in_zone += usize::from(is_local);
+            if let Phase::Ready(link) = &info.phase {
+                let (node, weight) = (info.node.clone(), info.info.weight());
+                let slot = Slot { node, turn: info.turn, link: link.clone(), weight, member: number };
+                if is_local { local.push(slot) } else { elsewhere.push(slot) }
+            }
+        }
+        let rotation = self.rotation.clone();
+        Table::new(self.plan.policy, elsewhere, (local, known_in_zone), self.ring.clone(), rotation)
+    }
+}
+
+/// The instance, if it is still at that turn: what comes from a connection before it is late.
+fn member<'a, C>(
+    members: &'a mut BTreeMap<String, Member<C>>,
+    id: &str,
+    turn: u64,
+) -> Option<&'a mut Member<C>> {
+    members.get_mut(id).filter(|member| member.turn == turn)
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_api::{WEIGHT, ZONE};
+
+    use super::*;
+
+    fn info(id: &str) -> ServiceInfo {
+        ServiceInfo::new("svc", id, "10.0.0.1", 80)
+    }
+
+    fn inserted(ids: &[&str]) -> Vec<Change<String, ServiceInfo>> {
+        ids.iter().map(|id| Change::Insert((*id).into(), info(id))).collect()
+    }
+
+    fn plan() -> Plan {
+        Plan { rules: Some(Rules { after: 2, ..Rules::DEFAULT }), ..Plan::default() }
+    }
+
+    /// A roster whose instances are all ready.
+    fn ready(plan: Plan, ids: &[&str]) -> Roster<u64> {
+        let mut roster = Roster::new(plan);
+        roster.apply(inserted(ids), Instant::now());
+        connect(&mut roster);
+        roster
+    }
+
+    fn connect(roster: &mut Roster<u64>) -> usize {
+        let now = Instant::now();
+        let dials = roster.due(now);
+        for dial in &dials {
+            roster.dialled(dial, Ok(dial.turn), now);
+        }
+        dials.len()
+    }
+
+    fn fail(roster: &mut Roster<u64>, id: &str, failure: Failure) -> Verdict {
+        let member = &roster.members[id];
+        member.node.in_a_row.fetch_add(1, Relaxed);
+        let turn = member.turn;
+        roster.failed(id, turn, failure, Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_opened_ahead_a_few_at_a_time() {
+        let ids: Vec<_> = (0..100).map(|n| format!("{n:03}")).collect();
+        let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+        let mut roster: Roster<u64> = Roster::new(plan());
+        roster.apply(inserted(&ids), Instant::now());
+        let first = roster.due(Instant::now());
+        assert_eq!(first.len(), DIALS);
+        assert!(roster.due(Instant::now()).is_empty() && roster.next_due().is_none());
+        roster.dialled(&first[0], Ok(0), Instant::now());
+        assert_eq!(roster.due(Instant::now()).len(), 1, "one place is free");
+        assert_eq!(roster.table().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_connections_are_tried_again_more_and_more_seldom() {
+        let mut roster = Roster::<u64>::new(plan());
+        roster.apply(inserted(&["a"]), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let dial = roster.due(Instant::now()).pop().expect("is due");
+            roster.dialled(&dial, Err("refused".into()), Instant::now());
+            let at = roster.next_due().expect("is tried again");
+            pauses.push(at - Instant::now());
+            tokio::time::sleep_until(at).await;
+        }
+        assert!(pauses[0] <= Duration::from_millis(60), "{pauses:?}");
+        assert!(pauses[11] >= Duration::from_secs(4) && pauses[11] <= Duration::from_secs(6), "{pauses:?}");
+        assert_eq!(roster.last_error.as_deref(), Some("refused"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_connection_is_left_at_once_and_what_is_late_changes_nothing() {
+        let mut roster = ready(plan(), &["a", "b"]);
+        let turn = roster.members["a"].turn;
+        assert!(roster.lost("a", turn, Instant::now()));
+        assert!(!roster.lost("a", turn, Instant::now()), "is told twice");
+        assert_eq!(roster.table().len(), 1);
+        assert_eq!(connect(&mut roster), 1);
+        assert_eq!(roster.table().len(), 2);
+        assert!(!roster.lost("a", turn, Instant::now()), "that was the connection before");
+        for _ in 0..9 {
+            assert_eq!(roster.failed("a", turn, Failure::Silence, Instant::now()), Verdict::Stay);
+        }
+        // Removed while it is being connected.
+        let turn = roster.members["a"].turn;
+        roster.lost("a", turn, Instant::now());
+        let dial = roster.due(Instant::now()).pop().expect("is due");
+        roster.apply([Change::Remove("a".into())], Instant::now());
+        roster.dialled(&dial, Ok(9), Instant::now());
+        assert_eq!((roster.known(), roster.table().len()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ejected_instance_cools_off_and_comes_back_on_trial() {
+        let mut roster = ready(plan(), &["a", "b", "c"]);
+        assert_eq!(fail(&mut roster, "a", Failure::Answer), Verdict::Stay);
+        let Verdict::Eject { until } = fail(&mut roster, "a", Failure::Answer) else {
+            panic!("two in a row")
+        };
+        assert_eq!(roster.table().len(), 2);
+        assert_eq!(connect(&mut roster), 0, "not before its time");
+        assert_eq!(roster.next_due(), Some(until));
+
+        tokio::time::sleep_until(until).await;
+        let dial = roster.due(Instant::now()).pop().expect("is due");
+        roster.dialled(&dial, Err("silent".into()), Instant::now());
+        assert!(roster.members["a"].ejected.is_some(), "is still away");
+        tokio::time::sleep_until(roster.next_due().expect("is tried again")).await;
+        assert_eq!(connect(&mut roster), 1);
+        let node = roster.members["a"].node.clone();
+        assert!(roster.members["a"].ejected.is_none() && node.on_trial.load(Relaxed));
+        assert_eq!(roster.table().len(), 3);
+
+        let first = until;
+        let now = Instant::now();
+        let Verdict::Eject { until } = fail(&mut roster, "a", Failure::Answer) else { panic!("is on trial") };
+        assert!(until - now > Duration::from_millis(1500), "{:?}", until - first);
+        assert_eq!(node.ejections.load(Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_one_is_connected_anew_rather_than_ejected() {
+        let mut roster = ready(plan(), &["a"]);
+        assert_eq!(fail(&mut roster, "a", Failure::Silence), Verdict::Renew);
+        assert_eq!(roster.table().len(), 0);
+        assert_eq!(connect(&mut roster), 1);
+        for _ in 0..9 {
+            assert_eq!(fail(&mut roster, "a", Failure::Answer), Verdict::Stay);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lists_are_filtered_and_metadata_cuts_nothing() {
+        let plan = Plan { only: BTreeMap::from([("version".into(), "2".into())]), ..plan() };
+        let with = |id: &str, version: &str| Change::Insert(id.into(), info(id).with("version", version));
+        let mut roster = Roster::<u64>::new(plan);
+        roster.apply([with("a", "1"), with("b", "2")], Instant::now());
+        assert_eq!(connect(&mut roster), 1);
+        let node = roster.members["b"].node.clone();
+        let heavier = info("b").with("version", "2").with(WEIGHT, "3");
+        roster.apply([Change::Insert("b".into(), heavier), with("a", "2")], Instant::now());
+        assert!(Arc::ptr_eq(&node, &roster.members["b"].node));
+        assert_eq!((roster.table().len(), roster.known()), (1, 2));
+        roster.apply([with("b", "3")], Instant::now());
+        assert_eq!(roster.known(), 1, "no longer matches");
+        let mut moved = info("a").with("version", "2");
+        moved.port = 81;
+        connect(&mut roster);
+        roster.apply([Change::Insert("a".into(), moved)], Instant::now());
+        assert_eq!(roster.table().len(), 0, "is elsewhere now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subset_is_filled_up_and_prefers_the_zone() {
+        let ids: Vec<_> = (0..50).map(|n| format!("{n:03}")).collect();
+        let near = |id: &String| {
+            let zone = if id.ends_with('7') { "near" } else { "far" };
+            Change::Insert(id.clone(), info(id).with(ZONE, zone))
+        };
+        let plan = Plan { subset: Some(10), zone: Some("near".into()), ..plan() };
+        let mut roster = Roster::<u64>::new(plan);
+        roster.apply(ids.iter().map(near), Instant::now());
+        let before: BTreeSet<_> = roster.members.keys().cloned().collect();
+        assert_eq!(before.len(), 10);
+        assert_eq!(before.iter().filter(|id| id.ends_with('7')).count(), 5);
+        let gone = before.iter().find(|id| !id.ends_with('7')).expect("five are").clone();
+        roster.apply([Change::Remove(gone.clone())], Instant::now());
+        let after: BTreeSet<_> = roster.members.keys().cloned().collect();
+        assert_eq!(after.len(), 10);
+        assert_eq!(before.difference(&after).collect::<Vec<_>>(), [&gone], "the others stay");
+    }
+}

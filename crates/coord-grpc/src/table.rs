@@ -1,0 +1,308 @@
+//! The instances that calls may go to now, and the choice among them. Built anew whenever one comes or goes,
+//! so that a choice costs the same among a thousand as among three.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use tokio::time::Instant;
+
+use crate::{HashKey, Policy, hash::Ring, load::Load};
+
+/// What is counted of one instance for as long as it is known.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) authority: String,
+    pub(crate) load: Load,
+    /// Failures since the last success.
+    pub(crate) in_a_row: AtomicU32,
+    /// It is back after an ejection and has not answered yet.
+    pub(crate) on_trial: AtomicBool,
+    pub(crate) calls: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) ejections: AtomicU64,
+}
+
+impl Node {
+    pub(crate) fn new(id: String, authority: String) -> Self {
+        Self {
+            id,
+            authority,
+            load: Load::default(),
+            in_a_row: AtomicU32::new(0),
+            on_trial: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            ejections: AtomicU64::new(0),
+        }
+    }
+
+    /// One call at a time until the first answer.
+    fn is_busy_on_trial(&self) -> bool {
+        self.on_trial.load(Relaxed) && self.load.pending() > 0
+    }
+}
+
+/// An instance that is ready, and how to call it.
+#[derive(Debug)]
+pub(crate) struct Slot<C> {
+    pub(crate) node: Arc<Node>,
+    /// Which of the connections to the instance this is, one after the other.
+    pub(crate) turn: u64,
+    pub(crate) link: C,
+    pub(crate) weight: f64,
+    /// The number of the instance on the ring.
+    pub(crate) member: u32,
+}
+
+/// See [the module](self).
+#[derive(Debug)]
+pub(crate) struct Table<C> {
+    policy: Policy,
+    /// Those of the own zone first.
+    slots: Vec<Arc<Slot<C>>>,
+    local: usize,
+    /// The share of calls that stays in the zone.
+    stay: f64,
+    /// The sums of weights up to each slot.
+    weights: Vec<f64>,
+    ring: Arc<Ring>,
+    /// Which slot each instance of the ring has.
+    of_member: Vec<Option<u32>>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl<C> Default for Table<C> {
+    fn default() -> Self {
+        Self::new(Policy::default(), Vec::new(), (Vec::new(), 0), Arc::default(), Arc::default())
+    }
+}
+
+/// A zone is left alone as long as more than this part of its instances is missing nothing: below it, the
+/// others take over in proportion.
+const ENOUGH_OF_A_ZONE: f64 = 0.7;
+
+impl<C> Table<C> {
+    /// `local` are the ready instances of the own zone, with the number of those that are known there.
+    pub(crate) fn new(
+        policy: Policy,
+        elsewhere: Vec<Slot<C>>,
+        (local, known_in_zone): (Vec<Slot<C>>, usize),
+        ring: Arc<Ring>,
+        turn: Arc<AtomicUsize>,
+    ) -> Self {
+        let in_zone = local.len();
+        let slots: Vec<_> = local.into_iter().chain(elsewhere).map(Arc::new).collect();
+        #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+        let stay = match (in_zone, known_in_zone) {
+            (0, _) => 0.0,
+            (ready, known) => ready as f64 / (known as f64 * ENOUGH_OF_A_ZONE),
+        };
+        let mut weights = Vec::new();
+        if policy == Policy::Weighted {
+            weights.extend(slots.iter().scan(0.0, |sum, slot| {
+                *sum += slot.weight;
+                Some(*sum)
+            }));
+        }
+        let mut of_member = Vec::new();
+        if policy == Policy::ConsistentHash {
+            for (slot, index) in slots.iter().zip(0..) {
+                let member = slot.member as usize;
+                of_member.resize(of_member.len().max(member + 1), None);
+                of_member[member] = Some(index);
+            }
+        }
+        Self { policy, slots, local: in_zone, stay, weights, ring, of_member, turn }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Chooses for one call; `None` only if nothing is ready.
+    pub(crate) fn pick(&self, key: Option<HashKey>, now: Instant) -> Option<&Arc<Slot<C>>> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        if let (Policy::ConsistentHash, Some(HashKey(key))) = (self.policy, key) {
+            let slot = |member: u32| *self.of_member.get(member as usize)?;
+            return self.ring.find(key, slot).map(|index| &self.slots[index as usize]);
+        }
+        let among = self.zone();
+        let index = match self.policy {
+            Policy::PeakEwma | Policy::ConsistentHash => self.better(&among, |node| node.load.cost(now)),
+            Policy::LeastPending => self.better(&among, |node| node.load.pending()),
+            Policy::RoundRobin => {
+                self.untroubled(|| among.start + self.turn.fetch_add(1, Relaxed) % among.len())
+            }
+            Policy::Weighted => self.untroubled(|| self.by_weight(&among)),
+        };
+        Some(&self.slots[index])
+    }
+
+    /// The slots of the own zone, or the others if the zone has too few.
+    fn zone(&self) -> Range<usize> {
+        let (local, all) = (self.local, self.slots.len());
+        match local {
+            0 => 0..all,
+            _ if local == all || self.stay >= 1.0 || fastrand::f64() < self.stay => 0..local,
+            _ => local..all,
+        }
+    }
+
+    /// The better of two random ones.
+    fn better<T: PartialOrd>(&self, among: &Range<usize>, cost: impl Fn(&Node) -> T) -> usize {
+        let one = fastrand::usize(among.clone());
+        if among.len() == 1 {
+            return one;
+        }
+        let other = fastrand::usize(among.start..among.end - 1);
+        let other = if other < one { other } else { other + 1 };
+        if cost(&self.slots[other].node) < cost(&self.slots[one].node) { other } else { one }
+    }
+
+    fn by_weight(&self, among: &Range<usize>) -> usize {
+        let before = if among.start == 0 { 0.0 } else { self.weights[among.start - 1] };
+        let point = before + fastrand::f64() * (self.weights[among.end - 1] - before);
+        let found = self.weights[among.clone()].partition_point(|sum| *sum <= point);
+        among.start + found.min(among.len() - 1)
+    }
+
+    /// Another choice if the first is an instance on trial that has a call already.
+    fn untroubled(&self, choose: impl Fn() -> usize) -> usize {
+        let mut chosen = choose();
+        for _ in 0..3 {
+            if !self.slots[chosen].node.is_busy_on_trial() {
+                break;
+            }
+            chosen = choose();
+        }
+        chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+
+    fn slot(id: &str, member: u32, weight: f64) -> Slot<()> {
+        let node = Arc::new(Node::new(id.into(), id.into()));
+        Slot { node, turn: 0, link: (), weight, member }
+    }
+
+    fn table(policy: Policy, ids: &[&str]) -> Table<()> {
+        let slots = ids.iter().zip(0..).map(|(id, member)| slot(id, member, f64::from(member + 1)));
+        let ring = Arc::new(Ring::new(ids.iter().copied()));
+        Table::new(policy, slots.collect(), (Vec::new(), 0), ring, Arc::default())
+    }
+
+    fn chosen(table: &Table<()>, calls: u32) -> BTreeMap<String, u32> {
+        let mut shares = BTreeMap::new();
+        for _ in 0..calls {
+            let slot = table.pick(None, Instant::now()).expect("some are ready");
+            *shares.entry(slot.node.id.clone()).or_insert(0) += 1;
+        }
+        shares
+    }
+
+    fn share(shares: &BTreeMap<String, u32>, id: &str) -> u32 {
+        shares.get(id).copied().unwrap_or_default()
+    }
+
+    fn answers(table: &Table<()>, slot: usize, millis: u64) {
+        table.slots[slot].node.load.answered(Duration::from_millis(millis), Instant::now());
+    }
+
+    #[test]
+    fn every_policy_does_with_none_and_one() {
+        for policy in [
+            Policy::PeakEwma,
+            Policy::LeastPending,
+            Policy::RoundRobin,
+            Policy::Weighted,
+            Policy::ConsistentHash,
+        ] {
+            assert!(table(policy, &[]).pick(None, Instant::now()).is_none(), "{policy:?}");
+            assert!(table(policy, &[]).pick(Some(HashKey::new("k")), Instant::now()).is_none());
+            assert_eq!(chosen(&table(policy, &["a"]), 10), BTreeMap::from([("a".into(), 10)]), "{policy:?}");
+            table(policy, &["a"]).pick(Some(HashKey::new("k")), Instant::now()).expect("one is ready");
+        }
+    }
+
+    #[test]
+    fn latency_and_calls_in_flight_decide() {
+        let ewma = table(Policy::PeakEwma, &["fast", "slow", "other"]);
+        for (slot, millis) in [(0, 1), (1, 50), (2, 1)] {
+            answers(&ewma, slot, millis);
+        }
+        let shares = chosen(&ewma, 1000);
+        assert_eq!(share(&shares, "slow"), 0, "{shares:?}");
+        assert!(share(&shares, "fast").min(share(&shares, "other")) > 200, "{shares:?}");
+
+        let pending = table(Policy::LeastPending, &["idle", "busy"]);
+        pending.slots[1].node.load.begin();
+        answers(&pending, 0, 1000);
+        assert_eq!(share(&chosen(&pending, 100), "busy"), 0);
+    }
+
+    #[test]
+    fn turns_and_weights_are_exact_and_fair() {
+        assert_eq!(chosen(&table(Policy::RoundRobin, &["a", "b", "c"]), 300).into_values().max(), Some(100));
+        // Weights 1, 2, 3.
+        let shares = chosen(&table(Policy::Weighted, &["a", "b", "c"]), 6000);
+        for (id, expected) in [("a", 1000), ("b", 2000), ("c", 3000)] {
+            assert!(share(&shares, id).abs_diff(expected) < 250, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_on_trial_gets_one_call() {
+        for policy in [Policy::RoundRobin, Policy::Weighted] {
+            let table = table(policy, &["a", "b"]);
+            let node = &table.slots[0].node;
+            node.on_trial.store(true, Relaxed);
+            assert!(share(&chosen(&table, 100), "a") > 0, "{policy:?}");
+            node.load.begin();
+            // Four dice in a row may show it all the same.
+            assert!(share(&chosen(&table, 100), "a") < 20, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_zone_comes_first_and_spills_over_when_it_is_weak() {
+        let cases = [("all are ready", 2, 2, 1000), ("one of three is", 1, 3, 476), ("none is", 0, 2, 0)];
+        for policy in [Policy::PeakEwma, Policy::RoundRobin, Policy::Weighted] {
+            for (case, ready, known, expected) in cases {
+                let local = (0..ready).map(|n| slot("local", n, 1.0)).collect();
+                let far = (0..3).map(|n| slot("far", n, 5.0)).collect();
+                let table = Table::new(policy, far, (local, known), Arc::default(), Arc::default());
+                let shares = chosen(&table, 1000);
+                assert!(share(&shares, "local").abs_diff(expected) < 100, "{policy:?}, {case}: {shares:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_keeps_its_instance() {
+        let table = table(Policy::ConsistentHash, &["a", "b", "c"]);
+        let owner = |key: &str| {
+            let slot = table.pick(Some(HashKey::new(key)), Instant::now()).expect("some are ready");
+            slot.node.id.clone()
+        };
+        let mut seen = BTreeMap::new();
+        for n in 0..100 {
+            let key = format!("user-{n}");
+            assert_eq!(owner(&key), owner(&key));
+            *seen.entry(owner(&key)).or_insert(0) += 1;
+        }
+        assert_eq!(seen.len(), 3, "{seen:?}");
+    }
+}

@@ -1,0 +1,296 @@
+//! How calls are spread, over the memory backend, with servers that answer late or not at all.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use coord_api::{Provider, Registration, ServiceInfo, WEIGHT, ZONE};
+use coord_grpc::{ConnectOptions, Connection, ConnectionExt, HashKey, InstanceStatus, Instances, Policy};
+use coord_memory::{Client, Store};
+use futures::Stream;
+use tokio::{net::TcpListener, sync::Notify};
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_client::HealthClient,
+    health_server::{Health, HealthServer},
+};
+use tower::{
+    balance::p2c::Balance,
+    buffer::Buffer,
+    load::{CompleteOnResponse, PendingRequestsDiscover},
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// What one server does and has seen.
+#[derive(Default)]
+struct Behaviour {
+    delay: Duration,
+    /// Answers so many calls with `Unavailable` first.
+    unavailable: AtomicUsize,
+    /// Answers nothing before this, if it is there.
+    gate: Option<Notify>,
+    calls: AtomicUsize,
+}
+
+struct Service(Arc<Behaviour>);
+
+#[tonic::async_trait]
+impl Health for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        self.0.calls.fetch_add(1, Relaxed);
+        if let Some(gate) = &self.0.gate {
+            gate.notified().await;
+        }
+        tokio::time::sleep(self.0.delay).await;
+        let less_one = |left: usize| left.checked_sub(1);
+        match self.0.unavailable.fetch_update(Relaxed, Relaxed, less_one) {
+            Ok(_) => Err(Status::unavailable("not now")),
+            Err(_) => Ok(Response::new(HealthCheckResponse::default())),
+        }
+    }
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("is not needed"))
+    }
+}
+
+/// Of an instance.
+type Metadata = &'static [(&'static str, &'static str)];
+
+struct Fleet {
+    client: Client,
+    servers: Vec<Arc<Behaviour>>,
+    registered: Vec<Registration>,
+}
+
+/// Starts and registers a server for each behaviour; ids are `0`, `1`, …
+async fn fleet(servers: impl IntoIterator<Item = (Behaviour, Metadata)>) -> Fleet {
+    let mut fleet = Fleet { client: Store::new().client(), servers: Vec::new(), registered: Vec::new() };
+    for (behaviour, metadata) in servers {
+        let behaviour = Arc::new(behaviour);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let port = listener.local_addr().expect("is bound").port();
+        let service = HealthServer::new(Service(behaviour.clone()));
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener)));
+        let mut info = ServiceInfo::new("im-logic", fleet.servers.len().to_string(), "127.0.0.1", port);
+        for (key, value) in metadata {
+            info = info.with(*key, *value);
+        }
+        let registration = fleet.client.registry().register(info, LONG).await.expect("the store is there");
+        fleet.registered.push(registration);
+        fleet.servers.push(behaviour);
+    }
+    fleet
+}
+
+fn plain<const N: usize>() -> [(Behaviour, Metadata); N] {
+    std::array::from_fn(|_| (Behaviour::default(), &[][..]))
+}
+
+impl Fleet {
+    /// Connects, and waits until `ready` instances are.
+    async fn connect(&self, options: ConnectOptions, ready: usize) -> Connection {
+        let registry = self.client.registry();
+        let connection = registry.connection_with("im-logic", options).await.expect("is registered");
+        until(|| connection.state().ready() == ready).await;
+        connection
+    }
+
+    fn shares(&self) -> Vec<usize> {
+        self.servers.iter().map(|server| server.calls.load(Relaxed)).collect()
+    }
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.expect("comes in time");
+}
+
+async fn check(connection: &Connection) -> Result<(), Status> {
+    HealthClient::new(connection.clone()).check(HealthCheckRequest::default()).await.map(drop)
+}
+
+/// Makes `calls` calls, four at a time.
+async fn calls(connection: &Connection, calls: usize) {
+    let callers = (0..4).map(|_| async {
+        for _ in 0..calls / 4 {
+            check(connection).await.expect("every instance is alive");
+        }
+    });
+    futures::future::join_all(callers).await;
+}
+
+#[tokio::test]
+async fn a_slow_instance_gets_few_calls_and_in_turn_a_third() {
+    // 2 ms against 100 ms: the same ratio as 1 to 50, with less noise.
+    for (policy, all, enough, at_most) in [(Policy::PeakEwma, 800, 0, 40), (Policy::RoundRobin, 120, 38, 42)]
+    {
+        let slow = |millis| Behaviour { delay: Duration::from_millis(millis), ..Behaviour::default() };
+        let fleet = fleet([2, 100, 2].map(|millis| (slow(millis), &[][..]))).await;
+        let connection = fleet.connect(ConnectOptions::new().policy(policy), 3).await;
+        calls(&connection, all).await;
+        let shares = fleet.shares();
+        println!("{policy:?}: {shares:?} of {all} calls");
+        assert!((enough..=at_most).contains(&shares[1]), "{policy:?} {shares:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_channel_serves_all_who_ask_and_other_options_make_another() {
+    let fleet = fleet(plain::<1>()).await;
+    let connection = fleet.connect(ConnectOptions::new(), 1).await;
+    let same = fleet.client.registry().connection("im-logic").await.expect("is registered");
+    let registry = fleet.client.registry();
+    let weighted = || ConnectOptions::new().policy(Policy::Weighted);
+    let (one, two) = tokio::join!(
+        registry.connection_with("im-logic", weighted()),
+        registry.connection_with("im-logic", weighted())
+    );
+    let (one, two) = (one.expect("is registered"), two.expect("is registered"));
+    check(&two).await.expect("is served");
+    assert_eq!(one.state().instances[0].calls, 1, "asked for at the same time");
+    check(&same).await.expect("is served");
+    assert_eq!(connection.state().instances[0].calls, 1, "counted by the same channel");
+    let other = fleet.connect(ConnectOptions::new().policy(Policy::RoundRobin), 1).await;
+    assert_eq!(other.state().instances[0].calls, 0);
+    let elsewhere = Store::new().client();
+    let short = ConnectOptions::new().connect_timeout(Duration::from_millis(50));
+    assert!(elsewhere.registry().connection_with("im-logic", short).await.is_err(), "is another store");
+}
+
+#[tokio::test]
+async fn an_instance_that_says_unavailable_is_ejected_and_comes_back() {
+    let mut servers = plain::<3>();
+    servers[1].0.unavailable = AtomicUsize::new(3);
+    let fleet = fleet(servers).await;
+    let options = ConnectOptions::new().policy(Policy::RoundRobin);
+    let options = options.eject_after(2).cool_off(Duration::from_secs(1), LONG);
+    let connection = fleet.connect(options, 3).await;
+    let failures = async || {
+        let mut failed = 0;
+        for _ in 0..12 {
+            failed += usize::from(check(&connection).await.is_err());
+        }
+        failed
+    };
+    assert_eq!(failures().await, 2, "none after the ejection");
+    assert_eq!(connection.state().instances[1].status, InstanceStatus::Ejected);
+    until(|| connection.state().ready() == 3).await;
+    assert_eq!(failures().await, 1, "on trial the first is enough");
+    until(|| connection.state().ready() == 3).await;
+    assert_eq!(failures().await, 0, "is good again");
+    assert_eq!(connection.state().instances[1].ejections, 2);
+}
+
+#[tokio::test]
+async fn calls_in_flight_outlive_their_instance_and_the_connection() {
+    let gated = Behaviour { gate: Some(Notify::new()), ..Behaviour::default() };
+    let mut fleet = fleet([(gated, &[][..])]).await;
+    let connection = fleet.connect(ConnectOptions::new(), 1).await;
+    let calling = tokio::spawn({
+        let connection = connection.clone();
+        async move { check(&connection).await }
+    });
+    until(|| fleet.shares() == [1]).await;
+    assert_eq!(connection.state().instances[0].in_flight, 1);
+    fleet.registered.pop().expect("one is").deregister().await.expect("is registered");
+    until(|| connection.state().instances.is_empty()).await;
+    drop(connection);
+    fleet.servers[0].gate.as_ref().expect("is there").notify_one();
+    calling.await.expect("no panic").expect("is answered");
+}
+
+#[tokio::test]
+async fn one_that_is_registered_and_dead_gets_no_call_and_one_alone_is_told() {
+    let fleet = fleet(plain::<1>()).await;
+    let dead = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+    let port = dead.local_addr().expect("is bound").port();
+    // Its system accepts, but it never says a word: as a process that is stopped.
+    let registry = fleet.client.registry();
+    let frozen = ServiceInfo::new("im-logic", "frozen", "127.0.0.1", port);
+    let _frozen = registry.register(frozen, LONG).await.expect("the store is there");
+    let connection = fleet.connect(ConnectOptions::new(), 1).await;
+    until(|| connection.state().instances.len() == 2).await;
+    calls(&connection, 100).await;
+    assert_eq!(fleet.shares(), [100]);
+
+    let alone = ServiceInfo::new("alone", "1", "127.0.0.1", 1);
+    let _alone = registry.register(alone, LONG).await.expect("the store is there");
+    let short = ConnectOptions::new().connect_timeout(Duration::from_millis(300));
+    let connection = registry.connection_with("alone", short).await.expect("is registered");
+    let status = check(&connection).await.expect_err("is refused");
+    assert_eq!(status.code(), Code::Unavailable);
+    let message = status.message();
+    assert!(message.contains("service alone") && message.contains("none of 1 instances"), "{message}");
+    drop(dead);
+}
+
+#[tokio::test]
+async fn zones_filters_weights_subsets_and_keys_choose() {
+    let with = |metadata: Metadata| (Behaviour::default(), metadata);
+    let near = with(&[(ZONE, "a"), ("version", "1")]);
+    let far = with(&[(ZONE, "b"), ("version", "2"), (WEIGHT, "3")]);
+    let other = with(&[(ZONE, "b"), ("version", "2"), (WEIGHT, "1")]);
+    let fleet = fleet([near, far, other]).await;
+    let mut before = fleet.shares();
+    let mut spread = async |options: ConnectOptions, ready| {
+        let connection = fleet.connect(options, ready).await;
+        calls(&connection, 200).await;
+        let now = fleet.shares();
+        let shares: Vec<_> = now.iter().zip(&before).map(|(now, before)| now - before).collect();
+        before = now;
+        shares
+    };
+    assert_eq!(spread(ConnectOptions::new().zone("a"), 3).await, [200, 0, 0]);
+    let filtered = spread(ConnectOptions::new().only("version", "2"), 2).await;
+    assert_eq!((filtered[0], filtered[1] + filtered[2]), (0, 200));
+    let weighted = ConnectOptions::new().only("version", "2").policy(Policy::Weighted);
+    let weighted = spread(weighted, 2).await;
+    assert!((120..=180).contains(&weighted[1]), "{weighted:?}");
+    let subset = spread(ConnectOptions::new().subset(1), 1).await;
+    assert_eq!(subset.iter().filter(|share| **share > 0).count(), 1, "{subset:?}");
+
+    let hashed = fleet.connect(ConnectOptions::new().policy(Policy::ConsistentHash), 3).await;
+    let start = fleet.shares();
+    for _ in 0..20 {
+        let mut request = Request::new(HealthCheckRequest::default());
+        request.extensions_mut().insert(HashKey::new("user-7"));
+        HealthClient::new(hashed.clone()).check(request).await.expect("is served");
+    }
+    let moved = fleet.shares().iter().zip(&start).filter(|(now, before)| now > before).count();
+    assert_eq!(moved, 1);
+    let error = fleet.client.registry().connection_with("im-logic", ConnectOptions::new().subset(0)).await;
+    assert_eq!(
+        error.expect_err("is refused").to_string(),
+        "invalid subset: is 0, it needs 1 or more instances"
+    );
+}
+
+#[tokio::test]
+async fn instances_feed_towers_own_balancer() {
+    let fleet = fleet(plain::<2>()).await;
+    let watch = fleet.client.registry().watch("im-logic").await.expect("the store is there");
+    let channels = Instances::new(watch).channels(ConnectOptions::new()).expect("is good");
+    let loads = PendingRequestsDiscover::new(channels, CompleteOnResponse::default());
+    let mut client = HealthClient::new(Buffer::new(Balance::new(loads), 16));
+    for _ in 0..50 {
+        client.check(HealthCheckRequest::default()).await.expect("is served");
+    }
+    assert!(fleet.shares().iter().all(|share| *share > 5), "{:?}", fleet.shares());
+}
