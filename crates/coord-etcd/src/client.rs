@@ -16,7 +16,7 @@ use crate::{
     ids::EtcdIds,
     keys::{Keys, Range},
     lock::EtcdLock,
-    options::EtcdConfig,
+    options::{Connect, EtcdConfig},
     registry::EtcdRegistry,
 };
 
@@ -41,7 +41,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, authenticates and reads once, so that a wrong address, user or permission is told here.
+    /// Connects, authenticates and reads once, so that a wrong address, user or permission is told here; with
+    /// [`Connect::Lazily`] only a bad configuration is, and the rest happens when etcd is there.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad configuration, before anything is sent;
@@ -63,6 +64,7 @@ impl Client {
             label: config.label.clone(),
         };
         let keys = Keys::below(checked.roots);
+        let must_answer = config.connect == Connect::AtOnce;
         let runtime = background.handle().clone();
         let core = owned(background.handle(), move |_gone| async move {
             let client = connect(&config, &checked.endpoints).await?;
@@ -70,7 +72,9 @@ impl Client {
         })
         .await?;
         let client = Self { shared: Shared::new(core, background) };
-        client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
+        if must_answer {
+            client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
+        }
         Ok(client)
     }
 }

@@ -35,7 +35,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) ->
 }
 
 /// Between attempts, jittered: 20 ms to 2 s.
-fn pauses() -> ExponentialBackoff {
+pub(crate) fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))
         .with_max_delay(Duration::from_secs(2))
