@@ -7,7 +7,8 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, LockGuard, Owner, Result, Version, Watch,
+    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, LockGuard, Owner, Result, Version,
+    Watch,
 };
 
 /// Versioned JSON values under keys such as `common/mq`.

@@ -94,6 +94,7 @@ pub fn contract() -> impl Iterator<Item = Test> {
         config::held::TESTS,
         config::watch::TESTS,
         config::resume::TESTS,
+        config::live::TESTS,
         ids::range::TESTS,
         ids::loss::TESTS,
         close::TESTS,

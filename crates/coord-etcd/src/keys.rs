@@ -55,7 +55,11 @@ impl Keys {
 
     /// One config value, or what is kept beside it.
     pub(crate) fn config(&self, key: &ConfigKey) -> String {
-        if key.is_beside() { format!("{}config/{key}", self.0.internal) } else { format!("{}{key}", self.0.config) }
+        if key.is_beside() {
+            format!("{}config/{key}", self.0.internal)
+        } else {
+            format!("{}{key}", self.0.config)
+        }
     }
 
     /// The keys that a config read or watch covers.

@@ -16,8 +16,8 @@
 
 pub use crate::{
     ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt,
-    InstanceIdAllocator, LockGuard, Lost, Provider, Registration, RegistrationStatus, ServiceEvent,
-    ServiceInfo, ServiceRegistry, Setting, Version, Watch,
+    InstanceIdAllocator, Live, LiveExt, LockGuard, Lost, Provider, Registration, RegistrationStatus,
+    ServiceEvent, ServiceInfo, ServiceRegistry, Setting, Version, Watch,
 };
 
 #[cfg(feature = "grpc")]
