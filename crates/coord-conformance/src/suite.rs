@@ -95,6 +95,7 @@ pub fn contract() -> impl Iterator<Item = Test> {
         config::watch::TESTS,
         config::resume::TESTS,
         config::live::TESTS,
+        config::history::TESTS,
         ids::range::TESTS,
         ids::loss::TESTS,
         close::TESTS,

@@ -15,7 +15,7 @@
 //! ```
 
 pub use crate::{
-    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt,
+    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, HistoryExt,
     InstanceIdAllocator, Live, LiveExt, LockGuard, Lost, Provider, Registration, RegistrationStatus,
     ServiceEvent, ServiceInfo, ServiceRegistry, Setting, Version, Watch,
 };

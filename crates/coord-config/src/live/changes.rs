@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{Live, Origin, current::Current};
+use crate::Record;
 
 /// One change of a live value.
 #[non_exhaustive]
@@ -15,22 +16,28 @@ pub struct Change<T> {
     pub new: Arc<T>,
     /// Where the new value comes from, with its version.
     pub origin: Origin,
+    /// Who made it, when and why, if it was [recorded](crate::HistoryExt::record).
+    pub record: Option<Record>,
     /// How many changes in between this consumer was too slow to see.
     pub missed: u64,
 }
 
 impl<T> Clone for Change<T> {
     fn clone(&self) -> Self {
-        let Self { old, new, origin, missed } = self;
-        Self { old: old.clone(), new: new.clone(), origin: *origin, missed: *missed }
+        let Self { old, new, origin, record, missed } = self;
+        Self { old: old.clone(), new: new.clone(), origin: *origin, record: record.clone(), missed: *missed }
     }
 }
 
 /// Shows no value.
 impl<T> fmt::Debug for Change<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { origin, missed, .. } = self;
-        f.debug_struct("Change").field("origin", origin).field("missed", missed).finish_non_exhaustive()
+        let Self { origin, record, missed, .. } = self;
+        f.debug_struct("Change")
+            .field("origin", origin)
+            .field("record", record)
+            .field("missed", missed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -41,6 +48,8 @@ pub struct Changes<T> {
     live: Live<T>,
     changes: broadcast::Receiver<Arc<Current<T>>>,
     last: Arc<Current<T>>,
+    /// A change whose record is being read.
+    taken: Option<Arc<Current<T>>>,
 }
 
 impl<T> Changes<T> {
@@ -48,7 +57,7 @@ impl<T> Changes<T> {
         // In this order: what is published in between is in both, and told apart by its number.
         let changes = live.shared.changes.resubscribe();
         let last = live.shared.now.load_full();
-        Self { live, changes, last }
+        Self { live, changes, last, taken: None }
     }
 
     /// The value whose changes these are.
@@ -56,27 +65,34 @@ impl<T> Changes<T> {
         &self.live
     }
 
-    /// Waits for the next change; `None` after the provider was closed.
+    /// Waits for the next change; `None` after the provider was closed. For each change the record is read: one
+    /// request. A change whose record can not be read has none.
     ///
     /// # Cancel safety
     /// May be dropped and called again: no change is lost.
     pub async fn next(&mut self) -> Option<Change<T>> {
-        loop {
-            let current = match self.changes.recv().await {
-                Ok(current) if current.number <= self.last.number => continue,
-                Ok(current) => current,
+        while self.taken.is_none() {
+            match self.changes.recv().await {
+                Ok(current) if current.number <= self.last.number => {}
+                Ok(current) => self.taken = Some(current),
                 // What was missed shows in the next number.
-                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
-            };
-            let old = std::mem::replace(&mut self.last, current.clone());
-            return Some(Change {
-                old: old.value.clone(),
-                new: current.value.clone(),
-                origin: current.origin,
-                missed: current.number - old.number - 1,
-            });
+            }
         }
+        let record = match self.taken.as_ref().map(|taken| taken.origin) {
+            Some(Origin::Store(version)) => self.live.shared.record(version).await,
+            _ => None,
+        };
+        let current = self.taken.take()?;
+        let old = std::mem::replace(&mut self.last, current.clone());
+        Some(Change {
+            old: old.value.clone(),
+            new: current.value.clone(),
+            origin: current.origin,
+            record,
+            missed: current.number - old.number - 1,
+        })
     }
 }
 

@@ -12,7 +12,7 @@ mod verdict;
 use std::{fmt, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use coord_api::{ConfigCenter, Contact, Error, Result};
+use coord_api::{ConfigCenter, ConfigKey, Contact, Error, Result, Version};
 use futures::FutureExt;
 use tokio::{
     sync::{broadcast, watch},
@@ -24,6 +24,7 @@ pub use changes::{Change, Changes};
 pub use current::{LiveCounters, LiveState, Origin, Rejection, RejectionCause};
 pub use verdict::Verdict;
 
+use crate::history::{Record, record_of};
 use current::{Counters, Current};
 
 /// Live values of a config center.
@@ -84,12 +85,21 @@ pub struct Live<T> {
 
 struct Shared<T> {
     key: String,
+    center: Arc<dyn ConfigCenter>,
     now: ArcSwap<Current<T>>,
     rejection: ArcSwapOption<Rejection>,
     counters: Counters,
     contact: Contact,
     /// The sending end belongs to the task, so that the consumers' end with it.
     changes: broadcast::Receiver<Arc<Current<T>>>,
+}
+
+impl<T> Shared<T> {
+    /// Who wrote a version of the key, if that can be read.
+    async fn record(&self, version: Version) -> Option<Record> {
+        let key = ConfigKey::parse(&self.key).ok()?;
+        record_of(&*self.center, &key, version).await.ok()?
+    }
 }
 
 /// Ends what follows the key when the last handle is gone.

@@ -152,6 +152,7 @@ where
     let saver = file.map(|file| file.keep(counters.file_errors.clone()));
     let shared = Arc::new(Shared {
         key: builder.key.clone(),
+        center: builder.center.clone(),
         now: ArcSwap::from_pointee(Current { number: 0, value, origin }),
         rejection: ArcSwapOption::new(rejection),
         counters,

@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use crate::{Raw, World, tools::within};
 
 pub(crate) mod held;
+pub(crate) mod history;
 pub(crate) mod live;
 pub(crate) mod resume;
 pub(crate) mod values;
