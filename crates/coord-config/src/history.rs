@@ -329,7 +329,7 @@ async fn find(center: &dyn ConfigCenter, key: &ConfigKey, version: Version) -> R
     Ok(Some(Entry::new(key.as_str(), version, entry.as_bytes().clone())))
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

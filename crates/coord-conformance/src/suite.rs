@@ -96,6 +96,7 @@ pub fn contract() -> impl Iterator<Item = Test> {
         config::resume::TESTS,
         config::live::TESTS,
         config::history::TESTS,
+        config::gray::TESTS,
         ids::range::TESTS,
         ids::loss::TESTS,
         close::TESTS,

@@ -55,9 +55,11 @@ pub use coord_api::{
     LossReason, Lost, Owner, Provider, Registration, RegistrationStatus, Result, Scope, ServiceEvent,
     ServiceInfo, ServiceRegistry, Setting, Ttl, Version, Watch, Write,
 };
-/// Live values and their history.
+/// Live values, their history and gray releases.
 pub use coord_config as live;
-pub use coord_config::{Change, Changes, HistoryExt, Live, LiveExt, WhenDeleted};
+pub use coord_config::{
+    Audience, Change, Changes, GrayExt, HistoryExt, Instance, Live, LiveExt, WhenDeleted,
+};
 /// The limits of names, ids, values and metadata, and the metadata keys that coord reads.
 pub mod limits {
     pub use coord_api::{

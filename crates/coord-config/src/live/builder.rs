@@ -7,6 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{Live, Verdict, layers::Merge, start::start, verdict::ask};
+use crate::Instance;
 
 type Check<T> = Box<dyn FnMut(&T) -> Result<(), String> + Send>;
 type Hook<T> = Box<dyn FnMut(&T, &T) -> Result<(), String> + Send>;
@@ -27,6 +28,7 @@ pub struct LiveBuilder<T> {
     pub(super) center: Arc<dyn ConfigCenter>,
     pub(super) key: String,
     pub(super) over: Vec<String>,
+    pub(super) instance: Option<Instance>,
     pub(super) default: Option<Arc<T>>,
     pub(super) fill: Option<Result<Value>>,
     pub(super) checks: Vec<Check<T>>,
@@ -44,6 +46,7 @@ impl<T> LiveBuilder<T> {
             center,
             key: key.into(),
             over: Vec::new(),
+            instance: None,
             default: None,
             fill: None,
             checks: Vec::new(),
@@ -103,6 +106,12 @@ impl<T> LiveBuilder<T> {
     /// missing in the one are those of the other. May be called again; what was named last is above.
     pub fn over(mut self, key: &str) -> Self {
         self.over.push(key.into());
+        self
+    }
+
+    /// Who this is, so that a [gray release](crate::GrayExt::gray) of the key counts if it is for this instance.
+    pub fn instance(mut self, instance: Instance) -> Self {
+        self.instance = Some(instance);
         self
     }
 

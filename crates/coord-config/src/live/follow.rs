@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use coord_api::{
-    ConfigCenter, ConfigKey, Contact, Entry, EntryEvent, Error, Result, Scope, backend::ContactSource,
+    ConfigCenter, ConfigKey, Contact, Entry, EntryEvent, Error, Result, Scope, Version,
+    backend::ContactSource,
 };
 use futures::{
     StreamExt,
@@ -23,6 +24,7 @@ use super::{
     file::Saver,
     layers::{Ingredients, Layers, Step},
 };
+use crate::{Instance, gray};
 
 /// How long a difference to the store may be explained by an event that is on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
@@ -32,25 +34,44 @@ const ON_ITS_WAY: Duration = Duration::from_secs(2);
 pub(super) enum Source {
     /// The value of a key.
     Key(ConfigKey),
+    /// The gray release of the key, for one instance.
+    Gray {
+        /// Where it is.
+        place: ConfigKey,
+        /// Whose it is.
+        key: ConfigKey,
+        /// For whom.
+        instance: Instance,
+    },
 }
 
 impl Source {
     pub(super) fn scope(&self) -> Scope<'_> {
         match self {
             Self::Key(key) => Scope::Key(key.as_str()),
+            Self::Gray { place, .. } => Scope::Beside(place),
         }
     }
 
     pub(super) fn name(&self) -> &str {
         match self {
-            Self::Key(key) => key.as_str(),
+            Self::Key(key) | Self::Gray { place: key, .. } => key.as_str(),
         }
     }
 
     /// What an event means for the value.
     fn understand(&self, event: EntryEvent) -> EntryEvent {
-        match self {
-            Self::Key(_) => event,
+        let Self::Gray { key, instance, .. } = self else { return event };
+        let value = |entry: &Entry| gray::value_for(key.as_str(), instance, entry);
+        match event {
+            EntryEvent::Snapshot { version, entries } => {
+                EntryEvent::Snapshot { version, entries: entries.iter().filter_map(value).collect() }
+            }
+            EntryEvent::Put(entry) => match value(&entry) {
+                Some(value) => EntryEvent::Put(value),
+                None => EntryEvent::Deleted { key: key.to_string(), version: entry.version() },
+            },
+            deleted @ EntryEvent::Deleted { .. } => deleted,
         }
     }
 }
@@ -165,8 +186,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
                 Ok((feed, entries)) => {
                     let mut step = Step::Same;
                     for (layer, entry) in entries.into_iter().enumerate() {
-                        step = step.max(if entry.is_none() { Step::Deleted } else { Step::Written });
-                        self.layers.put(layer, entry);
+                        let (version, entries) = (Version::ABSENT, entry.into_iter().collect());
+                        let read = self.layers.apply(layer, EntryEvent::Snapshot { version, entries });
+                        step = step.max(read);
                     }
                     count(&self.shared.counters.snapshots);
                     self.consider(step);
@@ -192,7 +214,11 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         loop {
             tokio::select! {
                 item = feed.events.next() => match item {
-                    Some((layer, Ok(event))) => self.take(layer, event),
+                    Some((layer, Ok(event))) => {
+                        if self.take(layer, event) {
+                            return Left::Distrusted;
+                        }
+                    }
                     Some((_, Err(Error::Closed))) | None => return Left::Closed,
                     Some((_, Err(error))) => {
                         tracing::warn!(%error, key = self.shared.key, "the watch of a live config value failed");
@@ -226,7 +252,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         let reading = self.sources.iter().map(|source| center.read(source.scope()));
         let Ok(found) = try_join_all(reading).await else { return false };
         let found = self.sources.iter().zip(found).map(|(source, entries)| {
-            let snapshot = EntryEvent::Snapshot { version: coord_api::Version::ABSENT, entries };
+            let snapshot = EntryEvent::Snapshot { version: Version::ABSENT, entries };
             match source.understand(snapshot) {
                 EntryEvent::Snapshot { mut entries, .. } => entries.pop(),
                 _ => None,
@@ -235,12 +261,18 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         found.zip(self.layers.entries()).any(|(found, known)| found != *known)
     }
 
-    fn take(&mut self, layer: usize, event: EntryEvent) {
+    /// Takes an event. `true` if everything has to be read anew before it means anything: a gray release was ended,
+    /// perhaps by the value of the key, of which we may not have heard yet.
+    fn take(&mut self, layer: usize, event: EntryEvent) -> bool {
         if matches!(event, EntryEvent::Snapshot { .. }) {
             count(&self.shared.counters.snapshots);
         }
         let step = self.layers.apply(layer, event);
-        self.consider(step);
+        let gray_ended = step == Step::Deleted && matches!(self.sources[layer], Source::Gray { .. });
+        if !gray_ended {
+            self.consider(step);
+        }
+        gray_ended
     }
 
     /// Brings what the layers make now into use, or says why not.
@@ -288,7 +320,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
             );
         };
         if let Err(reason) = self.rules.ask_hook(&old.value, &default) {
-            let (key, version) = (self.shared.key.clone(), coord_api::Version::ABSENT);
+            let (key, version) = (self.shared.key.clone(), Version::ABSENT);
             return self.reject(Rejection { key, version, cause: RejectionCause::Hook, reason });
         }
         self.publish(default, Origin::Default);

@@ -51,8 +51,14 @@ impl Layers {
         &self.entries
     }
 
+    /// What counts now.
     pub(super) fn ingredients(&self) -> Ingredients {
-        Ingredients(self.entries.iter().map(|entry| entry.as_ref().map(|e| e.as_bytes().clone())).collect())
+        let bytes = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.as_bytes().clone());
+        if self.merge.is_some() {
+            return Ingredients(self.entries.iter().map(bytes).collect());
+        }
+        let top = self.entries.iter().rev().find(|entry| entry.is_some());
+        Ingredients(top.map(bytes).into_iter().collect())
     }
 
     /// The version of the youngest entry that counts.

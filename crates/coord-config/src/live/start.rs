@@ -14,6 +14,7 @@ use super::{
     follow::{Feed, Follower, Source},
     layers::Layers,
 };
+use crate::gray;
 
 /// How many changes a slow consumer of them may be behind before it misses some.
 const CHANGES: usize = 32;
@@ -77,7 +78,14 @@ where
 
 fn sources<T>(builder: &LiveBuilder<T>) -> Result<Vec<Source>> {
     let keys = builder.over.iter().chain([&builder.key]);
-    keys.map(|key| Ok(Source::Key(ConfigKey::parse(key)?))).collect()
+    let mut sources: Vec<_> =
+        keys.map(|key| Ok(Source::Key(ConfigKey::parse(key)?))).collect::<Result<_>>()?;
+    if let Some(instance) = &builder.instance {
+        instance.check()?;
+        let key = ConfigKey::parse(&builder.key)?;
+        sources.push(Source::Gray { place: gray::place_of(&key), key, instance: instance.clone() });
+    }
+    Ok(sources)
 }
 
 /// The value that the layers make, if the validators agree.

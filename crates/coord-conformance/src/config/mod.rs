@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 
 use crate::{Raw, World, tools::within};
 
+pub(crate) mod gray;
 pub(crate) mod held;
 pub(crate) mod history;
 pub(crate) mod live;
