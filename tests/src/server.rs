@@ -191,14 +191,14 @@ impl EtcdServer {
             .collect())
     }
 
-    /// One number of the server's own metrics.
+    /// One number of the server's own metrics, as it is written there.
     ///
     /// # Errors
     /// When nothing answers, or there is no such metric.
-    pub async fn metric(&self, name: &str) -> Result<f64> {
+    pub async fn metric(&self, name: &str) -> Result<String> {
         let metrics = http::get(&self.endpoint, "/metrics").await?;
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|number| number.parse().ok()).with_context(|| format!("no metric {name}"))
+        line.map(ToOwned::to_owned).with_context(|| format!("no metric {name}"))
     }
 
     /// Runs `etcdctl` against this server to its end and returns its output.

@@ -177,7 +177,7 @@ impl Recorder {
     pub async fn set<T: Serialize + Sync + ?Sized>(self, value: &T) -> Result<Version> {
         let json = serde_json::value::to_raw_value(value)
             .map_err(|error| Error::invalid("value", format!("can not be written as JSON: {error}")))?;
-        self.write(Some(json), |batch| Ok(batch)).await
+        self.write(Some(json), Ok).await
     }
 
     /// Deletes the key and returns the version of the deletion.
@@ -185,7 +185,7 @@ impl Recorder {
     /// # Errors
     /// As [`set`](Self::set).
     pub async fn delete(self) -> Result<Version> {
-        self.write(None, |batch| Ok(batch)).await
+        self.write(None, Ok).await
     }
 
     /// Writes again what `version` was, as a new version. Without a comment the record says so.
@@ -199,7 +199,7 @@ impl Recorder {
             None => None,
         };
         self.comment.get_or_insert_with(|| format!("rollback to version {version}"));
-        self.write(json, |batch| Ok(batch)).await
+        self.write(json, Ok).await
     }
 
     /// Writes the value and its record, with what `also` adds to the transaction.
@@ -262,19 +262,15 @@ impl Recorder {
             let reason = format!("needs at most {MAX_COMMENT_BYTES} bytes without control characters");
             return Err(Error::invalid("comment", reason));
         }
-        match &self.author {
-            Some(author) => {
-                coord_api::Owner::check_label(author).map_err(|error| match error {
-                    Error::InvalidArgument { reason, .. } => Error::invalid("author", reason),
-                    other => other,
-                })?;
-                Ok(author.clone())
-            }
-            None => {
-                let owner = self.center.owner();
-                Ok(owner.label.clone().unwrap_or_else(|| owner.to_string()))
-            }
-        }
+        let Some(author) = &self.author else {
+            let owner = self.center.owner();
+            return Ok(owner.label.clone().unwrap_or_else(|| owner.to_string()));
+        };
+        coord_api::Owner::check_label(author).map_err(|error| match error {
+            Error::InvalidArgument { reason, .. } => Error::invalid("author", reason),
+            other => other,
+        })?;
+        Ok(author.clone())
     }
 }
 

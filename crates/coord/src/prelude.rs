@@ -15,9 +15,9 @@
 //! ```
 
 pub use crate::{
-    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, HistoryExt,
-    InstanceIdAllocator, Live, LiveExt, LockGuard, Lost, Provider, Registration, RegistrationStatus,
-    ServiceEvent, ServiceInfo, ServiceRegistry, Setting, Version, Watch,
+    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, GrayExt,
+    HistoryExt, InstanceIdAllocator, Live, LiveExt, LockGuard, Lost, Provider, Registration,
+    RegistrationStatus, ServiceEvent, ServiceInfo, ServiceRegistry, Setting, Version, Watch,
 };
 
 #[cfg(feature = "grpc")]

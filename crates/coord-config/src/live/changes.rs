@@ -46,7 +46,7 @@ impl<T> fmt::Debug for Change<T> {
 pub struct Changes<T> {
     /// Keeps the value followed.
     live: Live<T>,
-    changes: broadcast::Receiver<Arc<Current<T>>>,
+    feed: broadcast::Receiver<Arc<Current<T>>>,
     last: Arc<Current<T>>,
     /// A change whose record is being read.
     taken: Option<Arc<Current<T>>>,
@@ -55,9 +55,9 @@ pub struct Changes<T> {
 impl<T> Changes<T> {
     pub(super) fn new(live: Live<T>) -> Self {
         // In this order: what is published in between is in both, and told apart by its number.
-        let changes = live.shared.changes.resubscribe();
+        let feed = live.shared.each.resubscribe();
         let last = live.shared.now.load_full();
-        Self { live, changes, last, taken: None }
+        Self { live, feed, last, taken: None }
     }
 
     /// The value whose changes these are.
@@ -72,7 +72,7 @@ impl<T> Changes<T> {
     /// May be dropped and called again: no change is lost.
     pub async fn next(&mut self) -> Option<Change<T>> {
         while self.taken.is_none() {
-            match self.changes.recv().await {
+            match self.feed.recv().await {
                 Ok(current) if current.number <= self.last.number => {}
                 Ok(current) => self.taken = Some(current),
                 // What was missed shows in the next number.

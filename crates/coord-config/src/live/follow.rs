@@ -134,7 +134,8 @@ pub(super) struct Follower<T> {
     shared: Arc<Shared<T>>,
     contact: ContactSource,
     changed: watch::Sender<u64>,
-    changes: broadcast::Sender<Arc<Current<T>>>,
+    /// Each change, for those who want them all.
+    each: broadcast::Sender<Arc<Current<T>>>,
     saver: Option<Saver>,
 }
 
@@ -145,11 +146,11 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         layers: Layers,
         shared: Arc<Shared<T>>,
         contact: ContactSource,
-        (changed, changes): (watch::Sender<u64>, broadcast::Sender<Arc<Current<T>>>),
+        (changed, each): (watch::Sender<u64>, broadcast::Sender<Arc<Current<T>>>),
         saver: Option<Saver>,
     ) -> Self {
         let considered = layers.ingredients();
-        Self { rules, sources, layers, considered, shared, contact, changed, changes, saver }
+        Self { rules, sources, layers, considered, shared, contact, changed, each, saver }
     }
 
     /// Follows until the provider is closed, or the last handle is gone and aborts this.
@@ -339,7 +340,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         self.shared.rejection.store(None);
         count(&self.shared.counters.changes);
         // Nobody has to listen.
-        let _ = self.changes.send(current);
+        let _ = self.each.send(current);
         self.changed.send_replace(number);
     }
 

@@ -91,7 +91,7 @@ struct Shared<T> {
     counters: Counters,
     contact: Contact,
     /// The sending end belongs to the task, so that the consumers' end with it.
-    changes: broadcast::Receiver<Arc<Current<T>>>,
+    each: broadcast::Receiver<Arc<Current<T>>>,
 }
 
 impl<T> Shared<T> {

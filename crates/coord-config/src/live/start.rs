@@ -152,7 +152,7 @@ where
         source.lost();
     }
     let (changed, seen) = watch::channel(0);
-    let (changes, idle) = broadcast::channel(CHANGES);
+    let (each, idle) = broadcast::channel(CHANGES);
     let counters = Counters::default();
     if rejection.is_some() {
         count(&counters.rejections);
@@ -165,9 +165,9 @@ where
         rejection: ArcSwapOption::new(rejection),
         counters,
         contact: source.contact(),
-        changes: idle,
+        each: idle,
     });
-    let follower = Follower::new(builder, sources, layers, shared.clone(), source, (changed, changes), saver);
+    let follower = Follower::new(builder, sources, layers, shared.clone(), source, (changed, each), saver);
     let task = tokio::spawn(follower.run(feed)).abort_handle();
     Live { shared, seen, task: Arc::new(Task(task)) }
 }
