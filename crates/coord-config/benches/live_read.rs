@@ -5,9 +5,12 @@ use std::{hint::black_box, thread, time::Instant};
 use coord_api::{ConfigExt, Provider};
 use coord_config::{Live, LiveExt};
 
+/// One way to read.
+type Read = fn(&Live<Vec<u64>>) -> usize;
+
 const READS: u32 = 20_000_000;
 
-fn nanoseconds(live: &Live<Vec<u64>>, read: fn(&Live<Vec<u64>>) -> usize) -> f64 {
+fn nanoseconds(live: &Live<Vec<u64>>, read: Read) -> f64 {
     let began = Instant::now();
     for _ in 0..READS {
         black_box(read(black_box(live)));
@@ -20,7 +23,7 @@ async fn main() -> coord_api::Result<()> {
     let config = coord_memory::Store::new().client().config();
     config.set("list", &vec![1, 2, 3]).await?;
     let live = config.live::<Vec<u64>>("list").start().await?;
-    let ways: [(&str, fn(&Live<Vec<u64>>) -> usize); 2] =
+    let ways: [(&str, Read); 2] =
         [("current", |live| live.current().len()), ("look", |live| live.look(Vec::len))];
     for (name, read) in ways {
         let alone = nanoseconds(&live, read);

@@ -263,6 +263,14 @@ pub(crate) fn value_for(key: &str, instance: &Instance, entry: &Entry) -> Option
     }
 }
 
+/// The key and the value, if this is what is stored in the place of a gray release.
+#[cfg(feature = "schema")]
+pub(crate) fn released(entry: &Entry, place: &ConfigKey) -> Option<(String, Value)> {
+    let key = place.as_str().strip_prefix("gray/").filter(|_| place.is_beside())?.replace("%2F", "/");
+    let stored: Stored = entry.decode().ok()?;
+    Some((key, serde_json::from_str(stored.value.get()).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -97,6 +97,7 @@ pub fn contract() -> impl Iterator<Item = Test> {
         config::live::TESTS,
         config::history::TESTS,
         config::gray::TESTS,
+        config::schema::TESTS,
         ids::range::TESTS,
         ids::loss::TESTS,
         close::TESTS,

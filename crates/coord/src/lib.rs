@@ -57,6 +57,8 @@ pub use coord_api::{
 };
 /// Live values, their history and gray releases.
 pub use coord_config as live;
+#[cfg(feature = "schema")]
+pub use coord_config::SchemaExt;
 pub use coord_config::{
     Audience, Change, Changes, GrayExt, HistoryExt, Instance, Live, LiveExt, WhenDeleted,
 };

@@ -12,6 +12,7 @@ pub(crate) mod held;
 pub(crate) mod history;
 pub(crate) mod live;
 pub(crate) mod resume;
+pub(crate) mod schema;
 pub(crate) mod values;
 pub(crate) mod watch;
 pub(crate) mod writes;
