@@ -145,6 +145,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the layers take it")]
     fn entry(key: &str, version: u64, json: &str) -> Option<Entry> {
         Some(Entry::new(key, Version::new(version), json.to_owned()))
     }
