@@ -191,14 +191,18 @@ impl EtcdServer {
             .collect())
     }
 
-    /// The sum of the metrics whose lines begin with `start` and contain `part`.
+    /// The sum of the counters whose lines begin with `start` and contain `part`.
     ///
     /// # Errors
     /// When nothing answers.
-    pub async fn metric(&self, start: &str, part: &str) -> Result<f64> {
+    #[expect(clippy::cast_sign_loss, reason = "counters are not negative, though etcd may write 1e+06")]
+    pub async fn metric(&self, start: &str, part: &str) -> Result<u64> {
         let metrics = http::get(&self.endpoint, "/metrics").await?;
         let lines = metrics.lines().filter(|line| line.starts_with(start) && line.contains(part));
-        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .map(|count| count as u64)
+            .sum())
     }
 
     /// Runs `etcdctl` against this server to its end and returns its output.

@@ -109,8 +109,15 @@ impl Batch {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad key or too many keys.
-    pub fn require(mut self, key: &str, version: Version) -> Result<Self> {
-        let key = ConfigKey::parse(key)?;
+    pub fn require(self, key: &str, version: Version) -> Result<Self> {
+        self.require_at(ConfigKey::parse(key)?, version)
+    }
+
+    /// As [`require`](Self::require), for a parsed key.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for too many keys.
+    pub fn require_at(mut self, key: ConfigKey, version: Version) -> Result<Self> {
         if self.requirements.iter().any(|(other, _)| *other == key) {
             return Err(Error::invalid("batch", format!("requires a version of `{key}` twice")));
         }
@@ -139,9 +146,17 @@ impl Batch {
     /// [`Error::InvalidArgument`] for a bad key, a key that is written twice or a value that JSON can not
     /// express; [`Error::TooLarge`] above [`MAX_VALUE_BYTES`].
     pub fn set<T: Serialize + ?Sized>(self, key: &str, value: &T) -> Result<Self> {
+        self.set_at(ConfigKey::parse(key)?, value)
+    }
+
+    /// As [`set`](Self::set), for a parsed key, which may be [beside](ConfigKey::beside) the values.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn set_at<T: Serialize + ?Sized>(self, key: ConfigKey, value: &T) -> Result<Self> {
         let json = serde_json::to_vec(value)
             .map_err(|error| Error::invalid("value", format!("can not be written as JSON: {error}")))?;
-        self.set_json(key, json)
+        self.set_json_at(key, json.into())
     }
 
     /// Writes JSON text as it is.
@@ -149,7 +164,10 @@ impl Batch {
     /// # Errors
     /// As [`set`](Self::set); [`Error::InvalidArgument`] for what is not JSON.
     pub fn set_json(self, key: &str, json: impl Into<Bytes>) -> Result<Self> {
-        let (key, json) = (ConfigKey::parse(key)?, json.into());
+        self.set_json_at(ConfigKey::parse(key)?, json.into())
+    }
+
+    fn set_json_at(self, key: ConfigKey, json: Bytes) -> Result<Self> {
         if json.len() > MAX_VALUE_BYTES {
             return Err(Error::TooLarge { field: "value", size: json.len(), limit: MAX_VALUE_BYTES });
         }
@@ -167,7 +185,14 @@ impl Batch {
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad key or a key that is written twice.
     pub fn delete(self, key: &str) -> Result<Self> {
-        let key = ConfigKey::parse(key)?;
+        self.delete_at(ConfigKey::parse(key)?)
+    }
+
+    /// As [`delete`](Self::delete), for a parsed key.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a key that is written twice.
+    pub fn delete_at(self, key: ConfigKey) -> Result<Self> {
         self.write(Write::Delete(key))
     }
 

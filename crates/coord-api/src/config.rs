@@ -6,16 +6,18 @@ use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Batch, Committed, Entry, EntryEvent, Error, LockGuard, Result, Version, Watch};
+use crate::{
+    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, LockGuard, Owner, Result, Version,
+    Watch,
+};
 
 /// Versioned JSON values under keys such as `common/mq`.
 ///
-/// This trait is the small core that a backend implements; the typed calls that services use (`get`, `set`,
-/// `delete`, `compare_and_set`, `update`, `watch`, `watch_prefix`) are in [`ConfigExt`], for every config
-/// center.
+/// This trait is the small core that a backend implements; the calls that services use (`get`, `set`, `list`,
+/// `delete`, `compare_and_set`, `update`, `watch`, `watch_prefix`) are in [`ConfigExt`], for every config center.
 ///
 /// # Contract
-/// - One form of key everywhere: what [`list`](Self::list) returns can be given to every other call.
+/// - One form of key everywhere: what [`list`](ConfigExt::list) returns can be given to every other call.
 /// - Reads are linearizable: they see every write that was answered before.
 /// - Every write gets a [`Version`] larger than all before it. [`commit`](Self::commit) is atomic.
 /// - Values are plain JSON in the store, which other programs may read and write.
@@ -25,7 +27,7 @@ use crate::{Batch, Committed, Entry, EntryEvent, Error, LockGuard, Result, Versi
 ///
 /// # Example
 /// ```
-/// use coord_api::{ConfigCenter, ConfigExt, Provider, Version};
+/// use coord_api::{ConfigExt, Provider, Version};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Serialize, Deserialize)]
@@ -46,42 +48,64 @@ use crate::{Batch, Committed, Entry, EntryEvent, Error, LockGuard, Result, Versi
 /// ```
 #[async_trait]
 pub trait ConfigCenter: fmt::Debug + Send + Sync {
-    /// Reads one entry; `None` if the key does not exist.
+    /// Reads what is in `scope`, ordered by key, as it was at one moment.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] before anything is sent; [`Error::Closed`], [`Error::Unavailable`],
     /// [`Error::Timeout`].
-    async fn get_entry(&self, key: &str) -> Result<Option<Entry>>;
-
-    /// Reads every entry below `prefix`, ordered by key, as it was at one moment. The empty prefix covers
-    /// all keys; `common` covers `common/mq`, but neither `common` itself nor `common2/mq`.
-    ///
-    /// # Errors
-    /// As [`get_entry`](Self::get_entry).
-    async fn list(&self, prefix: &str) -> Result<Vec<Entry>>;
+    async fn read(&self, scope: Scope<'_>) -> Result<Vec<Entry>>;
 
     /// Writes a batch, whole or not at all.
     ///
     /// # Errors
     /// [`Error::Lost`] if a lock that the batch requires is not held; [`Error::Conflict`] names the first key
     /// whose version is not the required one. Nothing is written then. [`Error::Timeout`] leaves open whether the
-    /// batch was written. Others as [`get_entry`](Self::get_entry).
+    /// batch was written. Others as [`read`](Self::read).
     async fn commit(&self, batch: Batch) -> Result<Committed>;
 
-    /// Watches one key or the keys below a prefix; see [`Watch`] for what is promised.
+    /// Watches what is in `scope`; see [`Watch`] for what is promised.
     ///
     /// # Errors
-    /// As [`get_entry`](Self::get_entry).
+    /// As [`read`](Self::read).
     async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>>;
+
+    /// How this client calls itself in what it stores.
+    fn owner(&self) -> Owner;
 }
 
-/// Which keys a watch covers.
+/// What a read or a watch covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
-    /// One key.
+    /// The value of one key.
     Key(&'a str),
-    /// Every key below a prefix, as in [`ConfigCenter::list`].
+    /// The values of all keys below a prefix. The empty prefix covers every key; `common` covers `common/mq`,
+    /// but neither `common` itself nor `common2/mq`.
     Prefix(&'a str),
+    /// One place beside the values, where what is known about a value is kept; see [`ConfigKey::beside`].
+    Beside(&'a ConfigKey),
+}
+
+/// A [`Scope`] with its names parsed, for backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Covered {
+    /// One key.
+    One(ConfigKey),
+    /// Every key of a value below a prefix.
+    Below(ConfigPrefix),
+}
+
+impl Scope<'_> {
+    /// Parses the names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad key or prefix.
+    pub fn parse(self) -> Result<Covered> {
+        Ok(match self {
+            Self::Key(key) => Covered::One(ConfigKey::parse(key)?),
+            Self::Prefix(prefix) => Covered::Below(ConfigPrefix::parse(prefix)?),
+            Self::Beside(key) => Covered::One(key.clone()),
+        })
+    }
 }
 
 /// A decoded value with its key and version.
@@ -120,10 +144,26 @@ pub enum ConfigEvent<T> {
 
 /// Typed calls over every [`ConfigCenter`].
 pub trait ConfigExt: ConfigCenter {
+    /// Reads one entry; `None` if the key does not exist.
+    ///
+    /// # Errors
+    /// As [`ConfigCenter::read`].
+    fn get_entry(&self, key: &str) -> impl Future<Output = Result<Option<Entry>>> + Send {
+        async move { Ok(self.read(Scope::Key(key)).await?.pop()) }
+    }
+
+    /// Reads every entry below `prefix`, ordered by key, as it was at one moment; see [`Scope::Prefix`].
+    ///
+    /// # Errors
+    /// As [`ConfigCenter::read`].
+    fn list(&self, prefix: &str) -> impl Future<Output = Result<Vec<Entry>>> + Send {
+        async move { self.read(Scope::Prefix(prefix)).await }
+    }
+
     /// Reads and decodes a value; `None` if the key does not exist.
     ///
     /// # Errors
-    /// [`Error::Decode`] with key, version and JSON path; others as [`ConfigCenter::get_entry`].
+    /// [`Error::Decode`] with key, version and JSON path; others as [`ConfigCenter::read`].
     fn get<T: DeserializeOwned>(&self, key: &str) -> impl Future<Output = Result<Option<Setting<T>>>> + Send {
         async move { self.get_entry(key).await?.as_ref().map(decode).transpose() }
     }

@@ -87,6 +87,13 @@ pub enum Error {
         source: BoxError,
     },
 
+    /// What has to be there is not: write it, or say what to use in its place.
+    #[error("{what} does not exist")]
+    Missing {
+        /// What was looked for, for example `config key limits`.
+        what: String,
+    },
+
     /// Something is larger than the store takes. Nothing was written: store less, or store a reference.
     #[error("{field} has {size} bytes, the limit is {limit}")]
     TooLarge {

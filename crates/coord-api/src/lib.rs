@@ -34,7 +34,7 @@ mod watch;
 
 pub use backend::registration::{Registration, RegistrationStatus};
 pub use batch::{Batch, Committed, HeldLock, MAX_BATCH_KEYS, MAX_VALUE_BYTES, Write};
-pub use config::{ConfigCenter, ConfigEvent, ConfigExt, Scope, Setting};
+pub use config::{ConfigCenter, ConfigEvent, ConfigExt, Covered, Scope, Setting};
 pub use contact::{Contact, Freshness};
 pub use entry::{Entry, EntryEvent};
 pub use error::{BoxError, Error, Result};

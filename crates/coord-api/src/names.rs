@@ -99,19 +99,72 @@ name! {
     InstanceId, "instance id"
 }
 name! {
-    /// The key of one config value, for example `common/mq`.
-    ConfigKey, "config key"
-}
-name! {
     /// The part of a shared store that a provider works in.
     Namespace, "namespace"
+}
+
+/// The key of one config value, for example `common/mq`, or of something that is kept beside it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConfigKey {
+    path: std::sync::Arc<str>,
+    beside: bool,
+}
+
+impl ConfigKey {
+    /// The key of a value. Checks the rule of this module.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with this field's name and what is wrong.
+    pub fn parse(key: &str) -> Result<Self> {
+        check("config key", key)?;
+        Ok(Self { path: key.into(), beside: false })
+    }
+
+    /// The place of something that is kept about the value of `key`: `kind/<key>/part`, or `kind/<key>` for an
+    /// empty part, in a space of its own. No list or watch of values sees it, and no key of a value is the same.
+    ///
+    /// ```
+    /// use coord_api::ConfigKey;
+    /// let place = ConfigKey::parse("common/mq")?.beside("history", "index");
+    /// assert_eq!(place.as_str(), "history/common%2Fmq/index");
+    /// assert!(place.is_beside());
+    /// # Ok::<(), coord_api::Error>(())
+    /// ```
+    #[must_use]
+    pub fn beside(&self, kind: &str, part: &str) -> Self {
+        let key = self.path.replace('/', "%2F");
+        let path = if part.is_empty() { format!("{kind}/{key}") } else { format!("{kind}/{key}/{part}") };
+        Self { path: path.into(), beside: true }
+    }
+
+    /// Whether this is a place beside the values.
+    pub fn is_beside(&self) -> bool {
+        self.beside
+    }
+
+    /// The key as the user wrote it, or the path in the space beside the values.
+    pub fn as_str(&self) -> &str {
+        &self.path
+    }
+}
+
+impl fmt::Display for ConfigKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)
+    }
+}
+
+impl fmt::Debug for ConfigKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.path, f)
+    }
 }
 
 /// A part of the config keys: all of them, or those below one path.
 ///
 /// Prefixes end at a `/`: `common` covers `common/mq`, but neither `common` itself nor `common2/mq`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ConfigPrefix(Option<ConfigKey>);
+pub struct ConfigPrefix(Option<std::sync::Arc<str>>);
 
 impl ConfigPrefix {
     /// Parses a prefix; the empty string covers every key.
@@ -123,7 +176,7 @@ impl ConfigPrefix {
             return Ok(Self(None));
         }
         check("config prefix", prefix)?;
-        Ok(Self(Some(ConfigKey(prefix.into()))))
+        Ok(Self(Some(prefix.into())))
     }
 
     /// What every covered key begins with: empty, or a path that ends in `/`.

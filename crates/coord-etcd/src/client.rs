@@ -16,7 +16,7 @@ use crate::{
     ids::EtcdIds,
     keys::{Keys, Range},
     lock::EtcdLock,
-    options::EtcdConfig,
+    options::{Connect, EtcdConfig},
     registry::EtcdRegistry,
 };
 
@@ -43,7 +43,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, authenticates and reads once, so that a wrong address, user or permission is told here.
+    /// Connects, authenticates and reads once, so that a wrong address, user or permission is told here; with
+    /// [`Connect::Lazily`] only a bad configuration is, and the rest happens when etcd is there.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad configuration, before anything is sent;
@@ -65,6 +66,7 @@ impl Client {
             label: config.label.clone(),
         };
         let keys = Keys::below(checked.roots);
+        let must_answer = config.connect == Connect::AtOnce;
         let runtime = background.handle().clone();
         let core = owned(background.handle(), move |_gone| async move {
             let client = connect(&config, &checked.endpoints).await?;
@@ -74,7 +76,9 @@ impl Client {
         let shared = Shared::new(core, background);
         let registry = Arc::new(EtcdRegistry { shared: shared.clone() });
         let client = Self { shared, registry };
-        client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
+        if must_answer {
+            client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
+        }
         Ok(client)
     }
 }

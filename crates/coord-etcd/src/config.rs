@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, HeldLock, LossReason,
-    Result, Scope, Version, Watch, Write,
+    Batch, Committed, ConfigCenter, Entry, EntryEvent, Error, HeldLock, LossReason, Owner, Result, Scope,
+    Version, Watch, Write,
 };
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use crate::{
     commit::{InUse, Settled},
     core::{Core, Shared},
-    keys::Range,
     read::revision,
     watch::{entry, follow, version},
 };
@@ -25,20 +24,11 @@ pub(crate) struct EtcdConfigCenter {
 
 #[async_trait]
 impl ConfigCenter for EtcdConfigCenter {
-    async fn get_entry(&self, key: &str) -> Result<Option<Entry>> {
-        let key = ConfigKey::parse(key)?;
+    async fn read(&self, scope: Scope<'_>) -> Result<Vec<Entry>> {
         let core = &self.shared.core;
+        let range = core.keys.config_scope(scope)?;
         core.check_open()?;
-        let (_, pairs) = core.read("get a config value", &Range::Key(core.keys.config(&key))).await?;
-        Ok(pairs.first().map(|kv| entry(kv, key.as_str().to_owned())))
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
-        let prefix = ConfigPrefix::parse(prefix)?;
-        let core = &self.shared.core;
-        core.check_open()?;
-        let range = Range::Prefix(core.keys.config_below(&prefix));
-        let (_, pairs) = core.read("list config values", &range).await?;
+        let (_, pairs) = core.read("read config values", &range).await?;
         Ok(pairs.iter().filter_map(|kv| Some(entry(kv, core.keys.config_name(kv.key_str().ok()?)))).collect())
     }
 
@@ -70,6 +60,10 @@ impl ConfigCenter for EtcdConfigCenter {
         let keys = self.shared.core.keys.clone();
         let range = keys.config_scope(scope)?;
         follow(self.shared.clone(), range, Box::new(move |key| Some(keys.config_name(key)))).await
+    }
+
+    fn owner(&self) -> Owner {
+        self.shared.core.owner.clone()
     }
 }
 

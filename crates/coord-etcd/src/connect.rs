@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use coord_api::{Error, Result};
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     endpoint::{Endpoints, Scheme},
     error::{Failure, classify},
-    options::{EtcdConfig, TlsFiles},
+    options::{Connect, EtcdConfig, TlsFiles},
 };
 
 /// How often an open stream is probed, and how long the answer may take. Without this a frozen server
@@ -17,7 +17,7 @@ use crate::{
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connects and authenticates. Must run on the background runtime, which then drives the connection.
+/// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the connection.
 pub(crate) async fn connect(config: &EtcdConfig, endpoints: &Endpoints) -> Result<etcd_client::Client> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(config.connect_timeout)
@@ -25,7 +25,8 @@ pub(crate) async fn connect(config: &EtcdConfig, endpoints: &Endpoints) -> Resul
         // etcd closes connections that probe without an open stream.
         .with_keep_alive_while_idle(false)
         .with_auto_token_refresh(true);
-    if let (Some(user), Some(password)) = (&config.username, &config.password) {
+    let user = config.username.as_ref().zip(config.password.as_ref());
+    if let (Some((user, password)), Connect::AtOnce) = (user, config.connect) {
         options = options.with_user(user, password.expose_secret());
     }
     if endpoints.scheme == Scheme::Https {
@@ -33,10 +34,23 @@ pub(crate) async fn connect(config: &EtcdConfig, endpoints: &Endpoints) -> Resul
     }
     let connecting = etcd_client::Client::connect(&endpoints.urls, Some(options));
     let limit = config.connect_timeout;
-    match tokio::time::timeout(limit, connecting).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(classify("connect", limit, error).into()),
-        Err(_elapsed) => Err(Failure::timeout("connect", limit).into()),
+    let client = match tokio::time::timeout(limit, connecting).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(error)) => return Err(classify("connect", limit, error).into()),
+        Err(_elapsed) => return Err(Failure::timeout("connect", limit).into()),
+    };
+    if let (Some((user, password)), Connect::Lazily) = (user, config.connect) {
+        tokio::spawn(authenticate(client.clone(), user.clone(), password.clone()));
+    }
+    Ok(client)
+}
+
+/// Tries until etcd is there and accepts the user; ends with the client's thread.
+async fn authenticate(mut client: etcd_client::Client, user: String, password: SecretString) {
+    let mut pauses = crate::watch::pauses();
+    while let Err(error) = client.update_user(Some((user.clone(), password.expose_secret().into()))).await {
+        tracing::warn!(%error, "not authenticated with etcd yet, trying again");
+        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every key that coord uses in etcd. No other file builds or takes apart a key.
 
-use coord_api::{ConfigKey, ConfigPrefix, InstanceId, LockName, Scope, ServiceName};
+use coord_api::{ConfigKey, Covered, InstanceId, LockName, Scope, ServiceName};
 
 use crate::layout::CheckedRoots;
 
@@ -53,27 +53,27 @@ impl Keys {
         Some(format!("{service}/{}", id.replace("%2F", "/")))
     }
 
-    /// One config value.
+    /// One config value, or what is kept beside it.
     pub(crate) fn config(&self, key: &ConfigKey) -> String {
-        format!("{}{key}", self.0.config)
+        if key.is_beside() {
+            format!("{}config/{key}", self.0.internal)
+        } else {
+            format!("{}{key}", self.0.config)
+        }
     }
 
-    /// The config values below a prefix.
-    pub(crate) fn config_below(&self, prefix: &ConfigPrefix) -> String {
-        format!("{}{}", self.0.config, prefix.as_key_start())
-    }
-
-    /// The keys that a config watch covers.
+    /// The keys that a config read or watch covers.
     pub(crate) fn config_scope(&self, scope: Scope<'_>) -> coord_api::Result<Range> {
-        Ok(match scope {
-            Scope::Key(key) => Range::Key(self.config(&ConfigKey::parse(key)?)),
-            Scope::Prefix(prefix) => Range::Prefix(self.config_below(&ConfigPrefix::parse(prefix)?)),
+        Ok(match scope.parse()? {
+            Covered::One(key) => Range::Key(self.config(&key)),
+            Covered::Below(prefix) => Range::Prefix(format!("{}{}", self.0.config, prefix.as_key_start())),
         })
     }
 
-    /// The user's spelling of a config key.
+    /// The user's spelling of a config key, or the path of what is beside.
     pub(crate) fn config_name(&self, key: &str) -> String {
-        key.strip_prefix(&self.0.config).unwrap_or(key).into()
+        let beside = || key.strip_prefix(&self.0.internal)?.strip_prefix("config/");
+        key.strip_prefix(&self.0.config).or_else(beside).unwrap_or(key).into()
     }
 
     /// Everything about the ids of a service. The Go original reads and writes only what is below `ids/`.
@@ -190,6 +190,9 @@ mod tests {
         assert_eq!(Keys::id_number(&format!("{}x", keys.ids(&service))), None);
         let key = ConfigKey::parse("common/mq").expect("is valid");
         assert_eq!(keys.config_name(&keys.config(&key)), "common/mq");
+        let beside = key.beside("history", "index");
+        assert_eq!(keys.config(&beside), "/shop/internal/config/history/common%2Fmq/index");
+        assert_eq!(keys.config_name(&keys.config(&beside)), beside.as_str());
         let below = keys.config_scope(Scope::Prefix("common")).expect("is valid");
         assert_eq!(below, Range::Prefix("/shop/config/common/".into()));
         assert_eq!(

@@ -29,4 +29,4 @@ mod watch;
 
 pub use client::Client;
 pub use layout::{Layout, Roots};
-pub use options::{EtcdConfig, TlsFiles};
+pub use options::{Connect, EtcdConfig, TlsFiles};

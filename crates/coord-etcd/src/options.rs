@@ -50,6 +50,9 @@ pub struct EtcdConfig {
     /// What operators call this client, for example the service or the pod: shown to who asks who holds a lock.
     #[serde(default)]
     pub label: Option<String>,
+    /// Whether etcd has to answer at the start. Default: it has to.
+    #[serde(default)]
+    pub connect: Connect,
     /// How long connecting may take. Default: 5 s.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -62,6 +65,19 @@ pub struct EtcdConfig {
     /// The time to live of instance ids. Default: 30 s.
     #[serde(default = "default_id_ttl", with = "humantime_serde")]
     pub instance_id_ttl: Duration,
+}
+
+/// Whether etcd has to answer when a client connects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connect {
+    /// Connecting waits for etcd, authenticates and reads once, so that mistakes are told at the start.
+    #[default]
+    AtOnce,
+    /// Connecting succeeds without etcd, and the connection is made as soon as etcd is there. Until then calls
+    /// answer [`Unavailable`](coord_api::Error::Unavailable) or [`Timeout`](coord_api::Error::Timeout). For
+    /// services that can start with what they knew last, such as the snapshot file of a live config.
+    Lazily,
 }
 
 /// PEM files for TLS.
@@ -106,6 +122,7 @@ impl EtcdConfig {
             password: None,
             tls: None,
             label: None,
+            connect: Connect::default(),
             connect_timeout: default_timeout(),
             request_timeout: default_timeout(),
             close_timeout: default_timeout(),
@@ -163,6 +180,13 @@ impl EtcdConfig {
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
+        self
+    }
+
+    /// Sets whether etcd has to answer when the client connects.
+    #[must_use]
+    pub fn connect(mut self, connect: Connect) -> Self {
+        self.connect = connect;
         self
     }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, LossReason, Result,
-    Scope, Version, Watch, Write,
+    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, LossReason, Owner, Result, Scope,
+    Version, Watch, Write,
 };
 
 use crate::{
     connection::Connection,
     keys,
-    store::{State, Stored},
+    store::State,
     watch::{View, watch},
 };
 
@@ -19,13 +19,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Config(pub(crate) Arc<Connection>);
 
-fn store_key(key: &ConfigKey) -> String {
-    format!("{}{key}", keys::CONFIG)
-}
-
 impl State {
     fn version(&self, key: &ConfigKey) -> Version {
-        let stored = self.entries.get(&store_key(key));
+        let stored = self.entries.get(&keys::config(key));
         stored.map_or(Version::ABSENT, |stored| Version::new(stored.revision))
     }
 
@@ -44,7 +40,7 @@ impl State {
         }
         let changes = |write: &&Write| match write {
             Write::Set(..) => true,
-            Write::Delete(key) => self.entries.contains_key(&store_key(key)),
+            Write::Delete(key) => self.entries.contains_key(&keys::config(key)),
         };
         let changes: Vec<_> = batch.writes().iter().filter(changes).collect();
         if !changes.is_empty() {
@@ -53,9 +49,9 @@ impl State {
         let mut deleted = 0;
         for change in changes {
             match change {
-                Write::Set(key, json) => self.put(store_key(key), json.clone(), None),
+                Write::Set(key, json) => self.put(keys::config(key), json.clone(), None),
                 Write::Delete(key) => {
-                    self.delete(&store_key(key));
+                    self.delete(&keys::config(key));
                     deleted += 1;
                 }
             }
@@ -66,15 +62,8 @@ impl State {
 
 #[async_trait]
 impl ConfigCenter for Config {
-    async fn get_entry(&self, key: &str) -> Result<Option<Entry>> {
-        let key = ConfigKey::parse(key)?;
-        let state = self.0.call().await?;
-        let stored: Option<&Stored> = state.entries.get(&store_key(&key));
-        Ok(stored.map(|stored| stored.entry(key.to_string())))
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
-        let view = View::below(&ConfigPrefix::parse(prefix)?);
+    async fn read(&self, scope: Scope<'_>) -> Result<Vec<Entry>> {
+        let view = View::config(scope)?;
         Ok(self.0.call().await?.list(&view))
     }
 
@@ -83,11 +72,11 @@ impl ConfigCenter for Config {
     }
 
     async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
-        let view = match scope {
-            Scope::Key(key) => View::key(&ConfigKey::parse(key)?),
-            Scope::Prefix(prefix) => View::below(&ConfigPrefix::parse(prefix)?),
-        };
-        watch(&self.0, view).await
+        watch(&self.0, View::config(scope)?).await
+    }
+
+    fn owner(&self) -> Owner {
+        self.0.owner().clone()
     }
 }
 

@@ -5,9 +5,11 @@
 
 use std::borrow::Cow;
 
-use coord_api::{InstanceId, LockName, ServiceName};
+use coord_api::{ConfigKey, ConfigPrefix, InstanceId, LockName, ServiceName};
 
-pub(crate) const CONFIG: &str = "config/";
+const CONFIG: &str = "config/";
+/// What is known about config values.
+const BESIDE: &str = "internal/config/";
 pub(crate) const SERVICES: &str = "services/";
 
 fn escape(name: &str) -> Cow<'_, str> {
@@ -16,6 +18,21 @@ fn escape(name: &str) -> Cow<'_, str> {
 
 pub(crate) fn unescape(name: &str) -> Cow<'_, str> {
     if name.contains('%') { name.replace("%2F", "/").into() } else { name.into() }
+}
+
+/// A config value, or what is kept beside it.
+pub(crate) fn config(key: &ConfigKey) -> String {
+    format!("{}{key}", if key.is_beside() { BESIDE } else { CONFIG })
+}
+
+/// What the keys of the config values below a prefix begin with.
+pub(crate) fn config_below(prefix: &ConfigPrefix) -> String {
+    format!("{CONFIG}{}", prefix.as_key_start())
+}
+
+/// The user's spelling of a config key, or the path of what is beside.
+pub(crate) fn config_name(key: &str) -> &str {
+    key.strip_prefix(CONFIG).or_else(|| key.strip_prefix(BESIDE)).unwrap_or(key)
 }
 
 /// The place of one contender in a lock's queue.
@@ -56,7 +73,7 @@ pub(crate) fn locate(key: &str) -> Location {
         let (name, number) = rest.rsplit_once('/')?;
         Some((unescape(name).into_owned(), number.parse::<u64>().ok()?))
     };
-    if key.starts_with(SERVICES) || key.starts_with(CONFIG) {
+    if [SERVICES, CONFIG, BESIDE].iter().any(|root| key.starts_with(root)) {
         return Location::Entry;
     }
     if let Some((name, place)) = key.strip_prefix("locks/").and_then(numbered)

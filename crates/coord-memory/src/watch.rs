@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use coord_api::{ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Result, ServiceName, Version, Watch};
+use coord_api::{Covered, Entry, EntryEvent, Error, Result, Scope, ServiceName, Version, Watch};
 use futures::stream;
 use tokio::sync::watch;
 
@@ -66,12 +66,11 @@ pub(crate) enum View {
 }
 
 impl View {
-    pub(crate) fn key(key: &ConfigKey) -> Self {
-        Self::Key(format!("{}{key}", keys::CONFIG))
-    }
-
-    pub(crate) fn below(prefix: &ConfigPrefix) -> Self {
-        Self::Below(format!("{}{}", keys::CONFIG, prefix.as_key_start()))
+    pub(crate) fn config(scope: Scope<'_>) -> Result<Self> {
+        Ok(match scope.parse()? {
+            Covered::One(key) => Self::Key(keys::config(&key)),
+            Covered::Below(prefix) => Self::Below(keys::config_below(&prefix)),
+        })
     }
 
     pub(crate) fn service(service: &ServiceName) -> Self {
@@ -81,8 +80,8 @@ impl View {
     /// The user's name of a store key; `None` for a key that is not covered.
     fn name(&self, key: &str) -> Option<String> {
         match self {
-            Self::Key(only) => (key == only).then(|| key[keys::CONFIG.len()..].to_owned()),
-            Self::Below(start) => key.starts_with(start).then(|| key[keys::CONFIG.len()..].to_owned()),
+            Self::Key(only) => (key == only).then(|| keys::config_name(key).to_owned()),
+            Self::Below(start) => key.starts_with(start).then(|| keys::config_name(key).to_owned()),
             Self::Service(start, service) => {
                 // Coord writes no `/` into an id: what has one belongs to another program's longer name.
                 let id = key.strip_prefix(start.as_str()).filter(|id| !id.contains('/'))?;
@@ -189,7 +188,7 @@ impl Watcher {
 mod tests {
     use std::time::Duration;
 
-    use coord_api::{Batch, ConfigExt, Provider, Scope};
+    use coord_api::{Batch, ConfigExt, Provider};
     use futures::FutureExt;
 
     use super::*;
@@ -294,8 +293,8 @@ mod tests {
     #[test]
     fn views_do_not_meet() {
         let service = |name: &str| View::service(&ServiceName::parse(name).unwrap());
-        let prefix = |name: &str| View::below(&ConfigPrefix::parse(name).unwrap());
-        let key = |name: &str| View::key(&ConfigKey::parse(name).unwrap());
+        let prefix = |name: &str| View::config(Scope::Prefix(name)).unwrap();
+        let key = |name: &str| View::config(Scope::Key(name)).unwrap();
         let table = [
             (service("a"), "services/a/1", Some("a/1")),
             (service("a"), "services/a/x%2F1", Some("a/x/1")),

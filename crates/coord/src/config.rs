@@ -99,6 +99,31 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Lets [`connect_with`](crate::Coordinator::connect_with) succeed while the store is away. Calls fail until
+    /// it is there; a live config with a snapshot file starts with what it knew last. A memory store is always
+    /// there.
+    ///
+    /// ```
+    /// use coord::{Config, Coordinator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord::Result<()> {
+    /// let url = "memory://"; // or "etcd://10.0.0.1:2379/shop"
+    /// let coordinator = Coordinator::connect_with(Config::from_url(url)?.lazily()).await?;
+    /// # let _ = coordinator;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn lazily(self) -> Self {
+        match self {
+            #[cfg(feature = "etcd")]
+            Self::Etcd(config) => Self::Etcd(config.connect(crate::etcd::Connect::Lazily)),
+            #[cfg(feature = "memory")]
+            memory @ Self::Memory(_) => memory,
+        }
+    }
+}
+
 const SCHEMES: &str = "write `memory://`, `memory://name` or `etcd://host:port,host:port/namespace`";
 
 fn refuse(reason: impl Into<String>) -> Error {

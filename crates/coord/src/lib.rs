@@ -56,6 +56,13 @@ pub use coord_api::{
     Lost, Owner, Provider, Registration, RegistrationStatus, Result, Scope, ServiceEvent, ServiceInfo,
     ServiceRegistry, ServiceView, Setting, Snowflake, SnowflakeOptions, Ttl, Version, Watch, Write,
 };
+/// Live values, their history and gray releases.
+pub use coord_config as live;
+#[cfg(feature = "schema")]
+pub use coord_config::SchemaExt;
+pub use coord_config::{
+    Audience, Change, Changes, GrayExt, HistoryExt, Instance, Live, LiveExt, WhenDeleted,
+};
 /// The limits of names, ids, values and metadata, and the metadata keys that coord reads.
 pub mod limits {
     pub use coord_api::{

@@ -15,9 +15,10 @@
 //! ```
 
 pub use crate::{
-    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, IdOptions,
-    InstanceIdAllocator, InstanceIds, LockGuard, Lost, Provider, Registration, RegistrationStatus,
-    ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Snowflake, Version, Watch,
+    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, GrayExt,
+    HistoryExt, IdOptions, InstanceIdAllocator, InstanceIds, Live, LiveExt, LockGuard, Lost, Provider,
+    Registration, RegistrationStatus, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting,
+    Snowflake, Version, Watch,
 };
 
 #[cfg(feature = "grpc")]

@@ -7,8 +7,12 @@ use futures::{StreamExt, stream};
 
 use crate::{Raw, World, tools::within};
 
+pub(crate) mod gray;
 pub(crate) mod held;
+pub(crate) mod history;
+pub(crate) mod live;
 pub(crate) mod resume;
+pub(crate) mod schema;
 pub(crate) mod values;
 pub(crate) mod watch;
 pub(crate) mod writes;

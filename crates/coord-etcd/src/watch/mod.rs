@@ -34,8 +34,8 @@ pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) ->
     Ok(Watch::new(contact, items))
 }
 
-/// Between attempts, jittered: 20 ms to 1 s, so that what etcd lost is written again soon after it is back.
-fn pauses() -> ExponentialBackoff {
+/// Between attempts, jittered: 20 ms to 0.5 s, so that what etcd lost is written again soon after it is back.
+pub(crate) fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))
         .with_max_delay(Duration::from_millis(500))

@@ -1,0 +1,334 @@
+//! Who changed a value, when and why, and the way back.
+//!
+//! Beside the value there are an index with what is known of the last versions, and a ring of places with the
+//! values themselves. All are written in the transaction that writes the value, on the condition that nobody
+//! wrote the index since it was read: the history has exactly what was written, in order, and its size is bounded.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use coord_api::{Batch, ConfigCenter, ConfigKey, Entry, Error, MAX_VALUE_BYTES, Result, Scope, Version};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use crate::diff::{Difference, differences};
+
+/// How many versions of a key are kept.
+pub const MAX_HISTORY: usize = 20;
+
+/// The longest comment, in bytes.
+pub const MAX_COMMENT_BYTES: usize = 512;
+
+/// The largest value that can be recorded, in bytes: it is written twice in one transaction.
+pub const MAX_RECORDED_BYTES: usize = 384 << 10;
+
+/// One recorded version of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Record {
+    /// The version that was written; [`Version::ABSENT`] never.
+    pub version: Version,
+    /// Who wrote it: what its writer gave, else the label of its client, else its host, process and client.
+    pub author: String,
+    /// When, by the writer's clock.
+    pub at: SystemTime,
+    /// Why, if the writer said it.
+    pub comment: Option<String>,
+    /// Whether the key was deleted by it.
+    pub deleted: bool,
+}
+
+/// As it is stored: the version of the latest is that of the index itself, which nobody knows beforehand.
+#[derive(Clone, Serialize, Deserialize)]
+struct Stored {
+    number: u64,
+    version: Version,
+    author: String,
+    at_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    comment: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+}
+
+/// The last versions, the oldest first.
+struct Index {
+    version: Version,
+    records: Vec<Stored>,
+}
+
+/// History of a config center.
+pub trait HistoryExt {
+    /// Writes to `key` with a record of who, when and why.
+    ///
+    /// Recording is chosen write by write: it costs a read, and the value is stored twice, which the values that a
+    /// program writes all the time should not pay for. A write that is not recorded, by `set` or by another
+    /// program, leaves the history as it is.
+    ///
+    /// ```
+    /// use coord_api::{ConfigExt, Provider};
+    /// use coord_config::HistoryExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// # let config = coord_memory::Store::new().client().config();
+    /// let first = config.record("limits").author("ann").comment("launch").set(&10).await?;
+    /// let second = config.record("limits").author("bob").comment("more").set(&1000).await?;
+    /// for record in config.history("limits").await? {
+    ///     println!("{}: {} {:?}", record.version, record.author, record.comment);
+    /// }
+    /// for difference in config.diff("limits", first, second).await? {
+    ///     println!("{difference}");
+    /// }
+    /// config.record("limits").author("ann").rollback(first).await?;
+    /// assert_eq!(config.get::<u32>("limits").await?.expect("exists").value, 10);
+    /// # Ok(()) }
+    /// ```
+    fn record(&self, key: &str) -> Recorder;
+
+    /// The recorded versions of `key`, the latest first, at most [`MAX_HISTORY`].
+    ///
+    /// # Errors
+    /// As [`ConfigCenter::read`].
+    fn history(&self, key: &str) -> impl Future<Output = Result<Vec<Record>>> + Send;
+
+    /// The value of a recorded version, as JSON; `None` for a deletion.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if the version was not recorded, or is not kept any more; others as
+    /// [`ConfigCenter::read`].
+    fn recorded(&self, key: &str, version: Version) -> impl Future<Output = Result<Option<Entry>>> + Send;
+
+    /// What is different between two recorded versions, by JSON pointer. A deletion counts as `null`.
+    ///
+    /// # Errors
+    /// As [`recorded`](Self::recorded).
+    fn diff(
+        &self,
+        key: &str,
+        from: Version,
+        to: Version,
+    ) -> impl Future<Output = Result<Vec<Difference>>> + Send;
+}
+
+impl HistoryExt for Arc<dyn ConfigCenter> {
+    fn record(&self, key: &str) -> Recorder {
+        let (center, key) = (self.clone(), key.to_owned());
+        Recorder { center, key, author: None, comment: None, expected: None }
+    }
+
+    async fn history(&self, key: &str) -> Result<Vec<Record>> {
+        let index = read_index(&**self, &ConfigKey::parse(key)?).await?;
+        Ok(index.records.into_iter().rev().map(Stored::record).collect())
+    }
+
+    async fn recorded(&self, key: &str, version: Version) -> Result<Option<Entry>> {
+        find(&**self, &ConfigKey::parse(key)?, version).await
+    }
+
+    async fn diff(&self, key: &str, from: Version, to: Version) -> Result<Vec<Difference>> {
+        let key = ConfigKey::parse(key)?;
+        let value = |entry: Option<Entry>| entry.map_or(Ok(Value::Null), |entry| entry.decode());
+        let old = value(find(&**self, &key, from).await?)?;
+        let new = value(find(&**self, &key, to).await?)?;
+        Ok(differences(&old, &new))
+    }
+}
+
+/// A write to be recorded; from [`HistoryExt::record`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is written until `set`, `delete` or `rollback`"]
+pub struct Recorder {
+    center: Arc<dyn ConfigCenter>,
+    key: String,
+    author: Option<String>,
+    comment: Option<String>,
+    expected: Option<Version>,
+}
+
+impl Recorder {
+    /// Who writes, where it is not the client itself: the person at a console, for example.
+    pub fn author(mut self, author: impl Into<String>) -> Self {
+        self.author = Some(author.into());
+        self
+    }
+
+    /// Why.
+    pub fn comment(mut self, comment: impl Into<String>) -> Self {
+        self.comment = Some(comment.into());
+        self
+    }
+
+    /// Writes only if the key is at this version, as
+    /// [`compare_and_set`](coord_api::ConfigExt::compare_and_set).
+    pub fn expecting(mut self, version: Version) -> Self {
+        self.expected = Some(version);
+        self
+    }
+
+    /// Writes `value` and returns its version.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad key, value, author or comment and [`Error::TooLarge`] above
+    /// [`MAX_RECORDED_BYTES`], before anything is sent; [`Error::Conflict`] if the key is not at the expected
+    /// version; others as [`ConfigCenter::commit`].
+    pub async fn set<T: Serialize + Sync + ?Sized>(self, value: &T) -> Result<Version> {
+        let json = serde_json::value::to_raw_value(value)
+            .map_err(|error| Error::invalid("value", format!("can not be written as JSON: {error}")))?;
+        self.write(Some(json), Ok).await
+    }
+
+    /// Deletes the key and returns the version of the deletion.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn delete(self) -> Result<Version> {
+        self.write(None, Ok).await
+    }
+
+    /// Writes again what `version` was, as a new version. Without a comment the record says so.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if the version was not recorded, or is not kept any more; others as [`set`](Self::set).
+    pub async fn rollback(mut self, version: Version) -> Result<Version> {
+        let found = find(&*self.center, &ConfigKey::parse(&self.key)?, version).await?;
+        let json = match found {
+            Some(entry) => Some(entry.decode::<Box<RawValue>>()?),
+            None => None,
+        };
+        self.comment.get_or_insert_with(|| format!("rollback to version {version}"));
+        self.write(json, Ok).await
+    }
+
+    /// Writes the value and its record, with what `also` adds to the transaction.
+    pub(crate) async fn write(
+        self,
+        json: Option<Box<RawValue>>,
+        also: impl Fn(Batch) -> Result<Batch>,
+    ) -> Result<Version> {
+        let key = ConfigKey::parse(&self.key)?;
+        let author = self.author_checked()?;
+        let size = json.as_ref().map_or(0, |json| json.get().len());
+        if size > MAX_RECORDED_BYTES {
+            return Err(Error::TooLarge { field: "recorded value", size, limit: MAX_RECORDED_BYTES });
+        }
+        let index_key = index_of(&key);
+        let mut pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(2))
+            .with_max_delay(Duration::from_millis(500))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        loop {
+            let Index { version, mut records } = read_index(&*self.center, &key).await?;
+            let number = records.last().map_or(0, |last| last.number + 1);
+            records.push(Stored {
+                number,
+                version: Version::ABSENT,
+                author: author.clone(),
+                at_ms: now_ms(),
+                comment: self.comment.clone(),
+                deleted: json.is_none(),
+            });
+            let surplus = records.len().saturating_sub(MAX_HISTORY);
+            records.drain(..surplus);
+            let mut batch = Batch::new();
+            // First, so that a conflict of the value is told before one of the index.
+            if let Some(expected) = self.expected {
+                batch = batch.require_at(key.clone(), expected)?;
+            }
+            batch = batch.require_at(index_key.clone(), version)?.set_at(index_key.clone(), &records)?;
+            let place = place_of(&key, number);
+            batch = match &json {
+                Some(json) => batch.set_at(key.clone(), json)?.set_at(place, json)?,
+                None => batch.delete_at(key.clone())?.delete_at(place)?,
+            };
+            match self.center.commit(also(batch)?).await {
+                Ok(committed) => return Ok(committed.version),
+                Err(Error::Conflict { key, .. }) if key == index_key.as_str() => {
+                    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn author_checked(&self) -> Result<String> {
+        if let Some(comment) = &self.comment
+            && (comment.len() > MAX_COMMENT_BYTES || comment.chars().any(|c| c.is_control() && c != '\n'))
+        {
+            let reason = format!("needs at most {MAX_COMMENT_BYTES} bytes without control characters");
+            return Err(Error::invalid("comment", reason));
+        }
+        let Some(author) = &self.author else {
+            let owner = self.center.owner();
+            return Ok(owner.label.clone().unwrap_or_else(|| owner.to_string()));
+        };
+        coord_api::Owner::check_label(author).map_err(|error| match error {
+            Error::InvalidArgument { reason, .. } => Error::invalid("author", reason),
+            other => other,
+        })?;
+        Ok(author.clone())
+    }
+}
+
+impl Stored {
+    fn record(self) -> Record {
+        let Self { version, author, at_ms, comment, deleted, .. } = self;
+        Record { version, author, at: UNIX_EPOCH + Duration::from_millis(at_ms), comment, deleted }
+    }
+}
+
+fn index_of(key: &ConfigKey) -> ConfigKey {
+    key.beside("history", "index")
+}
+
+fn place_of(key: &ConfigKey, number: u64) -> ConfigKey {
+    key.beside("history", &(number % MAX_HISTORY as u64).to_string())
+}
+
+async fn read_index(center: &dyn ConfigCenter, key: &ConfigKey) -> Result<Index> {
+    let index = index_of(key);
+    let Some(entry) = center.read(Scope::Beside(&index)).await?.pop() else {
+        return Ok(Index { version: Version::ABSENT, records: Vec::new() });
+    };
+    let mut records: Vec<Stored> = entry.decode()?;
+    if let Some(latest) = records.last_mut() {
+        latest.version = entry.version();
+    }
+    Ok(Index { version: entry.version(), records })
+}
+
+/// What is known of one version of a key.
+pub(crate) async fn record_of(
+    center: &dyn ConfigCenter,
+    key: &ConfigKey,
+    version: Version,
+) -> Result<Option<Record>> {
+    let found = read_index(center, key).await?.records.into_iter().find(|stored| stored.version == version);
+    Ok(found.map(Stored::record))
+}
+
+async fn find(center: &dyn ConfigCenter, key: &ConfigKey, version: Version) -> Result<Option<Entry>> {
+    let missing = || Error::Missing { what: format!("version {version} in the history of {key}") };
+    let index = read_index(center, key).await?;
+    let stored = index.records.into_iter().find(|stored| stored.version == version).ok_or_else(missing)?;
+    if stored.deleted {
+        return Ok(None);
+    }
+    let place = place_of(key, stored.number);
+    let entry = center.read(Scope::Beside(&place)).await?.pop();
+    // The place may have been used again since the index was read.
+    let entry = entry.filter(|entry| entry.version() == version).ok_or_else(missing)?;
+    Ok(Some(Entry::new(key.as_str(), version, entry.as_bytes().clone())))
+}
+
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+const _: () =
+    assert!(2 * MAX_RECORDED_BYTES + MAX_HISTORY * (6 * MAX_COMMENT_BYTES + 1024) <= MAX_VALUE_BYTES);

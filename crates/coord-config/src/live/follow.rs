@@ -1,0 +1,363 @@
+//! The task behind a live value: it takes what the watches tell and brings it into use.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use coord_api::{
+    ConfigCenter, ConfigKey, Contact, Entry, EntryEvent, Error, Result, Scope, Version,
+    backend::ContactSource,
+};
+use futures::{
+    StreamExt,
+    future::try_join_all,
+    stream::{BoxStream, SelectAll},
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
+
+use super::{
+    LiveBuilder, Shared, WhenDeleted,
+    current::{Current, Origin, Rejection, RejectionCause, count},
+    file::Saver,
+    layers::{Ingredients, Layers, Step},
+};
+use crate::{Instance, gray};
+
+/// How long a difference to the store may be explained by an event that is on its way.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// A place that a live value is made of.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// The value of a key.
+    Key(ConfigKey),
+    /// The gray release of the key, for one instance.
+    Gray {
+        /// Where it is.
+        place: ConfigKey,
+        /// Whose it is.
+        key: ConfigKey,
+        /// For whom.
+        instance: Instance,
+    },
+}
+
+impl Source {
+    pub(super) fn scope(&self) -> Scope<'_> {
+        match self {
+            Self::Key(key) => Scope::Key(key.as_str()),
+            Self::Gray { place, .. } => Scope::Beside(place),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Key(key) | Self::Gray { place: key, .. } => key.as_str(),
+        }
+    }
+
+    /// What an event means for the value.
+    fn understand(&self, event: EntryEvent) -> EntryEvent {
+        let Self::Gray { key, instance, .. } = self else { return event };
+        let value = |entry: &Entry| gray::value_for(key.as_str(), instance, entry);
+        match event {
+            EntryEvent::Snapshot { version, entries } => {
+                EntryEvent::Snapshot { version, entries: entries.iter().filter_map(value).collect() }
+            }
+            EntryEvent::Put(entry) => match value(&entry) {
+                Some(value) => EntryEvent::Put(value),
+                None => EntryEvent::Deleted { key: key.to_string(), version: entry.version() },
+            },
+            deleted @ EntryEvent::Deleted { .. } => deleted,
+        }
+    }
+}
+
+/// The watches over all sources.
+pub(super) struct Feed {
+    events: SelectAll<BoxStream<'static, (usize, Result<EntryEvent>)>>,
+    contact: Contact,
+}
+
+impl Feed {
+    /// Opens the watches; what is in each place now comes along.
+    pub(super) async fn open(
+        center: &dyn ConfigCenter,
+        sources: &[Source],
+    ) -> Result<(Self, Vec<Option<Entry>>)> {
+        let opening = sources.iter().map(|source| async move {
+            let mut watch = center.watch_entries(source.scope()).await?;
+            match watch.next().await.unwrap_or(Err(Error::Closed))? {
+                EntryEvent::Snapshot { version, entries } => {
+                    let snapshot = EntryEvent::Snapshot { version, entries };
+                    let EntryEvent::Snapshot { mut entries, .. } = source.understand(snapshot) else {
+                        return Err(Error::Closed);
+                    };
+                    Ok((watch, entries.pop()))
+                }
+                EntryEvent::Put(_) | EntryEvent::Deleted { .. } => Err(Error::Backend {
+                    operation: "watch",
+                    source: "a watch did not begin with a snapshot".into(),
+                }),
+            }
+        });
+        let (mut events, mut entries, mut contact) = (SelectAll::new(), Vec::new(), None);
+        for (layer, (watch, entry)) in try_join_all(opening).await?.into_iter().enumerate() {
+            contact.get_or_insert_with(|| watch.contact());
+            let source = sources[layer].clone();
+            let tagged = watch.map(move |item| (layer, item.map(|event| source.understand(event))));
+            events.push(tagged.boxed());
+            entries.push(entry);
+        }
+        Ok((Self { events, contact: contact.expect("the key itself is a source") }, entries))
+    }
+}
+
+/// Why the watches are left.
+enum Left {
+    /// They are to be opened anew.
+    Distrusted,
+    /// The provider is closed.
+    Closed,
+}
+
+/// All that the task has.
+pub(super) struct Follower<T> {
+    rules: LiveBuilder<T>,
+    sources: Vec<Source>,
+    layers: Layers,
+    /// What was looked at last, whether it was taken or refused.
+    considered: Ingredients,
+    shared: Arc<Shared<T>>,
+    contact: ContactSource,
+    changed: watch::Sender<u64>,
+    /// Each change, for those who want them all.
+    each: broadcast::Sender<Arc<Current<T>>>,
+    saver: Option<Saver>,
+}
+
+impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
+    pub(super) fn new(
+        rules: LiveBuilder<T>,
+        sources: Vec<Source>,
+        layers: Layers,
+        shared: Arc<Shared<T>>,
+        contact: ContactSource,
+        (changed, each): (watch::Sender<u64>, broadcast::Sender<Arc<Current<T>>>),
+        saver: Option<Saver>,
+    ) -> Self {
+        let considered = layers.ingredients();
+        Self { rules, sources, layers, considered, shared, contact, changed, each, saver }
+    }
+
+    /// Follows until the provider is closed, or the last handle is gone and aborts this.
+    pub(super) async fn run(mut self, mut feed: Option<Feed>) {
+        if matches!(self.shared.now.load().origin, Origin::Store(_)) {
+            self.save();
+        }
+        loop {
+            let open = match feed.take() {
+                Some(open) => open,
+                None => match self.open_again().await {
+                    Some(open) => open,
+                    None => break,
+                },
+            };
+            match self.follow(open).await {
+                Left::Distrusted => {}
+                Left::Closed => break,
+            }
+        }
+        self.contact.lost();
+    }
+
+    /// Opens the watches, for as long as it takes; `None` when the provider is closed.
+    async fn open_again(&mut self) -> Option<Feed> {
+        let mut pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(20))
+            .with_max_delay(Duration::from_secs(2))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        loop {
+            match Feed::open(&*self.rules.center, &self.sources).await {
+                Ok((feed, entries)) => {
+                    let mut step = Step::Same;
+                    for (layer, entry) in entries.into_iter().enumerate() {
+                        let (version, entries) = (Version::ABSENT, entry.into_iter().collect());
+                        let read = self.layers.apply(layer, EntryEvent::Snapshot { version, entries });
+                        step = step.max(read);
+                    }
+                    count(&self.shared.counters.snapshots);
+                    self.consider(step);
+                    self.contact.restored();
+                    return Some(feed);
+                }
+                Err(Error::Closed) => return None,
+                Err(error) => {
+                    self.contact.lost();
+                    tracing::debug!(%error, key = self.shared.key, "a live config value waits for the store");
+                    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, mut feed: Feed) -> Left {
+        let mut next_look = self.next_look();
+        let mut suspicious = false;
+        if !feed.contact.freshness().is_fresh() {
+            self.contact.lost();
+        }
+        loop {
+            tokio::select! {
+                item = feed.events.next() => match item {
+                    Some((layer, Ok(event))) => {
+                        if self.take(layer, event) {
+                            return Left::Distrusted;
+                        }
+                    }
+                    Some((_, Err(Error::Closed))) | None => return Left::Closed,
+                    Some((_, Err(error))) => {
+                        tracing::warn!(%error, key = self.shared.key, "the watch of a live config value failed");
+                    }
+                },
+                freshness = feed.contact.changed() => {
+                    if freshness.is_fresh() { self.contact.restored() } else { self.contact.lost() }
+                }
+                () = tokio::time::sleep_until(next_look) => {
+                    let differs = self.differs().await;
+                    if differs && suspicious {
+                        tracing::warn!(key = self.shared.key, "a change was never told, reading the state anew");
+                        count(&self.shared.counters.reconciliations);
+                        return Left::Distrusted;
+                    }
+                    suspicious = differs;
+                    next_look = if differs { Instant::now() + ON_ITS_WAY } else { self.next_look() };
+                }
+            }
+        }
+    }
+
+    fn next_look(&self) -> Instant {
+        let every = self.rules.reconcile_every.unwrap_or(Duration::from_secs(300));
+        Instant::now() + every.mul_f64(0.9 + 0.2 * fastrand::f64())
+    }
+
+    /// Whether the store has something else than we know. A store that does not answer has not.
+    async fn differs(&mut self) -> bool {
+        let center = self.rules.center.clone();
+        let reading = self.sources.iter().map(|source| center.read(source.scope()));
+        let Ok(found) = try_join_all(reading).await else { return false };
+        let found = self.sources.iter().zip(found).map(|(source, entries)| {
+            let snapshot = EntryEvent::Snapshot { version: Version::ABSENT, entries };
+            match source.understand(snapshot) {
+                EntryEvent::Snapshot { mut entries, .. } => entries.pop(),
+                _ => None,
+            }
+        });
+        found.zip(self.layers.entries()).any(|(found, known)| found != *known)
+    }
+
+    /// Takes an event. `true` if everything has to be read anew before it means anything: a gray release was ended,
+    /// perhaps by the value of the key, of which we may not have heard yet.
+    fn take(&mut self, layer: usize, event: EntryEvent) -> bool {
+        if matches!(event, EntryEvent::Snapshot { .. }) {
+            count(&self.shared.counters.snapshots);
+        }
+        let step = self.layers.apply(layer, event);
+        let gray_ended = step == Step::Deleted && matches!(self.sources[layer], Source::Gray { .. });
+        if !gray_ended {
+            self.consider(step);
+        }
+        gray_ended
+    }
+
+    /// Brings what the layers make now into use, or says why not.
+    fn consider(&mut self, step: Step) {
+        if step == Step::Deleted {
+            count(&self.shared.counters.deletions);
+        }
+        let ingredients = self.layers.ingredients();
+        if ingredients == self.considered {
+            // Written anew, but the same.
+            if self.shared.rejection.load().is_none() && self.layers.entries().iter().any(Option::is_some) {
+                self.moved_to(Origin::Store(self.layers.version()));
+            }
+            return;
+        }
+        self.considered = ingredients;
+        let made = match self.layers.compose::<T>() {
+            Ok(Some(made)) => made,
+            Ok(None) => return self.gone(),
+            Err(rejection) => return self.reject(rejection),
+        };
+        let refused =
+            |cause, reason| Rejection { key: self.shared.key.clone(), version: made.version, cause, reason };
+        if let Err(reason) = self.rules.check(&made.value) {
+            return self.reject(refused(RejectionCause::Validator, reason));
+        }
+        let old = self.shared.now.load_full();
+        if let Err(reason) = self.rules.ask_hook(&old.value, &made.value) {
+            return self.reject(refused(RejectionCause::Hook, reason));
+        }
+        self.publish(Arc::new(made.value), Origin::Store(made.version));
+        self.save();
+    }
+
+    /// Nothing is stored any more.
+    fn gone(&mut self) {
+        let old = self.shared.now.load_full();
+        let default = self.rules.default.clone().filter(|_| self.rules.when_deleted == WhenDeleted::Default);
+        let Some(default) = default else {
+            self.shared.rejection.store(None);
+            let origin = old.origin;
+            return self.publish(
+                old.value.clone(),
+                if origin == Origin::Default { origin } else { Origin::Kept(origin.version()) },
+            );
+        };
+        if let Err(reason) = self.rules.ask_hook(&old.value, &default) {
+            let (key, version) = (self.shared.key.clone(), Version::ABSENT);
+            return self.reject(Rejection { key, version, cause: RejectionCause::Hook, reason });
+        }
+        self.publish(default, Origin::Default);
+    }
+
+    fn reject(&self, rejection: Rejection) {
+        tracing::warn!(reason = %rejection, "the last good value stays in use");
+        count(&self.shared.counters.rejections);
+        self.shared.rejection.store(Some(Arc::new(rejection)));
+    }
+
+    fn publish(&self, value: Arc<T>, origin: Origin) {
+        let number = self.shared.now.load().number + 1;
+        let current = Arc::new(Current { number, value, origin });
+        self.shared.now.store(current.clone());
+        self.shared.rejection.store(None);
+        count(&self.shared.counters.changes);
+        // Nobody has to listen.
+        let _ = self.each.send(current);
+        self.changed.send_replace(number);
+    }
+
+    /// The same value has another origin now; nobody is woken for that.
+    fn moved_to(&self, origin: Origin) {
+        let now = self.shared.now.load_full();
+        if now.origin != origin {
+            let current = Current { number: now.number, value: now.value.clone(), origin };
+            self.shared.now.store(Arc::new(current));
+        }
+    }
+
+    fn save(&self) {
+        if let Some(saver) = &self.saver {
+            let names = self.sources.iter().map(|source| source.name().to_owned());
+            let entries = names.zip(self.layers.entries());
+            saver.save(entries.filter_map(|(name, entry)| Some((name, entry.clone()?))).collect());
+        }
+    }
+}

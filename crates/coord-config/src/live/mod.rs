@@ -1,0 +1,189 @@
+//! Values that follow the store, and keep the last good state when the store or a writer fails them.
+
+mod builder;
+mod changes;
+mod current;
+mod file;
+mod follow;
+mod layers;
+mod start;
+mod verdict;
+
+use std::{fmt, sync::Arc};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use coord_api::{ConfigCenter, ConfigKey, Contact, Error, Result, Version};
+use futures::FutureExt;
+use tokio::{
+    sync::{broadcast, watch},
+    task::AbortHandle,
+};
+
+pub use builder::{LiveBuilder, WhenDeleted};
+pub use changes::{Change, Changes};
+pub use current::{LiveCounters, LiveState, Origin, Rejection, RejectionCause};
+pub use verdict::Verdict;
+
+use crate::history::{Record, record_of};
+use current::{Counters, Current};
+
+/// Live values of a config center.
+pub trait LiveExt {
+    /// A value that follows `key`; [`LiveBuilder::start`] begins.
+    ///
+    /// ```
+    /// use coord_api::{ConfigExt, Provider};
+    /// use coord_config::LiveExt;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Limits { max_upload_mb: u32 }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// let store = coord_memory::Store::new();
+    /// let config = store.client().config();
+    /// let mut limits = config
+    ///     .live("limits")
+    ///     .default(Limits { max_upload_mb: 10 })
+    ///     .validate(|limits| if limits.max_upload_mb > 0 { Ok(()) } else { Err("max_upload_mb is 0") })
+    ///     .start()
+    ///     .await?;
+    /// assert_eq!(limits.current().max_upload_mb, 10);
+    ///
+    /// config.set("limits", &Limits { max_upload_mb: 50 }).await?;
+    /// assert_eq!(limits.changed().await?.max_upload_mb, 50);
+    /// # Ok(()) }
+    /// ```
+    fn live<T>(&self, key: &str) -> LiveBuilder<T>;
+}
+
+impl LiveExt for Arc<dyn ConfigCenter> {
+    fn live<T>(&self, key: &str) -> LiveBuilder<T> {
+        LiveBuilder::new(self.clone(), key)
+    }
+}
+
+/// A typed value that follows its key.
+///
+/// # Contract
+/// - [`current`](Self::current) never waits and never fails. It is the last value that was decoded, passed the
+///   validator and was not refused by the hook.
+/// - An update that is refused is counted and told by [`state`](Self::state), with the JSON path where it does not
+///   fit. The next good one is taken.
+/// - Nothing is missed between the first value and the changes, and no value older than one that was seen comes
+///   later. Values that were replaced before this process heard of them may be skipped.
+/// - While the store is away the value stays, and [`state`](Self::state) says that it is stale and since when.
+/// - After the provider was closed the value stays, stale.
+///
+/// Clones are the same value; each has its own place in [`changed`](Self::changed). The task that follows the key
+/// ends with the last clone, and so does the client if nothing else uses it.
+pub struct Live<T> {
+    shared: Arc<Shared<T>>,
+    seen: watch::Receiver<u64>,
+    task: Arc<Task>,
+}
+
+struct Shared<T> {
+    key: String,
+    center: Arc<dyn ConfigCenter>,
+    now: ArcSwap<Current<T>>,
+    rejection: ArcSwapOption<Rejection>,
+    counters: Counters,
+    contact: Contact,
+    /// The sending end belongs to the task, so that the consumers' end with it.
+    each: broadcast::Receiver<Arc<Current<T>>>,
+}
+
+impl<T> Shared<T> {
+    /// Who wrote a version of the key, if that can be read.
+    async fn record(&self, version: Version) -> Option<Record> {
+        let key = ConfigKey::parse(&self.key).ok()?;
+        record_of(&*self.center, &key, version).await.ok()?
+    }
+}
+
+/// Ends what follows the key when the last handle is gone.
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Live<T> {
+    /// The key.
+    pub fn key(&self) -> &str {
+        &self.shared.key
+    }
+
+    /// The value now, without waiting: some ten nanoseconds. Keep it as long as one piece of work has to see one
+    /// value.
+    pub fn current(&self) -> Arc<T> {
+        self.shared.now.load().value.clone()
+    }
+
+    /// As [`current`](Self::current), for a short look: no counter is shared between threads, so many of them may
+    /// look in tight loops without slowing each other.
+    pub fn look<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.shared.now.load().value)
+    }
+
+    /// Where the value comes from, with its version.
+    pub fn origin(&self) -> Origin {
+        self.shared.now.load().origin
+    }
+
+    /// Waits until the value is not the one that this handle was last told of, and tells it. Changes that follow
+    /// each other quickly are told as one; [`changes`](Self::changes) has them all.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after the provider was closed.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again: no change is lost.
+    pub async fn changed(&mut self) -> Result<Arc<T>> {
+        self.seen.changed().await.map_err(|_| Error::Closed)?;
+        Ok(self.current())
+    }
+
+    /// Every change from now on, with who made it and when, where its writer said so.
+    pub fn changes(&self) -> Changes<T> {
+        Changes::new(self.clone())
+    }
+
+    /// How far the value can be trusted.
+    pub fn state(&self) -> LiveState {
+        LiveState { freshness: self.shared.contact.freshness(), rejection: self.shared.rejection.load_full() }
+    }
+
+    /// Tells when the value becomes stale, and fresh again.
+    pub fn contact(&self) -> Contact {
+        let mut contact = self.shared.contact.clone();
+        // The shared handle was never asked: to the new one, what was before is no change.
+        let _ = contact.changed().now_or_never();
+        contact
+    }
+
+    /// What happened so far, for metrics.
+    pub fn counters(&self) -> LiveCounters {
+        self.shared.counters.read()
+    }
+}
+
+impl<T> Clone for Live<T> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), seen: self.seen.clone(), task: self.task.clone() }
+    }
+}
+
+/// Never shows the value, which may be a secret.
+impl<T> fmt::Debug for Live<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live")
+            .field("key", &self.key())
+            .field("origin", &self.origin())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,173 @@
+//! The first value of a live value.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use coord_api::{ConfigKey, Error, Result, backend::ContactSource};
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, watch};
+
+use super::{
+    Live, LiveBuilder, Shared, Task,
+    current::{Counters, Current, Origin, Rejection, RejectionCause, count},
+    file::File,
+    follow::{Feed, Follower, Source},
+    layers::Layers,
+};
+use crate::gray;
+
+/// How many changes a slow consumer of them may be behind before it misses some.
+const CHANGES: usize = 32;
+
+pub(super) async fn start<T>(mut builder: LiveBuilder<T>) -> Result<Live<T>>
+where
+    T: DeserializeOwned + Send + Sync + 'static,
+{
+    let sources = sources(&builder)?;
+    if builder.reconcile_every.is_some_and(|interval| interval < Duration::from_millis(100)) {
+        return Err(Error::invalid("reconcile_every", "is below 100ms"));
+    }
+    let merge = builder.merge()?;
+    let file = builder.file.take().map(File::new).transpose()?;
+    let mut layers = Layers::new(sources.len(), merge);
+    let mut saved = layers.clone();
+
+    let opening = tokio::time::timeout(builder.start_within, Feed::open(&*builder.center, &sources));
+    let opened = opening.await.unwrap_or(Err(Error::Timeout {
+        operation: "start a live config value",
+        after: builder.start_within,
+    }));
+    let mut feed = None;
+    let mut rejection = None;
+    let first = match opened {
+        Ok((opened, entries)) => {
+            feed = Some(opened);
+            for (layer, entry) in entries.into_iter().enumerate() {
+                layers.put(layer, entry);
+            }
+            match usable(&mut builder, &layers) {
+                Ok(Some((value, version))) => (value, Origin::Store(version)),
+                Ok(None) => match &builder.default {
+                    Some(default) => (default.clone(), Origin::Default),
+                    None => return Err(Error::Missing { what: format!("config key {}", builder.key) }),
+                },
+                Err(refused) => {
+                    tracing::warn!(reason = %refused, "the stored value can not be used");
+                    let fallback = from_file(&mut builder, &sources, file.as_ref(), &mut saved).await;
+                    let default = || builder.default.clone().map(|default| (default, Origin::Default));
+                    let Some(first) = fallback.or_else(default) else { return Err(to_error(refused)) };
+                    rejection = Some(Arc::new(refused));
+                    first
+                }
+            }
+        }
+        Err(error) if error.is_retryable() => {
+            let fallback = from_file(&mut builder, &sources, file.as_ref(), &mut saved).await;
+            let default = || {
+                let default = builder.default.clone().filter(|_| builder.default_while_away);
+                default.map(|default| (default, Origin::Default))
+            };
+            let Some(first) = fallback.or_else(default) else { return Err(error) };
+            tracing::warn!(%error, key = builder.key, origin = ?first.1, "started without the store");
+            first
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(launch(builder, sources, layers, feed, first, rejection, file))
+}
+
+fn sources<T>(builder: &LiveBuilder<T>) -> Result<Vec<Source>> {
+    let keys = builder.over.iter().chain([&builder.key]);
+    let mut sources: Vec<_> =
+        keys.map(|key| Ok(Source::Key(ConfigKey::parse(key)?))).collect::<Result<_>>()?;
+    if let Some(instance) = &builder.instance {
+        instance.check()?;
+        let key = ConfigKey::parse(&builder.key)?;
+        sources.push(Source::Gray { place: gray::place_of(&key), key, instance: instance.clone() });
+    }
+    Ok(sources)
+}
+
+/// The value that the layers make, if the validators agree.
+fn usable<T: DeserializeOwned>(
+    builder: &mut LiveBuilder<T>,
+    layers: &Layers,
+) -> Result<Option<(Arc<T>, coord_api::Version)>, Rejection> {
+    let Some(made) = layers.compose::<T>()? else { return Ok(None) };
+    builder.check(&made.value).map_err(|reason| Rejection {
+        key: builder.key.clone(),
+        version: made.version,
+        cause: RejectionCause::Validator,
+        reason,
+    })?;
+    Ok(Some((Arc::new(made.value), made.version)))
+}
+
+/// What was saved last, if that can be used.
+async fn from_file<T: DeserializeOwned>(
+    builder: &mut LiveBuilder<T>,
+    sources: &[Source],
+    file: Option<&File>,
+    saved: &mut Layers,
+) -> Option<(Arc<T>, Origin)> {
+    for entry in file?.load().await? {
+        if let Some(layer) = sources.iter().position(|source| source.name() == entry.key()) {
+            saved.put(layer, Some(entry));
+        }
+    }
+    match usable(builder, saved) {
+        Ok(found) => found.map(|(value, version)| (value, Origin::File(version))),
+        Err(refused) => {
+            tracing::warn!(reason = %refused, "the snapshot file can not be used");
+            None
+        }
+    }
+}
+
+fn to_error(refused: Rejection) -> Error {
+    let Rejection { key, version, cause, reason } = refused;
+    match cause {
+        RejectionCause::Decode { path } => Error::Decode { key, version, path, source: reason.into() },
+        RejectionCause::Validator | RejectionCause::Hook => {
+            Error::invalid("value", format!("of {key} at version {version} is refused: {reason}"))
+        }
+    }
+}
+
+/// Starts the task that follows the sources.
+fn launch<T>(
+    builder: LiveBuilder<T>,
+    sources: Vec<Source>,
+    layers: Layers,
+    feed: Option<Feed>,
+    (value, origin): (Arc<T>, Origin),
+    rejection: Option<Arc<Rejection>>,
+    file: Option<File>,
+) -> Live<T>
+where
+    T: DeserializeOwned + Send + Sync + 'static,
+{
+    let source = ContactSource::default();
+    if feed.is_none() {
+        source.lost();
+    }
+    let (changed, seen) = watch::channel(0);
+    let (each, idle) = broadcast::channel(CHANGES);
+    let counters = Counters::default();
+    if rejection.is_some() {
+        count(&counters.rejections);
+    }
+    let saver = file.map(|file| file.keep(counters.file_errors.clone()));
+    let shared = Arc::new(Shared {
+        key: builder.key.clone(),
+        center: builder.center.clone(),
+        now: ArcSwap::from_pointee(Current { number: 0, value, origin }),
+        rejection: ArcSwapOption::new(rejection),
+        counters,
+        contact: source.contact(),
+        each: idle,
+    });
+    let follower = Follower::new(builder, sources, layers, shared.clone(), source, (changed, each), saver);
+    let task = tokio::spawn(follower.run(feed)).abort_handle();
+    Live { shared, seen, task: Arc::new(Task(task)) }
+}

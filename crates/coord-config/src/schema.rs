@@ -1,0 +1,239 @@
+//! JSON Schemas that are kept in the store, so that every writer who looks refuses a bad value.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use coord_api::{
+    Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Owner, Result, Scope,
+    Version, Watch, Write,
+};
+use jsonschema::Validator;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::gray;
+
+/// Schemas of a config center.
+pub trait SchemaExt {
+    /// The schemas, to set and to remove them.
+    fn schemas(&self) -> Schemas;
+
+    /// The same config center, but a write is refused when a value does not fit the schema of its key or of a
+    /// prefix of it. The schemas are read once; each commit is on the condition that they are still the same, so a
+    /// schema that was set by another process counts from the next write on, at no further request.
+    ///
+    /// What writes around it, `etcdctl` for example, is not checked: a live value's validator sees that.
+    ///
+    /// ```
+    /// use coord_api::{ConfigExt, Error, Provider, Scope};
+    /// use coord_config::SchemaExt;
+    /// use schemars::JsonSchema;
+    ///
+    /// #[derive(JsonSchema)]
+    /// #[allow(dead_code)]
+    /// struct Limits { #[schemars(range(min = 1))] max_upload_mb: u32 }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// # let store = coord_memory::Store::new();
+    /// store.client().config().schemas().set::<Limits>(Scope::Key("limits")).await?;
+    /// let another_tool = store.client().config().checked();
+    /// let refused = another_tool.set("limits", &serde_json::json!({ "max_upload_mb": 0 })).await;
+    /// println!("{}", refused.expect_err("does not fit"));
+    /// another_tool.set("limits", &serde_json::json!({ "max_upload_mb": 1 })).await?;
+    /// # Ok(()) }
+    /// ```
+    fn checked(&self) -> Arc<dyn ConfigCenter>;
+}
+
+impl SchemaExt for Arc<dyn ConfigCenter> {
+    fn schemas(&self) -> Schemas {
+        Schemas(self.clone())
+    }
+
+    fn checked(&self) -> Arc<dyn ConfigCenter> {
+        Arc::new(Checked { center: self.clone(), known: Mutex::new(None) })
+    }
+}
+
+/// The schemas of a config center; from [`SchemaExt::schemas`].
+#[derive(Clone, Debug)]
+pub struct Schemas(Arc<dyn ConfigCenter>);
+
+impl Schemas {
+    /// Sets the schema of a type for a key, or for all keys below a prefix. What is stored already is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad key or prefix; others as [`ConfigCenter::commit`].
+    pub async fn set<T: JsonSchema>(&self, scope: Scope<'_>) -> Result<()> {
+        self.set_json(scope, schemars::schema_for!(T).to_value()).await
+    }
+
+    /// As [`set`](Self::set), for a schema as JSON.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set), and [`Error::InvalidArgument`] for what is no schema.
+    pub async fn set_json(&self, scope: Scope<'_>, schema: Value) -> Result<()> {
+        compile(&schema)?;
+        self.change(scope, Some(schema)).await
+    }
+
+    /// Removes a schema, if there is one.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub async fn remove(&self, scope: Scope<'_>) -> Result<()> {
+        self.change(scope, None).await
+    }
+
+    async fn change(&self, scope: Scope<'_>, schema: Option<Value>) -> Result<()> {
+        let (prefix, name) = match scope {
+            Scope::Key(key) => (false, ConfigKey::parse(key)?.as_str().to_owned()),
+            Scope::Prefix(prefix) => (true, ConfigPrefix::parse(prefix)?.as_key_start()),
+            Scope::Beside(_) => return Err(Error::invalid("scope", "is beside the values")),
+        };
+        loop {
+            let (version, mut stored) = read(&*self.0).await?;
+            let map = if prefix { &mut stored.prefixes } else { &mut stored.keys };
+            match &schema {
+                Some(schema) => map.insert(name.clone(), schema.clone()),
+                None => map.remove(&name),
+            };
+            let batch = Batch::new().require_at(place(), version)?.set_at(place(), &stored)?;
+            match self.0.commit(batch).await {
+                Err(Error::Conflict { .. }) => {}
+                done => return done.map(|_| ()),
+            }
+        }
+    }
+}
+
+/// All schemas: of keys, and of what begins with a prefix.
+#[derive(Default, Serialize, Deserialize)]
+struct Stored {
+    #[serde(default)]
+    keys: BTreeMap<String, Value>,
+    #[serde(default)]
+    prefixes: BTreeMap<String, Value>,
+}
+
+/// In one place, so that a commit needs one condition to know that none has changed.
+fn place() -> ConfigKey {
+    ConfigKey::parse("all").expect("is a good name").beside("schemas", "")
+}
+
+async fn read(center: &dyn ConfigCenter) -> Result<(Version, Stored)> {
+    match center.read(Scope::Beside(&place())).await?.pop() {
+        Some(entry) => Ok((entry.version(), entry.decode()?)),
+        None => Ok((Version::ABSENT, Stored::default())),
+    }
+}
+
+fn compile(schema: &Value) -> Result<Validator> {
+    jsonschema::validator_for(schema)
+        .map_err(|error| Error::invalid("schema", format!("at `{}`: {error}", error.instance_path())))
+}
+
+/// Schemas that were read, ready to check with.
+struct Known {
+    version: Version,
+    keys: BTreeMap<String, Validator>,
+    prefixes: BTreeMap<String, Validator>,
+}
+
+impl Known {
+    async fn read(center: &dyn ConfigCenter) -> Result<Self> {
+        let (version, stored) = read(center).await?;
+        let all = |schemas: BTreeMap<String, Value>| {
+            schemas.into_iter().map(|(name, schema)| Ok((name, compile(&schema)?))).collect::<Result<_>>()
+        };
+        Ok(Self { version, keys: all(stored.keys)?, prefixes: all(stored.prefixes)? })
+    }
+
+    fn check(&self, write: &Write) -> Result<()> {
+        let Write::Set(key, json) = write else { return Ok(()) };
+        let entry = Entry::new(key.as_str(), Version::ABSENT, json.clone());
+        let (key, value) = match gray::released(&entry, key) {
+            Some(released) => released,
+            None if key.is_beside() => return Ok(()),
+            None => (key.as_str().to_owned(), entry.decode()?),
+        };
+        let below =
+            self.prefixes.iter().filter(|(prefix, _)| key.starts_with(*prefix)).map(|(_, schema)| schema);
+        for schema in self.keys.get(&key).into_iter().chain(below) {
+            if let Err(error) = schema.validate(&value) {
+                let (path, why) = (error.instance_path().to_string(), error.masked_with("the value"));
+                let reason = format!("of `{key}` does not fit its schema at `{path}`: {why}");
+                return Err(Error::InvalidArgument { field: "value", reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// See [`SchemaExt::checked`].
+struct Checked {
+    center: Arc<dyn ConfigCenter>,
+    known: Mutex<Option<Arc<Known>>>,
+}
+
+impl Checked {
+    async fn known(&self) -> Result<Arc<Known>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let known = Arc::new(Known::read(&*self.center).await?);
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
+        Ok(known)
+    }
+}
+
+impl fmt::Debug for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Checked").field(&self.center).finish()
+    }
+}
+
+#[async_trait]
+impl ConfigCenter for Checked {
+    async fn read(&self, scope: Scope<'_>) -> Result<Vec<Entry>> {
+        self.center.read(scope).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        let place = place();
+        if batch.writes().iter().any(|write| *write.key() == place) {
+            return self.center.commit(batch).await;
+        }
+        loop {
+            let known = self.known().await?;
+            let fits = batch.writes().iter().try_for_each(|write| known.check(write));
+            // What does not fit may fit schemas that were set since; ask the store before it is refused.
+            let condition = Batch::new().require_at(place.clone(), known.version)?;
+            let attempt = match &fits {
+                Ok(()) => batch.clone().require_at(place.clone(), known.version)?,
+                Err(_) => condition,
+            };
+            match self.center.commit(attempt).await {
+                Err(Error::Conflict { key, .. }) if key == place.as_str() => {
+                    *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                }
+                Err(error) if fits.is_ok() => return Err(error),
+                done => return fits.and(done),
+            }
+        }
+    }
+
+    async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
+        self.center.watch_entries(scope).await
+    }
+
+    fn owner(&self) -> Owner {
+        self.center.owner()
+    }
+}
