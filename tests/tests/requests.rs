@@ -163,11 +163,17 @@ async fn one_request_for_each_read_and_write() {
     assert_eq!(got.expect("is read").expect("exists").value, 4);
     assert_eq!(requests, only("Range", 1));
 
-    let first =
-        registry.register(ServiceInfo::new("svc", "1", "10.0.0.1", 80), TTL).await.expect("registers");
+    // The watch that guards the records of a service is there before its first one is written.
+    let register = registry.register(ServiceInfo::new("svc", "1", "10.0.0.1", 80), TTL);
+    let (first, requests) = bench.requests_of(register).await;
+    assert_eq!(requests, BTreeMap::from([("Txn".to_owned(), 1), ("Watch".to_owned(), 1)]));
+    let watches = || bench.server.metric("etcd_debugging_mvcc_watcher_total", "");
+    let before = watches().await.expect("etcd answers");
     let register = registry.register(ServiceInfo::new("svc", "2", "10.0.0.1", 80), TTL);
     let (second, requests) = bench.requests_of(register).await;
-    assert_eq!(requests, only("Txn", 1), "and a watch on the stream that is open");
+    assert_eq!(requests, only("Txn", 1), "the service is watched already");
+    assert_eq!(watches().await.expect("etcd answers"), before);
+    let (first, second) = (first.expect("registers"), second.expect("registers"));
     let (found, requests) = bench.requests_of(registry.discover("svc")).await;
     assert_eq!(found.expect("is read").len(), 2);
     assert_eq!(requests, only("Range", 1));
