@@ -115,6 +115,29 @@ tests! { "ids";
         assert_eq!(held.id(), None);
     }
 
+    /// Contract 5: who waits for an id holds nothing that could be lost, so it waits on, also when its lease is
+    /// revoked or it is cut off for longer than its TTL.
+    async fn a_waiter_outlasts_its_lease(world: &dyn World) {
+        for end in ["revoke", "cut"] {
+            let (holder, waiting) = (world.client().await, world.client().await);
+            let held = holder.ids(end, 2);
+            acquire(&*held).await;
+            let waiter = waiting.ids(end, 2);
+            let task = spawn(async move { waiter.acquire_id().await });
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if end == "revoke" {
+                world.revoke_leases().await;
+            } else {
+                waiting.link.cut();
+                tokio::time::sleep(SHORT * 2).await;
+                assert!(!task.is_finished(), "it gave up");
+                waiting.link.restore();
+                held.release_id().await.expect("is held");
+            }
+            assert_eq!(task.join_within(LIMIT * 2).await.expect("waits on").get(), 1, "{end}");
+        }
+    }
+
     /// Contract 7: an acquisition that gets no answer fails in bounded time, and no id stays taken.
     async fn an_unanswered_acquisition_takes_nothing(world: &dyn World) {
         let (cut_off, other) = (world.client().await, world.client().await.ids("svc", 2));
