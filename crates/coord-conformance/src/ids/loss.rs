@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::acquire;
 use crate::{
+    Raw,
     expect::{expect_lost, expect_unreachable},
     suite::tests,
     tools::{LIMIT, SHORT, eventually, keys_become, spawn, within},
@@ -93,6 +94,19 @@ tests! { "ids";
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(matches!(other.try_acquire_id().await, Err(Error::Exhausted { max: 2 })));
         new.release_id().await.expect("is still held");
+    }
+
+    /// Contract 2: the id that somebody deletes by hand goes to someone else only after its holder was told.
+    async fn deletion_by_hand_is_told(world: &dyn World) {
+        let (held, other) = (world.client().await.ids("svc", 2), world.client().await.ids("svc", 2));
+        acquire(&*held).await;
+        let lost = held.lost().expect("one is held");
+        world.delete_raw(Raw::Id { service: "svc", id: 1 }).await;
+        within(LIMIT * 2, other.acquire_id()).await.expect("becomes free");
+        assert_eq!(held.id(), None, "two holders by their own belief");
+        assert_eq!(lost.reason(), Some(LossReason::Deleted));
+        expect_lost(held.release_id().await);
+        assert_eq!(other.id().map(std::num::NonZeroU32::get), Some(1), "the late release did not touch it");
     }
 
     /// Contract 2: whoever waits for the loss also hears that the id was given back.
