@@ -1,6 +1,6 @@
 //! Processes that hold ids and are killed or frozen at random.
 //!
-//! `COORD_TEST_ID_FAULTS` is how many of them, 30 by default.
+//! `COORD_TEST_ID_FAULTS` is how many of them, 200 by default.
 
 use std::{
     collections::BTreeMap,
@@ -102,7 +102,7 @@ async fn torment(server: &EtcdServer, service: &str, looks: &Looks, faults: usiz
             }
         }
         let (child, frozen) = &mut parties[fastrand::usize(0..PARTIES)];
-        if frozen.is_none() && fastrand::bool() {
+        if frozen.is_none() && freezes <= kills {
             signal(child, "-STOP").await;
             *frozen = Some(fault);
             freezes += 1;
@@ -123,7 +123,7 @@ async fn torment(server: &EtcdServer, service: &str, looks: &Looks, faults: usiz
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_and_frozen_processes_share_no_id_and_no_number() {
     let faults: usize =
-        std::env::var("COORD_TEST_ID_FAULTS").ok().and_then(|faults| faults.parse().ok()).unwrap_or(30);
+        std::env::var("COORD_TEST_ID_FAULTS").ok().and_then(|faults| faults.parse().ok()).unwrap_or(200);
     let server = EtcdServer::start().await.expect("starts");
     // Services do not meet, so they are tormented side by side.
     let services: Vec<_> =
