@@ -109,14 +109,14 @@ impl Held {
 
 /// Lets an id rest when it is lost. That someone deletes it by hand is found out here: others take that for the end
 /// of its lease, and get it a TTL after they saw that at the earliest.
-async fn guard(core: Arc<Core>, lease: i64, hold: Hold, held: Held) {
+async fn guard(core: Arc<Core>, lease: i64, hold: Hold, id: Held) {
     let reason = loop {
         let pause = hold.lease().ttl().mul_f64(fastrand::f64().mul_add(0.05, 0.3));
         tokio::select! {
             reason = hold.lost() => break reason,
             () = tokio::time::sleep(pause) => {}
         }
-        match core.look_for(&held, lease).await {
+        match core.look_for(&id, lease).await {
             Some(LossReason::Revoked) => hold.lease().lose(LossReason::Revoked),
             Some(reason) => hold.end(reason),
             None => {}
@@ -125,7 +125,7 @@ async fn guard(core: Arc<Core>, lease: i64, hold: Hold, held: Held) {
     match reason {
         // These do it themselves.
         LossReason::Released | LossReason::Closed => {}
-        _ => core.rest_soon(held).await,
+        _ => core.rest_soon(id).await,
     }
 }
 
