@@ -1,6 +1,6 @@
 //! Processes that hold ids and are killed or frozen at random.
 //!
-//! `COORD_TEST_ID_FAULTS` is how many of them, 30 by default.
+//! `COORD_TEST_ID_FAULTS` is how many of them, 200 by default.
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +19,8 @@ use tokio::{
 };
 
 const PARTIES: usize = 6;
+/// How many faults one service has.
+const PER_SERVICE: usize = 50;
 const MAX_ID: u32 = 8;
 const TTL: u64 = 2;
 
@@ -36,9 +38,9 @@ struct Span {
 /// By id, process and hold.
 type Looks = Arc<Mutex<BTreeMap<(u32, usize, u64), Span>>>;
 
-fn start(server: &EtcdServer, looks: &Looks, process: usize) -> Child {
+fn start(server: &EtcdServer, service: &str, looks: &Looks, process: usize) -> Child {
     let mut child = Command::new(env!("CARGO_BIN_EXE_stamper"))
-        .args([server.endpoint(), &MAX_ID.to_string(), &TTL.to_string()])
+        .args([server.endpoint(), service, &MAX_ID.to_string(), &TTL.to_string()])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -81,18 +83,15 @@ fn check(looks: &BTreeMap<(u32, usize, u64), Span>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_and_frozen_processes_share_no_id_and_no_number() {
-    let faults: usize =
-        std::env::var("COORD_TEST_ID_FAULTS").ok().and_then(|faults| faults.parse().ok()).unwrap_or(30);
-    let server = EtcdServer::start().await.expect("starts");
-    let looks = Looks::default();
+/// One service with its processes, which are killed and frozen; how often each.
+async fn torment(server: &EtcdServer, service: &str, looks: &Looks, faults: usize) -> (usize, usize) {
     let mut started = 0;
-    let mut next = |looks: &Looks| {
+    let mut next = || {
         started += 1;
-        start(&server, looks, started)
+        start(server, service, looks, started)
     };
-    let mut parties: Vec<_> = (0..PARTIES).map(|_| (next(&looks), None::<usize>)).collect();
+    let mut parties: Vec<_> = (0..PARTIES).map(|_| (next(), None::<usize>)).collect();
+    let (mut kills, mut freezes) = (0, 0);
     sleep(Duration::from_secs(2)).await;
     for fault in 0..faults {
         // Those that have been frozen for long enough go on.
@@ -103,12 +102,14 @@ async fn killed_and_frozen_processes_share_no_id_and_no_number() {
             }
         }
         let (child, frozen) = &mut parties[fastrand::usize(0..PARTIES)];
-        if frozen.is_none() && fastrand::bool() {
+        if frozen.is_none() && freezes <= kills {
             signal(child, "-STOP").await;
             *frozen = Some(fault);
+            freezes += 1;
         } else {
             child.kill().await.expect("is killed");
-            (*child, *frozen) = (next(&looks), None);
+            (*child, *frozen) = (next(), None);
+            kills += 1;
         }
         sleep(Duration::from_millis(fastrand::u64(300..600))).await;
     }
@@ -116,12 +117,32 @@ async fn killed_and_frozen_processes_share_no_id_and_no_number() {
         signal(child, "-CONT").await;
     }
     sleep(Duration::from_secs(TTL * 3)).await;
-    drop(parties);
+    (kills, freezes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_frozen_processes_share_no_id_and_no_number() {
+    let faults: usize =
+        std::env::var("COORD_TEST_ID_FAULTS").ok().and_then(|faults| faults.parse().ok()).unwrap_or(200);
+    let server = EtcdServer::start().await.expect("starts");
+    // Services do not meet, so they are tormented side by side.
+    let services: Vec<_> =
+        (0..faults.div_ceil(PER_SERVICE)).map(|n| (format!("svc-{n}"), Looks::default())).collect();
+    let all = services.iter().enumerate().map(|(n, (service, looks))| {
+        let faults = PER_SERVICE.min(faults - n * PER_SERVICE);
+        torment(&server, service, looks, faults)
+    });
+    let done = futures::future::join_all(all).await;
     sleep(Duration::from_millis(200)).await;
-    let looks = std::mem::take(&mut *looks.lock().expect("nothing panics while this is locked"));
-    check(&looks);
-    println!("{faults} faults, {} holds", looks.len());
-    assert!(looks.len() > PARTIES, "too little happened");
+    let (kills, freezes) = done.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let mut holds = 0;
+    for (_, looks) in &services {
+        let looks = std::mem::take(&mut *looks.lock().expect("nothing panics while this is locked"));
+        check(&looks);
+        assert!(looks.len() > PARTIES, "too little happened");
+        holds += looks.len();
+    }
+    println!("{kills} kills and {freezes} freezes, {holds} holds");
 }
 
 /// On memory one client stands still while the others go on, which no signal can do to a part of a process.

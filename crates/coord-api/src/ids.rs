@@ -76,6 +76,8 @@ pub trait InstanceIds: fmt::Debug + Send + Sync {
 pub trait InstanceIdAllocator: fmt::Debug + Send + Sync {
     /// Waits until an id is free and takes it. Returns the id that is held already, if one is.
     ///
+    /// Who waits goes on waiting when its lease or the way to the store is lost, and queues again when it is back.
+    ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Unavailable`](crate::Error::Unavailable),
     /// [`Error::Timeout`](crate::Error::Timeout); nothing stays taken.

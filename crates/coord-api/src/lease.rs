@@ -235,6 +235,11 @@ impl Hold {
         self.loss().map_or(Ok(()), |reason| Err(Error::Lost { reason }))
     }
 
+    /// Whether this is that very grip, and not another one on the same lease.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.end, &other.end)
+    }
+
     /// The lease below.
     pub fn lease(&self) -> &Lease {
         &self.lease

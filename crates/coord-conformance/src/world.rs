@@ -54,6 +54,13 @@ pub enum Raw<'a> {
         /// The instance id.
         id: &'a str,
     },
+    /// An id that is held.
+    Id {
+        /// The service's name.
+        service: &'a str,
+        /// The id.
+        id: u32,
+    },
     /// A config value.
     Config {
         /// The key.

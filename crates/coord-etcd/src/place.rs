@@ -62,8 +62,8 @@ impl Core {
     }
 
     /// Deletes a key with a value that only we can have written, without knowing whether we did: at once,
-    /// and again when a request whose answer was lost can no longer be under way. Unless the key is listed as
-    /// a living registration then: a later attempt has written the same.
+    /// and again when a request whose answer was lost can no longer be under way. Unless a later attempt writes
+    /// the same, or has: only what was there before that one began is deleted.
     pub(crate) fn delete_stray(self: &Arc<Self>, key: String, value: Vec<u8>, session: Arc<Session>) {
         let core = self.clone();
         self.runtime.spawn(async move {
@@ -72,16 +72,23 @@ impl Core {
                     _ = session.lease.lost() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                if core.records.is_held(&key) {
-                    return;
-                }
-                let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
-                let delete = Txn::new().when([ours]).and_then([TxnOp::delete(key.as_str(), None)]);
-                if let Err(Failure { error, .. }) = core.txn("clean up", delete).await {
+                if let Err(Failure { error, .. }) = core.delete_if_stray(&key, &value).await {
                     tracing::debug!(key, %error, "clean-up will be tried again");
                 }
             }
         });
+    }
+
+    async fn delete_if_stray(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
+        let found = self.call("clean up", async { self.kv().get(key, None).await }).await?;
+        let Some(stray) = found.kvs().first().filter(|kv| kv.value() == value) else { return Ok(()) };
+        // After reading: an attempt that begins later replaces what was found, and then this deletes nothing.
+        if self.records.is_wanted(key) {
+            return Ok(());
+        }
+        let unchanged = Compare::mod_revision(key, CompareOp::Equal, stray.mod_revision());
+        self.txn("clean up", Txn::new().when([unchanged]).and_then([TxnOp::delete(key, None)])).await?;
+        Ok(())
     }
 }
 

@@ -1,220 +1,20 @@
-//! Instance ids: a pool per service, which knows its lowest free id without looking at the taken ones.
-//!
-//! As with locks, a waiter takes its place before it waits. A freed id rests, and then goes straight to the first
-//! waiter that may have it, so no one who comes later can snatch it.
+//! Instance ids: a pool per service, and those who ask it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque, hash_map},
-    num::NonZeroU32,
-    sync::Arc,
-    time::SystemTime,
-};
+mod pool;
+
+use std::{num::NonZeroU32, sync::Arc};
 
 use async_trait::async_trait;
 use coord_api::{
-    Error, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, LossReason, Owner, Result, ServiceName,
-    Ttl,
+    Error, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, LossReason, Result, ServiceName, Ttl,
     backend::{ClaimedId, IdAllocator, IdRange, IdSource, Place, Stamps},
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
-use crate::{
-    connection::Connection,
-    store::{Grip, Item, State},
-};
+pub(crate) use pool::Pool;
+use pool::{Claimant, Granted};
 
-/// The ids of one service.
-#[derive(Default)]
-pub(crate) struct Pool {
-    taken: BTreeMap<u32, Taken>,
-    /// Until when a freed id is kept from others, and the identity that may have it before.
-    resting: BTreeMap<u32, (Instant, Option<String>)>,
-    /// Free ids below or at `highest`.
-    freed: BTreeSet<u32>,
-    /// The highest id that was ever taken.
-    highest: u32,
-    waiting: VecDeque<Waiter>,
-    /// The identity that had an id last, if that was the last id it had.
-    last: BTreeMap<u32, String>,
-    /// Up to when data may have been stamped with an id.
-    stamped: BTreeMap<u32, u64>,
-}
-
-struct Taken {
-    grip: Grip,
-    claimant: Claimant,
-    since: SystemTime,
-}
-
-/// Who asks.
-#[derive(Clone)]
-struct Claimant {
-    owner: Arc<Owner>,
-    range: Arc<IdRange>,
-}
-
-struct Waiter {
-    grip: Grip,
-    claimant: Claimant,
-    grant: oneshot::Sender<Granted>,
-}
-
-/// An id, and up to when data may have been stamped with it.
-type Granted = (u32, Option<u64>);
-
-impl Pool {
-    pub(crate) fn taken(&self) -> impl Iterator<Item = u32> {
-        self.taken.keys().chain(self.resting.keys()).copied()
-    }
-
-    /// The id that `range` gets: that which its identity had last, or else the lowest free one.
-    fn best_free(&self, range: &IdRange) -> Option<u32> {
-        let own = range.identity.as_ref().and_then(|identity| {
-            let (&id, _) = self.last.iter().find(|(_, last)| *last == identity)?;
-            let rests_for_it = self.resting.get(&id).is_some_and(|(_, of)| of.as_ref() == Some(identity));
-            (id < range.max_id && (rests_for_it || self.freed.contains(&id))).then_some(id)
-        });
-        own.or_else(|| {
-            let lowest = self.freed.first().copied().unwrap_or(self.highest + 1);
-            (lowest < range.max_id).then_some(lowest)
-        })
-    }
-
-    fn put(&mut self, id: u32, grip: Grip, claimant: Claimant) -> Granted {
-        self.freed.remove(&id);
-        self.resting.remove(&id);
-        self.highest = self.highest.max(id);
-        self.last.remove(&id);
-        if let Some(identity) = &claimant.range.identity {
-            self.last.retain(|_, other| other != identity);
-            self.last.insert(id, identity.clone());
-        }
-        self.taken.insert(id, Taken { grip, claimant, since: SystemTime::now() });
-        (id, self.stamped.get(&id).copied())
-    }
-
-    fn is_unused(&self) -> bool {
-        self.taken.is_empty()
-            && self.resting.is_empty()
-            && self.waiting.is_empty()
-            && self.last.is_empty()
-            && self.stamped.is_empty()
-    }
-}
-
-impl State {
-    /// Takes a free id. No waiter could have it: it would have been given to that waiter before.
-    fn take_id(&mut self, source: &Source) -> Option<(Granted, Grip)> {
-        let range = &source.claimant.range;
-        let free = match self.ids.get(&range.service) {
-            Some(pool) => pool.best_free(range)?,
-            None => 1,
-        };
-        let item = Item::Id(range.service.clone(), free);
-        let grip = self.take(source.connection.id(), source.ttl, item);
-        let pool = self.ids.entry(range.service.clone()).or_default();
-        if let Some((until, _)) = pool.resting.get(&free) {
-            self.rests.remove(&(*until, range.service.clone(), free));
-        }
-        Some((pool.put(free, grip.clone(), source.claimant.clone()), grip))
-    }
-
-    /// Takes a place in the queue of waiters.
-    fn wait_for_id(&mut self, source: &Source) -> (Grip, oneshot::Receiver<Granted>) {
-        let service = &source.claimant.range.service;
-        let grip = self.take(source.connection.id(), source.ttl, Item::IdWaiter(service.clone()));
-        let (grant, granted) = oneshot::channel();
-        let pool = self.ids.entry(service.clone()).or_default();
-        pool.waiting.push_back(Waiter { grip: grip.clone(), claimant: source.claimant.clone(), grant });
-        (grip, granted)
-    }
-
-    /// Removes a place from the queue of waiters.
-    pub(crate) fn stop_waiting(&mut self, service: ServiceName, place: u64) {
-        if let hash_map::Entry::Occupied(mut entry) = self.ids.entry(service) {
-            let pool = entry.get_mut();
-            pool.waiting.retain(|waiter| waiter.grip.revision != place);
-            if pool.is_unused() {
-                entry.remove();
-            }
-        }
-    }
-
-    /// Lets an id rest whose holder may believe in it until `believed`.
-    pub(crate) fn free_id(&mut self, service: ServiceName, id: u32, believed: Instant) {
-        let Some(pool) = self.ids.get_mut(&service) else { return };
-        let Some(Taken { claimant, .. }) = pool.taken.remove(&id) else { return };
-        let now = Instant::now();
-        let until = believed.max(now + claimant.range.quarantine);
-        pool.resting.insert(id, (until, claimant.range.identity.clone()));
-        if until <= now {
-            self.end_rest(service, id);
-            return;
-        }
-        self.rests.insert((until, service, id));
-        if self.rests.first().is_some_and(|(first, ..)| *first == until) {
-            // Any client may be the only one that still runs when the rest is over.
-            self.sessions.values().for_each(|session| session.wake.notify_one());
-        }
-    }
-
-    /// Frees the ids that have rested.
-    pub(crate) fn end_rests(&mut self, now: Instant) {
-        while self.rests.first().is_some_and(|(until, ..)| *until <= now) {
-            let (_, service, id) = self.rests.pop_first().expect("was just looked at");
-            self.next_revision();
-            self.end_rest(service, id);
-        }
-    }
-
-    /// Ends the rest of an id, as if its time were over; `false` if it does not rest.
-    pub(crate) fn wake_id(&mut self, service: &ServiceName, id: u32) -> bool {
-        let resting = self.ids.get(service).and_then(|pool| pool.resting.get(&id));
-        let Some(until) = resting.map(|(until, _)| *until) else { return false };
-        self.rests.remove(&(until, service.clone(), id));
-        self.next_revision();
-        self.end_rest(service.clone(), id);
-        true
-    }
-
-    /// Frees an id that rests: it goes to the first waiter that may have it.
-    fn end_rest(&mut self, service: ServiceName, id: u32) {
-        let hash_map::Entry::Occupied(mut entry) = self.ids.entry(service) else { return };
-        let service = entry.key().clone();
-        let pool = entry.get_mut();
-        pool.resting.remove(&id);
-        let first = pool.waiting.iter().position(|waiter| id < waiter.claimant.range.max_id);
-        if let Some(waiter) = first.and_then(|at| pool.waiting.remove(at)) {
-            let lease = self.leases.get_mut(&waiter.grip.lease);
-            if let Some(place) = lease.and_then(|lease| lease.places.get_mut(&waiter.grip.revision)) {
-                *place = Item::Id(service, id);
-            }
-            let granted = pool.put(id, waiter.grip, waiter.claimant);
-            // A waiter that has just given up frees its place as well, and the next one gets the id.
-            let _ = waiter.grant.send(granted);
-            return;
-        }
-        pool.freed.insert(id);
-        if pool.is_unused() {
-            entry.remove();
-        }
-    }
-
-    /// Who has an id.
-    pub(crate) fn id_holder(&self, service: &ServiceName, id: u32) -> Option<&Grip> {
-        Some(&self.ids.get(service)?.taken.get(&id)?.grip)
-    }
-
-    fn id_holders(&self, service: &ServiceName) -> Vec<IdHolder> {
-        let taken = self.ids.get(service).into_iter().flat_map(|pool| &pool.taken);
-        taken
-            .map(|(id, Taken { claimant, since, .. })| {
-                let (owner, identity) = ((*claimant.owner).clone(), claimant.range.identity.clone());
-                IdHolder::new(number(*id), Some(owner), identity, Some(*since))
-            })
-            .collect()
-    }
-}
+use crate::{connection::Connection, store::Grip};
 
 fn number(id: u32) -> NonZeroU32 {
     NonZeroU32::new(id).expect("ids begin with 1")
@@ -273,10 +73,11 @@ impl Source {
     }
 
     /// `grip` is the same as that of the `place`.
-    fn claimed(&self, (id, stamped): Granted, grip: Grip, place: Place) -> ClaimedId {
+    fn claimed(&self, granted: Granted, grip: Grip, place: Place) -> ClaimedId {
+        let Granted { id, stamped, told } = granted;
         let service = self.claimant.range.service.clone();
         let stamps = Arc::new(StampsOf { connection: Arc::downgrade(&self.connection), service, id, grip });
-        ClaimedId::new(number(id), place, stamps, stamped)
+        ClaimedId::new(number(id), place, stamps, stamped, told)
     }
 }
 
@@ -332,7 +133,7 @@ impl Stamps for StampsOf {
             .is_some_and(|holder| (holder.lease, holder.revision) == (self.grip.lease, self.grip.revision));
         match state.ids.get_mut(&self.service).filter(|_| holds) {
             Some(pool) => {
-                pool.stamped.insert(self.id, until);
+                pool.stamp(self.id, until);
                 Ok(())
             }
             None => Err(Error::Lost { reason: self.grip.hold.loss().unwrap_or(LossReason::Deleted) }),
@@ -375,7 +176,8 @@ mod tests {
     async fn a_waiter_that_is_dropped_just_when_it_was_granted_passes_the_id_on() -> Result<()> {
         let store = Store::new();
         let client = store.client();
-        let (held, gone, next) = (allocator(&client, 2), allocator(&client, 2), allocator(&client, 2));
+        let resting = client.instance_ids().allocator(IdOptions::new("svc", 2))?;
+        let (held, gone, next) = (allocator(&client, 2), resting, allocator(&client, 2));
         held.acquire_id().await?;
         let (mut cancelled, mut waiting) = (gone.acquire_id(), next.acquire_id());
         assert!((&mut cancelled).now_or_never().is_none() && (&mut waiting).now_or_never().is_none());

@@ -1,6 +1,6 @@
 //! A process of its own that holds an id and makes numbers with it, for tests that freeze or kill it.
 //!
-//! `stamper ENDPOINT MAX_ID TTL_SECONDS`: acquires an id of the service `stampers` again and again. Every line that
+//! `stamper ENDPOINT SERVICE MAX_ID TTL_SECONDS`: acquires an id of the service again and again. Every line that
 //! it prints is one look at what it believes, with times of a clock that all processes of the machine share, in
 //! nanoseconds: `ID HOLD BEFORE AFTER NUMBER`. It believed in the id at some moment between the two times; `HOLD` counts
 //! its holds.
@@ -21,12 +21,13 @@ fn now() -> u128 {
 async fn main() -> coord_api::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let endpoint = arguments.next().expect("an endpoint is given");
+    let service = arguments.next().expect("a service is given");
     let mut number =
         || arguments.next().and_then(|number| number.parse::<u32>().ok()).expect("a number is given");
     let (max_id, ttl) = (number(), Duration::from_secs(number().into()));
     let config = EtcdConfig::new([endpoint]).instance_id_ttl(ttl).request_timeout(Duration::from_secs(2));
     let client = Client::connect(config).await?;
-    let ids = client.instance_id_allocator("stampers", max_id)?;
+    let ids = client.instance_id_allocator(&service, max_id)?;
     for hold in 0.. {
         if ids.acquire_id().await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -107,6 +107,7 @@ impl EtcdWorld {
             Raw::Service { name, id } => {
                 format!("/{}/services/{}/{}", self.namespace, escaped(name), escaped(id))
             }
+            Raw::Id { service, id } => format!("/{}/ids/{}/ids/{id}", self.namespace, escaped(service)),
             Raw::Config { key } => format!("/{}/config/{key}", self.namespace),
         }
     }

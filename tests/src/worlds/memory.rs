@@ -59,6 +59,7 @@ fn store_key(at: Raw<'_>) -> String {
         Raw::Service { name, id } => {
             format!("services/{}/{}", name.replace('/', "%2F"), id.replace('/', "%2F"))
         }
+        Raw::Id { service, id } => format!("ids/{}/{id}", service.replace('/', "%2F")),
         Raw::Config { key } => format!("config/{key}"),
     }
 }

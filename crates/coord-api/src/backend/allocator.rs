@@ -3,7 +3,10 @@
 use std::{
     fmt,
     num::NonZeroU32,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -80,17 +83,36 @@ pub trait IdSource: fmt::Debug + Send + Sync + 'static {
     async fn try_claim(&self) -> Result<ClaimedId>;
 }
 
+/// Whether a user was told of an id. One that was claimed for a caller who had given up needs no rest when it is
+/// freed: nobody ever believed in it.
+#[derive(Clone, Debug, Default)]
+pub struct Told(Arc<AtomicBool>);
+
+impl Told {
+    /// Whether a user was told.
+    pub fn is_told(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// An id with the place it takes in the store.
 #[derive(Debug)]
 pub struct ClaimedId {
     held: HeldId,
     place: Place,
+    told: Told,
 }
 
 impl ClaimedId {
     /// An id that a backend has claimed. `stamped` is what was last stored through [`Stamps`] beside this id.
-    pub fn new(id: NonZeroU32, place: Place, stamps: Arc<dyn Stamps>, stamped: Option<u64>) -> Self {
-        Self { held: HeldId::new(id, place.hold().clone(), stamps, stamped), place }
+    pub fn new(
+        id: NonZeroU32,
+        place: Place,
+        stamps: Arc<dyn Stamps>,
+        stamped: Option<u64>,
+        told: Told,
+    ) -> Self {
+        Self { held: HeldId::new(id, place.hold().clone(), stamps, stamped), place, told }
     }
 }
 
@@ -119,6 +141,7 @@ impl<S: IdSource> IdAllocator<S> {
             return Ok(id);
         }
         let claimed = claim.await?;
+        claimed.told.0.store(true, Ordering::SeqCst);
         let id = claimed.held.id();
         *self.claimed() = Some(claimed);
         Ok(id)
@@ -159,10 +182,7 @@ impl<S: IdSource> InstanceIdAllocator for IdAllocator<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicU32, Ordering},
-        time::Duration,
-    };
+    use std::{sync::atomic::AtomicU32, time::Duration};
 
     use tokio::time::Instant;
 
@@ -196,7 +216,7 @@ mod tests {
             tokio::task::yield_now().await;
             let id = NonZeroU32::new(self.0.fetch_add(1, Ordering::SeqCst) + 1).expect("counts from 1");
             let hold = Hold::on(Lease::granted(Instant::now(), Duration::from_secs(10)));
-            Ok(ClaimedId::new(id, Place::new(hold, Nothing), Arc::new(Nothing), None))
+            Ok(ClaimedId::new(id, Place::new(hold, Nothing), Arc::new(Nothing), None, Told::default()))
         }
         async fn try_claim(&self) -> Result<ClaimedId> {
             Err(Error::Exhausted { max: 2 })

@@ -13,7 +13,7 @@ pub mod registration;
 mod views;
 
 pub use crate::contact::ContactSource;
-pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps};
+pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps, Told};
 pub use place::{Place, Release};
 pub use record::{Record, service_events};
 pub use views::Views;

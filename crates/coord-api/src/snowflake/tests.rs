@@ -1,12 +1,16 @@
-use std::{collections::HashSet, sync::Mutex};
+use std::{
+    collections::HashSet,
+    sync::Mutex,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::*;
+use super::{options::EPOCH, *};
 use crate::{
     Hold, Lease, LossReason,
-    backend::{ClaimedId, IdAllocator, IdSource, Place, Release, Stamps},
+    backend::{ClaimedId, IdAllocator, IdSource, Place, Release, Stamps, Told},
 };
 
 const TTL: Duration = Duration::from_secs(30);
@@ -42,7 +46,7 @@ impl IdSource for OneId {
     async fn claim(&self) -> Result<ClaimedId> {
         let id = NonZeroU32::new(self.id).expect("is not zero");
         let place = Place::new(Hold::on(self.lease.clone()), self.clone());
-        Ok(ClaimedId::new(id, place, Arc::new(self.clone()), self.stamped()))
+        Ok(ClaimedId::new(id, place, Arc::new(self.clone()), self.stamped(), Told::default()))
     }
     async fn try_claim(&self) -> Result<ClaimedId> {
         self.claim().await

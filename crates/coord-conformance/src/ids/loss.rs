@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::acquire;
 use crate::{
+    Raw,
     expect::{expect_lost, expect_unreachable},
     suite::tests,
     tools::{LIMIT, SHORT, eventually, keys_become, spawn, within},
@@ -95,6 +96,19 @@ tests! { "ids";
         new.release_id().await.expect("is still held");
     }
 
+    /// Contract 2: the id that somebody deletes by hand goes to someone else only after its holder was told.
+    async fn deletion_by_hand_is_told(world: &dyn World) {
+        let (held, other) = (world.client().await.ids("svc", 2), world.client().await.ids("svc", 2));
+        acquire(&*held).await;
+        let lost = held.lost().expect("one is held");
+        world.delete_raw(Raw::Id { service: "svc", id: 1 }).await;
+        within(LIMIT * 2, other.acquire_id()).await.expect("becomes free");
+        assert_eq!(held.id(), None, "two holders by their own belief");
+        assert_eq!(lost.reason(), Some(LossReason::Deleted));
+        expect_lost(held.release_id().await);
+        assert_eq!(other.id().map(std::num::NonZeroU32::get), Some(1), "the late release did not touch it");
+    }
+
     /// Contract 2: whoever waits for the loss also hears that the id was given back.
     async fn giving_back_is_told(world: &dyn World) {
         let allocator = world.client().await.ids("svc", 1023);
@@ -113,6 +127,29 @@ tests! { "ids";
         holder.link.cut();
         assert_eq!(waiter.join_within(LIMIT * 2).await, 1);
         assert_eq!(held.id(), None);
+    }
+
+    /// Contract 5: who waits for an id holds nothing that could be lost, so it waits on, also when its lease is
+    /// revoked or it is cut off for longer than its TTL.
+    async fn a_waiter_outlasts_its_lease(world: &dyn World) {
+        for end in ["revoke", "cut"] {
+            let (holder, waiting) = (world.client().await, world.client().await);
+            let held = holder.ids(end, 2);
+            acquire(&*held).await;
+            let waiter = waiting.ids(end, 2);
+            let task = spawn(async move { waiter.acquire_id().await });
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if end == "revoke" {
+                world.revoke_leases().await;
+            } else {
+                waiting.link.cut();
+                tokio::time::sleep(SHORT * 2).await;
+                assert!(!task.is_finished(), "it gave up");
+                waiting.link.restore();
+                held.release_id().await.expect("is held");
+            }
+            assert_eq!(task.join_within(LIMIT * 2).await.expect("waits on").get(), 1, "{end}");
+        }
     }
 
     /// Contract 7: an acquisition that gets no answer fails in bounded time, and no id stays taken.

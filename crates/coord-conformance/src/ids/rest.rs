@@ -71,6 +71,22 @@ tests! { "ids";
         assert_eq!(held.id(), None, "two holders by their own belief");
     }
 
+    /// Contract 3: an id that was claimed for a caller who had given up meanwhile needs no rest: nobody knew of it.
+    async fn an_id_that_nobody_was_told_of_does_not_rest(world: &dyn World) {
+        let (client, other) = (world.client().await, world.client().await);
+        client.ids("warm-up", 2).acquire_id().await.expect("is free");
+        // At some of these moments over the network the id is taken and the answer is on its way.
+        for round in 0..40 {
+            let service = format!("svc-{round}");
+            let options = || IdOptions::new(&service, 2).quarantine(LIMIT * 3);
+            let (ids, next) = (client.ids_with(options()), other.ids_with(options()));
+            let patience = Duration::from_micros(round * 100);
+            if tokio::time::timeout(patience, ids.acquire_id()).await.is_err() {
+                within(LIMIT, next.acquire_id()).await.expect("becomes free");
+            }
+        }
+    }
+
     /// Contract 5: the same identity gets the id that it had last at once, also while it rests; others do not.
     async fn an_identity_keeps_its_id(world: &dyn World) {
         let options = |identity: &str| IdOptions::new("svc", 1023).identity(identity);

@@ -65,12 +65,12 @@ impl Claim<'_> {
             TxnOp::get(self.keys.id_marks(&self.range.service), Some(keys_only())),
             TxnOp::get(self.queue(), Some(keys_only().with_limit(1))),
         ];
-        let otherwise = candidates.into_iter().rev().fold(lists, |otherwise, candidate| {
-            let txn =
-                Txn::new().when(candidate.conditions).and_then(self.take(candidate.id)).or_else(otherwise);
-            vec![TxnOp::txn(txn)]
-        });
-        Txn::new().and_then(otherwise)
+        let or = |otherwise: Vec<TxnOp>, candidate: Candidate| {
+            Txn::new().when(candidate.conditions).and_then(self.take(candidate.id)).or_else(otherwise)
+        };
+        let mut candidates = candidates.into_iter();
+        let Some(first) = candidates.next() else { return Txn::new().and_then(lists) };
+        or(candidates.rev().fold(lists, |otherwise, next| vec![TxnOp::txn(or(otherwise, next))]), first)
     }
 
     fn take(&self, id: u32) -> Vec<TxnOp> {
@@ -89,14 +89,13 @@ impl Claim<'_> {
 
     /// Reads the answer to [`txn`](Self::txn) of these ids.
     pub(super) fn read(answer: &TxnResponse, ids: &[u32]) -> Answer {
-        let mut answers = answer.op_responses();
-        let mut ids = ids.iter();
-        while let Some(TxnOpResponse::Txn(nested)) = answers.first() {
-            let id = *ids.next().expect("there is one nested transaction for each id");
-            let succeeded = nested.succeeded();
-            answers = nested.op_responses();
+        let (mut succeeded, mut answers) = (answer.succeeded(), answer.op_responses());
+        for id in ids {
             if succeeded {
-                return Answer::Taken(id, stamped(answers.last()));
+                return Answer::Taken(*id, stamped(answers.last()));
+            }
+            if let Some(TxnOpResponse::Txn(next)) = answers.first() {
+                (succeeded, answers) = (next.succeeded(), next.op_responses());
             }
         }
         let numbers = |answer: Option<&TxnOpResponse>| -> Vec<(u32, i64)> {

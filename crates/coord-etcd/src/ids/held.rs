@@ -17,7 +17,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Error, Hold, LossReason, Result, ServiceName,
-    backend::{ClaimedId, Place, Release, Stamps},
+    backend::{ClaimedId, Place, Release, Stamps, Told},
 };
 use etcd_client::{Compare, CompareOp, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
 
@@ -97,17 +97,32 @@ impl Held {
         let core = &shared.core;
         core.held_ids.add(&self);
         let hold = Hold::on(session.lease.clone());
-        core.runtime.spawn(rest_when_lost(core.clone(), hold.clone(), self.clone()));
+        core.runtime.spawn(guard(core.clone(), session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
         let stamps =
             Arc::new(StampsOf { core: Arc::downgrade(core), held: self.clone(), hold: hold.clone() });
-        let place = Place::new(hold, IdRelease { shared: shared.clone(), held: self });
-        ClaimedId::new(id, place, stamps, stamped)
+        let told = Told::default();
+        let release = IdRelease { shared: shared.clone(), held: self, told: told.clone() };
+        ClaimedId::new(id, Place::new(hold, release), stamps, stamped, told)
     }
 }
 
-async fn rest_when_lost(core: Arc<Core>, hold: Hold, id: Held) {
-    match hold.lost().await {
+/// Lets an id rest when it is lost. That someone deletes it by hand is found out here: others take that for the end
+/// of its lease, and get it a TTL after they saw that at the earliest.
+async fn guard(core: Arc<Core>, lease: i64, hold: Hold, id: Held) {
+    let reason = loop {
+        let pause = hold.lease().ttl().mul_f64(fastrand::f64().mul_add(0.05, 0.3));
+        tokio::select! {
+            reason = hold.lost() => break reason,
+            () = tokio::time::sleep(pause) => {}
+        }
+        match core.look_for(&id, lease).await {
+            Some(LossReason::Revoked) => hold.lease().lose(LossReason::Revoked),
+            Some(reason) => hold.end(reason),
+            None => {}
+        }
+    };
+    match reason {
         // These do it themselves.
         LossReason::Released | LossReason::Closed => {}
         _ => core.rest_soon(id).await,
@@ -132,6 +147,18 @@ impl Core {
             );
         }
         Ok(ended)
+    }
+
+    /// Why an id is not there as it was written, if etcd says so. One request that writes nothing, two if so.
+    async fn look_for(&self, held: &Held, lease: i64) -> Option<LossReason> {
+        let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
+        let unchanged = [key, mark].map(|key| Compare::mod_revision(key, CompareOp::Equal, held.revision));
+        if self.txn("guard an id", Txn::new().when(unchanged)).await.ok()?.succeeded() {
+            return None;
+        }
+        let lives =
+            self.call("guard an id", async { self.lease().time_to_live(lease, None).await }).await.ok()?;
+        Some(if lives.ttl() > 0 { LossReason::Deleted } else { LossReason::Revoked })
     }
 
     fn resting(&self, held: &Held, lease: Option<i64>) -> TxnOp {
@@ -272,6 +299,7 @@ impl Core {
 struct IdRelease {
     shared: Arc<Shared>,
     held: Held,
+    told: Told,
 }
 
 #[async_trait]
@@ -293,7 +321,8 @@ impl Release for IdRelease {
     fn release_in_background(&self) {
         let core = &self.shared.core;
         if core.check_open().is_ok() {
-            core.runtime.spawn(core.clone().rest_soon(self.held.clone()));
+            let rest = if self.told.is_told() { self.held.rest } else { Duration::ZERO };
+            core.runtime.spawn(core.clone().rest_soon(Held { rest, ..self.held.clone() }));
         }
     }
 }
@@ -323,6 +352,7 @@ impl Stamps for StampsOf {
         if core.txn("stamp with an id", Txn::new().when([marked]).and_then([put])).await?.succeeded() {
             return Ok(());
         }
-        Err(Error::Lost { reason: self.hold.loss().unwrap_or(LossReason::Deleted) })
+        self.hold.end(LossReason::Deleted);
+        self.hold.check()
     }
 }

@@ -69,7 +69,7 @@ impl IdSource for Source {
         owned(&self.shared.core.runtime, move |mut gone| async move {
             match source.claim_now().await? {
                 Some(claimed) => Ok(claimed),
-                None => source.claim_in_turn(&mut gone).await,
+                None => source.wait_and_claim(&mut gone).await,
             }
         })
         .await
@@ -205,6 +205,23 @@ impl Source {
             let kv = pairs(found.first()).first().filter(|kv| kv.value() == value)?;
             Some((*id, kv.mod_revision(), stamped(found.get(1))))
         })
+    }
+
+    /// Waits for an id, whatever becomes of the lease and of the way to etcd meanwhile.
+    async fn wait_and_claim(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
+        loop {
+            let error = match self.claim_in_turn(gone).await {
+                Err(error @ Error::Lost { .. }) => error,
+                Err(error) if error.is_retryable() => error,
+                outcome => return outcome,
+            };
+            tracing::debug!(service = %self.range.service, %error, "who waits for an id queues again");
+            tokio::select! {
+                () = gone.wait() => return Err(Error::Closed),
+                () = self.core().closed() => return Err(Error::Closed),
+                () = tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(50..250))) => {}
+            }
+        }
     }
 
     /// Waits in the queue, then for an id to become free.

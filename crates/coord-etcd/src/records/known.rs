@@ -51,10 +51,10 @@ impl Known {
         }
     }
 
-    /// Whether someone relies on a record.
-    pub(super) fn is_held(&self, key: &str) -> bool {
-        let current = self.0.get(key).and_then(|slot| slot.current.as_ref());
-        current.is_some_and(|written| written.hold.loss().is_none())
+    /// Whether someone relies on a record, or is just writing it.
+    pub(super) fn is_wanted(&self, key: &str) -> bool {
+        let is_held = |written: &Written| written.hold.loss().is_none();
+        self.0.get(key).is_some_and(|slot| slot.writing > 0 || slot.current.as_ref().is_some_and(is_held))
     }
 
     /// A write begins; [`wrote`](Self::wrote) or [`gave_up`](Self::gave_up) follows.
@@ -102,10 +102,11 @@ impl Known {
         }
     }
 
-    /// Nobody relies any more on the record that was written at this revision.
-    pub(super) fn released(&mut self, key: &str, revision: i64) {
+    /// Nobody relies any more on the record with this hold. Not told by its revision: a store that lost its data
+    /// gives the same one again.
+    pub(super) fn released(&mut self, key: &str, hold: &Hold) {
         let Some(slot) = self.0.get_mut(key) else { return };
-        slot.current.take_if(|written| written.revision == revision);
+        slot.current.take_if(|written| written.hold.is_same(hold));
         self.forget_if_unused(key);
     }
 
@@ -154,11 +155,11 @@ mod tests {
         let hold = written(&mut known, 7);
         known.seen("a", 7);
         known.seen("b", 9);
-        assert!(known.is_held("a"));
+        assert!(known.is_wanted("a"));
         known.seen("a", 8);
         assert_eq!(hold.loss(), Some(LossReason::Deleted));
-        assert!(!known.is_held("a"));
-        known.released("a", 7);
+        assert!(!known.is_wanted("a"));
+        known.released("a", &hold);
         assert!(known.is_empty());
     }
 
@@ -186,7 +187,7 @@ mod tests {
         known.seen("a", 8);
         known.gave_up("a");
         assert_eq!(hold.loss(), Some(LossReason::Deleted));
-        known.released("a", 7);
+        known.released("a", &hold);
         assert!(known.is_empty());
     }
 
@@ -201,9 +202,9 @@ mod tests {
         known.seen("a", 9);
         assert_eq!(earlier.loss(), Some(LossReason::Superseded));
         assert_eq!(later.loss(), None);
-        known.released("a", 8);
-        assert!(known.is_held("a"), "the release of the earlier one is not that of the later");
-        known.released("a", 9);
+        known.released("a", &earlier);
+        assert!(known.is_wanted("a"), "the release of the earlier one is not that of the later");
+        known.released("a", &later);
         assert!(known.is_empty());
     }
 
@@ -234,9 +235,30 @@ mod tests {
         let after = written(&mut known, 3);
         known.seen("a", 3);
         assert_eq!(after.loss(), None);
-        known.released("a", 250);
+        known.released("a", &before);
         known.seen("a", 4);
         assert_eq!(after.loss(), Some(LossReason::Deleted));
+    }
+
+    #[test]
+    fn the_release_of_a_lost_record_is_not_that_of_one_with_the_same_revision() {
+        let mut known = Known::default();
+        let before = written(&mut known, 2);
+        before.end(LossReason::Deleted);
+        let after = written(&mut known, 2);
+        known.released("a", &before);
+        known.seen("a", 3);
+        assert_eq!(after.loss(), Some(LossReason::Deleted), "it is still guarded");
+    }
+
+    #[test]
+    fn what_is_being_written_is_wanted() {
+        let mut known = Known::default();
+        assert!(!known.is_wanted("a"));
+        known.begin("a");
+        assert!(known.is_wanted("a"));
+        known.gave_up("a");
+        assert!(!known.is_wanted("a"));
     }
 
     #[test]
@@ -246,6 +268,6 @@ mod tests {
         known.gave_up("a");
         assert!(known.is_empty());
         known.gave_up("a");
-        known.released("a", 7);
+        known.released("a", &hold());
     }
 }

@@ -56,9 +56,9 @@ impl Records {
         Some(changed)
     }
 
-    /// Whether someone relies on a record.
-    pub(crate) fn is_held(&self, key: &str) -> bool {
-        self.lock().values().any(|service| service.known.is_held(key))
+    /// Whether someone relies on a record, or is just writing it.
+    pub(crate) fn is_wanted(&self, key: &str) -> bool {
+        self.lock().values().any(|service| service.known.is_wanted(key))
     }
 }
 
@@ -81,7 +81,7 @@ impl Writing {
             records: self.records.clone(),
             service: self.service.clone(),
             key: self.key.clone(),
-            revision,
+            hold: hold.clone(),
         };
         Place::new(hold, RecordRelease { key: KeyRelease::new(shared, own), _listed: listed })
     }
@@ -100,12 +100,12 @@ struct Listed {
     records: Arc<Records>,
     service: ServiceName,
     key: String,
-    revision: i64,
+    hold: Hold,
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.records.update(&self.service, |known| known.released(&self.key, self.revision));
+        self.records.update(&self.service, |known| known.released(&self.key, &self.hold));
     }
 }
 
