@@ -10,9 +10,11 @@ mod ids;
 mod lock;
 mod party;
 mod plan;
+mod registry;
 mod run;
 mod server;
 mod table;
+mod told;
 
 use std::process::ExitCode;
 
@@ -46,6 +48,7 @@ async fn contend(area: &str, args: Result<Args>) -> Result<()> {
         "lock" => lock::child(&args, &mut runner).await,
         "ids" => ids::child(&args, &mut runner).await,
         "grpc" => grpc::child(&args, &mut runner).await,
+        "registry" => registry::child(&args, &mut runner).await,
         _ => bail!("no area `{area}`"),
     }
 }
@@ -55,7 +58,8 @@ fn plan_of(area: &str) -> Result<Plan> {
         "lock" => Ok(lock::plan()),
         "ids" => Ok(ids::plan()),
         "grpc" => Ok(grpc::plan()),
-        _ => bail!("no area `{area}`; there is: lock, grpc, ids"),
+        "registry" => Ok(registry::plan()),
+        _ => bail!("no area `{area}`; there is: lock, grpc, ids, registry"),
     }
 }
 
