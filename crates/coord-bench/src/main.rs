@@ -4,6 +4,7 @@
 
 mod args;
 mod child;
+mod config;
 mod figures;
 mod grpc;
 mod ids;
@@ -49,6 +50,7 @@ async fn contend(area: &str, args: Result<Args>) -> Result<()> {
         "ids" => ids::child(&args, &mut runner).await,
         "grpc" => grpc::child(&args, &mut runner).await,
         "registry" => registry::child(&args, &mut runner).await,
+        "config" => config::child(&args, &mut runner).await,
         _ => bail!("no area `{area}`"),
     }
 }
@@ -59,7 +61,8 @@ fn plan_of(area: &str) -> Result<Plan> {
         "ids" => Ok(ids::plan()),
         "grpc" => Ok(grpc::plan()),
         "registry" => Ok(registry::plan()),
-        _ => bail!("no area `{area}`; there is: lock, grpc, ids, registry"),
+        "config" => Ok(config::plan()),
+        _ => bail!("no area `{area}`; there is: lock, grpc, ids, registry, config"),
     }
 }
 

@@ -231,8 +231,11 @@ impl Party {
                 let mut watch =
                     self.raw.client.watch_client().watch(self.raw.prefix(), Some(options)).await?;
                 waiting.spawn(async move {
-                    while watch.message().await?.is_some_and(|answer| !answer.canceled()) {
-                        finish.arrived();
+                    while let Some(answer) = watch.message().await? {
+                        // The first only says that the watch was created.
+                        if !answer.events().is_empty() {
+                            finish.arrived();
+                        }
                     }
                     anyhow::Ok(())
                 });

@@ -56,9 +56,6 @@ fn targets() -> Vec<Target> {
     let alone = |scenario, figure, bound| Target { scenario, figure, against: None, bound };
     let beside = |scenario, figure, peer, bound| Target { scenario, figure, against: Some(peer), bound };
     vec![
-        beside("register-1", "per_second", "raw", AtLeast(0.8)),
-        beside("register-1000", "per_second", "raw", AtLeast(0.8)),
-        beside("discover-1000", "per_second", "raw", AtLeast(0.8)),
         alone("kept-10000", "each.requests.LeaseKeepAlive", AtMost(3.0)),
         alone("kept-10000", "each.streams.LeaseKeepAlive", AtMost(1.0)),
         // 50 ns a read.
