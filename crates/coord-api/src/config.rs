@@ -246,9 +246,11 @@ pub trait ConfigExt: ConfigCenter {
         F: FnMut(Option<T>) -> T + Send,
     {
         async move {
+            // A turn is a read and a commit, one or two milliseconds. Longer pauses than these leave the store idle
+            // and starve who has waited longest.
             let mut pauses = ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(2))
-                .with_max_delay(Duration::from_millis(500))
+                .with_max_delay(Duration::from_millis(32))
                 .with_jitter()
                 .without_max_times()
                 .build();

@@ -29,6 +29,12 @@ pub(crate) fn of_reports(reports: &[Value]) -> Result<Numbers> {
             numbers.insert(name.into(), sample / 1e3);
         }
     }
+    // Of an operation that is a write and its way to those who wait for it: the way alone.
+    let mut after = list(reports, "after_answer_us");
+    after.sort_unstable();
+    if let Some(sample) = quantile(&after, 0.5) {
+        numbers.insert("after_answer_p50_ms".into(), sample / 1e3);
+    }
     // Where single operations are too short to be timed.
     let counted: usize = reports.iter().filter_map(|report| report["count"].as_u64()).sum::<u64>() as usize;
     operations += counted;

@@ -4,15 +4,18 @@
 
 mod args;
 mod child;
+mod config;
 mod figures;
 mod grpc;
 mod ids;
 mod lock;
 mod party;
 mod plan;
+mod registry;
 mod run;
 mod server;
 mod table;
+mod told;
 
 use std::process::ExitCode;
 
@@ -46,6 +49,8 @@ async fn contend(area: &str, args: Result<Args>) -> Result<()> {
         "lock" => lock::child(&args, &mut runner).await,
         "ids" => ids::child(&args, &mut runner).await,
         "grpc" => grpc::child(&args, &mut runner).await,
+        "registry" => registry::child(&args, &mut runner).await,
+        "config" => config::child(&args, &mut runner).await,
         _ => bail!("no area `{area}`"),
     }
 }
@@ -55,7 +60,9 @@ fn plan_of(area: &str) -> Result<Plan> {
         "lock" => Ok(lock::plan()),
         "ids" => Ok(ids::plan()),
         "grpc" => Ok(grpc::plan()),
-        _ => bail!("no area `{area}`; there is: lock, grpc, ids"),
+        "registry" => Ok(registry::plan()),
+        "config" => Ok(config::plan()),
+        _ => bail!("no area `{area}`; there is: lock, grpc, ids, registry, config"),
     }
 }
 

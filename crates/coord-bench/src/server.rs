@@ -40,6 +40,7 @@ impl Counters {
             let direction = match base {
                 "grpc_server_msg_received_total" => "requests",
                 "grpc_server_msg_sent_total" => "answers",
+                "grpc_server_started_total" => "streams",
                 _ => continue,
             };
             if let Some(method) = label(name, "grpc_method") {

@@ -27,7 +27,8 @@ Commands:
                     ARGS go to every test harness: `cargo xtask test -- etcd::lock`.
   test --list       The names of the conformance tests, one a line (needs no etcd).
   lint              Formatting, clippy, documentation, and every feature combination of `coord`.
-  bench lock        Measures coord beside its peers on an etcd of its own, and says which targets are met.
+  bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
+                    AREA is lock, grpc, ids, registry or config.
                     --json FILE: every figure; --quick: one short round; --only TEXT: some scenarios.
   etcd [--port N]   An empty etcd on 127.0.0.1:N (2379) for hand trials, until Ctrl-C.
   protoc            The path of a usable protoc: `export PROTOC=$(cargo xtask protoc)`.
@@ -69,7 +70,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["test", "--", rest @ ..] => test::run(rest),
         ["lint"] => lint::run(),
         ["bench", area, options @ ..] if !area.starts_with('-') => bench::run(area, options),
-        ["bench", ..] => bail!("`bench` takes an area; there is: lock"),
+        ["bench", ..] => bail!("`bench` takes an area; there is: lock, grpc, ids, registry, config"),
         ["etcd"] => serve::run(2379),
         ["etcd", "--port", port] => serve::run(port_number(port)?),
         ["protoc"] => {

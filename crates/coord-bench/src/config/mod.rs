@@ -1,0 +1,79 @@
+//! The config center: reads and writes, updates of one value by many, and live values: reads, memory, and changes
+//! on their way to many of them.
+
+mod child;
+mod raw;
+
+use crate::plan::{
+    Bound::{AtLeast, AtMost},
+    Contender, Plan, Scenario, Target,
+};
+
+pub(crate) use child::run as child;
+
+const COORD: Contender = Contender { id: "coord", title: "coord", in_go: false };
+/// One request, and the same JSON.
+const RAW: Contender = Contender { id: "raw", title: "bare requests", in_go: false };
+/// Read, compare and write, and at once again.
+const NAIVE: Contender = Contender { id: "naive", title: "a bare loop without back-off", in_go: false };
+const HANDLES: Contender = Contender { id: "coord", title: "live values of coord", in_go: false };
+const CLONES: Contender = Contender { id: "clones", title: "clones of one live value", in_go: false };
+const ONE: Contender = Contender { id: "one", title: "one live value of coord", in_go: false };
+const WATCH: Contender = Contender { id: "raw", title: "one bare watch", in_go: false };
+const LOOK: Contender = Contender { id: "look", title: "coord's look", in_go: false };
+
+/// What is measured.
+pub(crate) fn plan() -> Plan {
+    let of = |shape: &'static str, tasks: usize, title: &str, contenders: Vec<Contender>| Scenario {
+        id: format!("{shape}-{tasks}"),
+        title: title.to_owned(),
+        unit: match shape {
+            "get" | "read" => "reads/s",
+            "set" => "writes/s",
+            "update" => "updates/s",
+            _ => "changes/s",
+        },
+        contenders,
+        processes: 1,
+        tasks,
+        shape,
+        after_keys: None,
+    };
+    let scenarios = vec![
+        of("get", 1, "get, one at a time", vec![COORD, RAW]),
+        of("get", 64, "get, 64 at once", vec![COORD, RAW]),
+        of("set", 1, "set, one at a time", vec![COORD, RAW]),
+        of("set", 64, "set, 64 at once, each a key of its own", vec![COORD, RAW]),
+        of("update", 1, "update, one at a time", vec![COORD, NAIVE]),
+        of("update", 16, "update of one value, 16 at once", vec![COORD, NAIVE]),
+        of("read", 1, "read a live value, one thread", vec![COORD, LOOK]),
+        of("read", 2, "the same, two threads", vec![COORD, LOOK]),
+        of("event", 100, "a change, until 100 live values have it", vec![HANDLES, CLONES, ONE, WATCH]),
+        of("event", 1000, "a change, until 1000 live values have it", vec![HANDLES, CLONES, ONE]),
+        of("live", 1000, "memory of 1000 live values of one key", vec![COORD]),
+    ];
+    Plan { area: "config", scenarios, targets: targets() }
+}
+
+fn targets() -> Vec<Target> {
+    let rate = |scenario, peer, times| Target {
+        scenario,
+        figure: "per_second",
+        against: Some(peer),
+        bound: AtLeast(times),
+    };
+    let beside_one = |scenario, figure| Target { scenario, figure, against: Some("one"), bound: AtMost(2.0) };
+    vec![
+        rate("get-1", "raw", 0.95),
+        rate("get-64", "raw", 0.95),
+        rate("set-1", "raw", 0.95),
+        rate("set-64", "raw", 0.95),
+        rate("update-16", "naive", 2.0),
+        // 50 ns a read.
+        Target { scenario: "read-1", figure: "per_second", against: None, bound: AtLeast(2e7) },
+        beside_one("event-100", "after_answer_p50_ms"),
+        beside_one("event-100", "p50_ms"),
+        beside_one("event-1000", "after_answer_p50_ms"),
+        beside_one("event-1000", "p50_ms"),
+    ]
+}
