@@ -11,7 +11,6 @@ const LONG: i64 = 300;
 const SOME: usize = 100;
 
 /// The instances of a service.
-#[derive(Clone)]
 pub(super) struct Raw {
     pub(super) client: etcd_client::Client,
     prefix: String,
