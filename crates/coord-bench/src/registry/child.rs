@@ -164,7 +164,7 @@ impl Party {
         let (registered, _) = registrar.register_all(count).await?;
         let took = start.elapsed();
         anyhow::ensure!(took < KEPT_TTL, "registering {count} took {took:?}, longer than their TTL");
-        sleep(KEPT_TTL - took).await;
+        sleep(KEPT_TTL.saturating_sub(took)).await;
         runner.report(&json!({ "seconds": KEPT_TTL.as_secs_f64(), "count": 1 })).await?;
         deregister_all(registered).await
     }
