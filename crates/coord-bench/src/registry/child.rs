@@ -32,7 +32,7 @@ pub(crate) async fn run(args: &Args, runner: &mut Runner) -> Result<()> {
     let (tasks, seconds) = (args.need("tasks")?, Duration::from_secs_f64(args.need("seconds")?));
     let config = coord_etcd::EtcdConfig::new([endpoint.as_str()]).namespace(&namespace);
     let client = coord_etcd::Client::connect(config).await?;
-    let raw = Raw::connect(&endpoint, &namespace).await?;
+    let raw = Arc::new(Raw::connect(&endpoint, &namespace).await?);
     let party = Party { contender, endpoint, registry: client.registry(), raw };
     match args.text("shape") {
         Some("register") => party.register(tasks, seconds, runner).await?,
@@ -52,20 +52,20 @@ struct Party {
     contender: String,
     endpoint: String,
     registry: Arc<dyn ServiceRegistry>,
-    raw: Raw,
+    raw: Arc<Raw>,
 }
 
 /// How someone registers.
 #[derive(Clone)]
 enum Registrar {
     Coord(Arc<dyn ServiceRegistry>, Duration),
-    Raw(Raw),
+    Raw(Arc<Raw>),
 }
 
 /// What is to be given back.
 enum Registered {
     Coord(Registration),
-    Raw(Raw, String),
+    Raw(Arc<Raw>, String),
 }
 
 impl Registrar {
@@ -164,7 +164,7 @@ impl Party {
         let (registered, _) = registrar.register_all(count).await?;
         let took = start.elapsed();
         anyhow::ensure!(took < KEPT_TTL, "registering {count} took {took:?}, longer than their TTL");
-        sleep(KEPT_TTL - took).await;
+        sleep(KEPT_TTL.saturating_sub(took)).await;
         runner.report(&json!({ "seconds": KEPT_TTL.as_secs_f64(), "count": 1 })).await?;
         deregister_all(registered).await
     }

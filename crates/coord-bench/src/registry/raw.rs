@@ -11,7 +11,6 @@ const LONG: i64 = 300;
 const SOME: usize = 100;
 
 /// The instances of a service.
-#[derive(Clone)]
 pub(super) struct Raw {
     pub(super) client: etcd_client::Client,
     prefix: String,
@@ -38,13 +37,13 @@ impl Raw {
         format!("{}{}", self.prefix, instance(number, 80).id)
     }
 
-    fn on_lease(&self) -> Option<PutOptions> {
-        Some(PutOptions::new().with_lease(self.lease))
+    fn on_lease(&self) -> PutOptions {
+        PutOptions::new().with_lease(self.lease)
     }
 
     pub(super) async fn register(&self, number: usize) -> Result<String> {
         let (key, json) = (self.key(number), serde_json::to_vec(&instance(number, 80))?);
-        self.client.kv_client().put(key.as_str(), json, self.on_lease()).await?;
+        self.client.kv_client().put(key.as_str(), json, Some(self.on_lease())).await?;
         Ok(key)
     }
 
@@ -54,7 +53,7 @@ impl Raw {
         for some in all.chunks(SOME) {
             let put = |number: &usize| {
                 let json = serde_json::to_vec(&instance(*number, 80))?;
-                anyhow::Ok(TxnOp::put(self.key(*number), json, self.on_lease()))
+                anyhow::Ok(TxnOp::put(self.key(*number), json, Some(self.on_lease())))
             };
             let puts = some.iter().map(put).collect::<Result<Vec<_>>>()?;
             self.client.kv_client().txn(Txn::new().and_then(puts)).await?;
