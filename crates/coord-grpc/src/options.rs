@@ -245,8 +245,12 @@ impl ConnectOptions {
         Plan { policy, zone, only, subset, rules }
     }
 
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     pub(crate) fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+        if self.is_tls() { "https" } else { "http" }
     }
 
     pub(crate) fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, BoxError> {
