@@ -1,5 +1,7 @@
 //! A call whose instance goes away: made again only if its request has certainly not been sent.
 
+#![allow(clippy::float_cmp, reason = "counts are whole numbers")]
+
 use std::{
     sync::{
         Arc,
