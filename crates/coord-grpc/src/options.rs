@@ -253,6 +253,7 @@ impl ConnectOptions {
         if self.is_tls() { "https" } else { "http" }
     }
 
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unnecessary_wraps, reason = "TLS can fail"))]
     pub(crate) fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, BoxError> {
         let mut endpoint = endpoint.connect_timeout(self.connect_timeout);
         if let Some(KeepAlive { interval, timeout }) = &self.keep_alive {
