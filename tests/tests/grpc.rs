@@ -202,38 +202,67 @@ async fn a_crash_fails_only_what_was_on_its_way_and_a_restart_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blackhole_is_left_after_one_try_timeout_and_comes_back() {
-    let client = Store::new().client();
-    let (mut processes, mut registered) = (Vec::new(), Vec::new());
-    for id in ["a", "b"] {
-        let process = Instance::start(0).await;
-        registered.push(register(&client, id, process.port).await);
-        processes.push(process);
+    on_both(async |provider| {
+        let (_processes, hole, ports) = with_a_hole().await;
+        let mut registered = Vec::new();
+        for (id, port) in ["a", "b", "c"].iter().zip(ports) {
+            registered.push(register(&*provider, id, port).await);
+        }
+        let limit = Duration::from_secs(1);
+        let options = ConnectOptions::new().try_timeout(limit).cool_off(Duration::from_millis(300), LONG);
+        let connection = provider.registry().connection_with("im-logic", options).await;
+        let connection = connection.expect("is registered");
+        until_ready(&connection, 3).await;
+        let calls = connection.clone();
+        let call = move || {
+            let calls = calls.clone();
+            async move { check(&calls).await }
+        };
+        // Two callers, so that at most two calls are on their way to it.
+        let tally = under_calls((2000, 2, limit), call, async { hole.cut() }).await;
+        let (slow, failed) = (tally.slow.load(Relaxed), tally.failed.load(Relaxed));
+        println!("{slow} of 2000 calls waited for the try timeout, {failed} failed");
+        assert!(slow <= 2 && failed <= 2, "{slow} {failed}");
+        let state = connection.state();
+        assert_eq!(state.instances[2].status, InstanceStatus::Ejected, "{state:?}");
+        assert_eq!(state.instances[2].ejections, 1, "is not tried with calls meanwhile: {state:?}");
+
+        hole.restore();
+        until_ready(&connection, 3).await;
+    })
+    .await;
+}
+
+/// Three servers of which the last is behind a network that can be cut, and their ports.
+async fn with_a_hole() -> (Vec<Instance>, Proxy, Vec<u16>) {
+    let mut processes = Vec::new();
+    for _ in 0..3 {
+        processes.push(Instance::start(0).await);
     }
-    let hidden = Instance::start(0).await;
-    let proxy = Proxy::start(format!("127.0.0.1:{}", hidden.port)).await.expect("a port can be opened");
-    let port = proxy.address().rsplit(':').next().and_then(|port| port.parse().ok()).expect("has a port");
-    registered.push(register(&client, "c", port).await);
+    let mut ports: Vec<_> = processes.iter().map(|process| process.port).collect();
+    let hole = Proxy::start(format!("127.0.0.1:{}", ports[2])).await.expect("a port can be opened");
+    ports[2] = hole.address().rsplit(':').next().and_then(|port| port.parse().ok()).expect("has a port");
+    (processes, hole, ports)
+}
 
-    let limit = Duration::from_secs(1);
-    let options = ConnectOptions::new().try_timeout(limit).cool_off(Duration::from_millis(300), LONG);
-    let connection = client.registry().connection_with("im-logic", options).await.expect("is registered");
-    until_ready(&connection, 3).await;
-    let calls = connection.clone();
+#[tokio::test(flavor = "multi_thread")]
+async fn tonics_own_balancer_goes_on_to_call_a_blackhole() {
+    let (_processes, hole, ports) = with_a_hole().await;
+    let limit = Duration::from_millis(300);
+    let endpoints = ports.iter().map(|port| {
+        Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("is a URI").timeout(limit)
+    });
+    let channel = Channel::balance_list(endpoints);
     let call = move || {
-        let calls = calls.clone();
-        async move { check(&calls).await }
+        let mut client = HealthClient::new(channel.clone());
+        async move { client.check(HealthCheckRequest::default()).await.map(drop) }
     };
-    // Two callers, so that at most two calls are on their way to it.
-    let tally = under_calls((2000, 2, limit), call, async { proxy.cut() }).await;
-    let (slow, failed) = (tally.slow.load(Relaxed), tally.failed.load(Relaxed));
-    println!("{slow} of 2000 calls waited for the try timeout, {failed} failed");
-    assert!(slow <= 2 && failed <= 2, "{slow} {failed}");
-    let state = connection.state();
-    assert_eq!(state.instances[2].status, InstanceStatus::Ejected, "{state:?}");
-    assert_eq!(state.instances[2].ejections, 1, "is not tried with calls meanwhile: {state:?}");
-
-    proxy.restore();
-    until_ready(&connection, 3).await;
+    under_calls((100, 1, limit), call.clone(), async {}).await;
+    hole.cut();
+    let tally = under_calls((60, 1, limit), call, async {}).await;
+    let failed = tally.failed.load(Relaxed);
+    println!("{failed} of 60 calls failed over tonic's balance_channel");
+    assert!(failed > 6, "the comparison is what makes our own balancer worth it: {failed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -245,10 +245,15 @@ impl ConnectOptions {
         Plan { policy, zone, only, subset, rules }
     }
 
-    pub(crate) fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
+    }
+
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unnecessary_wraps, reason = "TLS can fail"))]
     pub(crate) fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, BoxError> {
         let mut endpoint = endpoint.connect_timeout(self.connect_timeout);
         if let Some(KeepAlive { interval, timeout }) = &self.keep_alive {

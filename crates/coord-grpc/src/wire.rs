@@ -47,10 +47,13 @@ impl Link {
 type OnClose = Box<dyn FnOnce() + Send>;
 
 /// What is seen on the socket.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Wire {
     reads: AtomicU64,
     speaks: Notify,
+    /// There was a socket,
+    open: AtomicBool,
+    /// and it is no more.
     closed: AtomicBool,
 }
 
@@ -72,8 +75,7 @@ pub(crate) async fn dial(
 ) -> Result<Link, BoxError> {
     let uri = Uri::builder().scheme(options.scheme()).authority(authority).path_and_query("/").build()?;
     let endpoint = options.apply(Endpoint::from(uri))?;
-    let wire =
-        Arc::new(Wire { reads: AtomicU64::new(0), speaks: Notify::new(), closed: AtomicBool::new(false) });
+    let wire = Arc::new(Wire::default());
     let mut once = Some((wire.clone(), Box::new(closed) as OnClose));
     let connector = tower::service_fn(move |uri: Uri| {
         // tonic would connect again by itself; here a channel is one connection.
@@ -83,11 +85,14 @@ pub(crate) async fn dial(
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
             let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
             stream.set_nodelay(true)?;
+            wire.open.store(true, SeqCst);
             Ok::<_, io::Error>(TokioIo::new(Socket { stream, wire, closed: Some(closed) }))
         }
     });
     let connecting = async {
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| innermost(&error))?;
+        let connected = endpoint.connect_with_connector(connector).await;
+        let channel =
+            connected.map_err(|error| explain(&error, options.is_tls() && wire.open.load(SeqCst)))?;
         wire.speaks.notified().await;
         Ok(Link { channel, wire: wire.clone() })
     };
@@ -97,13 +102,13 @@ pub(crate) async fn dial(
         .unwrap_or_else(|_| Err(format!("no answer within {limit:?}").into()))
 }
 
-/// "transport error" tells nobody anything.
-fn innermost(error: &tonic::transport::Error) -> BoxError {
+/// "transport error" tells nobody anything, and "received corrupt message" not what it is about.
+fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
-    inner.to_string().into()
+    if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
 }
 
 struct Socket {

@@ -21,6 +21,9 @@ use crate::child::Runner;
 /// Longer than any measurement.
 const LONG: Duration = Duration::from_secs(600);
 
+/// The instances that each client uses with the option for very many of them.
+const SUBSET: usize = 20;
+
 /// Runs one contender as `args` say.
 pub(crate) async fn run(args: &Args, runner: &mut Runner) -> Result<()> {
     let (tasks, seconds): (usize, f64) = (args.need("tasks")?, args.need("seconds")?);
@@ -66,15 +69,19 @@ impl Callers {
     async fn connect(contender: &str, instances: usize, port: u16) -> Result<Self> {
         let endpoint = |instance| Channel::from_shared(format!("http://{}:{port}", address(instance)));
         Ok(match contender {
-            "coord" => {
+            "coord" | "subset" => {
                 let registry = Store::new().client().registry();
                 let mut registered = Vec::new();
                 for instance in 0..instances {
                     let info = ServiceInfo::new("bench", instance.to_string(), address(instance), port);
                     registered.push(registry.register(info, LONG).await?);
                 }
-                let connection = registry.connection_with("bench", ConnectOptions::new()).await?;
-                while connection.state().ready() < instances {
+                let (options, ready) = match contender {
+                    "subset" => (ConnectOptions::new().subset(SUBSET), instances.min(SUBSET)),
+                    _ => (ConnectOptions::new(), instances),
+                };
+                let connection = registry.connection_with("bench", options).await?;
+                while connection.state().ready() < ready {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Self::Coord { connection, _registered: registered }

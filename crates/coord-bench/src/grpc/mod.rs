@@ -10,6 +10,8 @@ use crate::plan::{
 pub(crate) use child::run as child;
 
 const COORD: Contender = Contender { id: "coord", title: "coord", in_go: false };
+/// With the option for very many instances.
+const SUBSET: Contender = Contender { id: "subset", title: "coord, subset(20)", in_go: false };
 /// The measure of all: one connection, whatever the number of instances.
 const PLAIN: Contender = Contender { id: "plain", title: "tonic, one instance", in_go: false };
 const BALANCE: Contender = Contender { id: "balance", title: "tonic's balance_channel", in_go: false };
@@ -22,7 +24,7 @@ pub(crate) fn plan() -> Plan {
         id: format!("{shape}-{tasks}"),
         title: format!("{tasks} calls in flight, {instances} instances"),
         unit: "calls/s",
-        contenders: vec![COORD, PLAIN, BALANCE, TURN],
+        contenders: vec![COORD, SUBSET, PLAIN, BALANCE, TURN],
         processes: 1,
         tasks,
         shape,

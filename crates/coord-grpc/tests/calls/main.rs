@@ -1,0 +1,8 @@
+//! Calls over connections, with real servers on loopback.
+
+mod balance;
+mod fleet;
+mod lists;
+mod retry;
+#[cfg(feature = "tls")]
+mod tls;

@@ -1,0 +1,67 @@
+//! Encrypted connections, with certificates made here.
+
+use std::time::Duration;
+
+use coord_api::{Provider, ServiceInfo};
+use coord_grpc::{ConnectOptions, Connection, ConnectionExt};
+use coord_memory::{Client, Store};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::net::TcpListener;
+use tonic::{
+    Code,
+    transport::{Certificate, ClientTlsConfig, Identity, Server, ServerTlsConfig, server::TcpIncoming},
+};
+
+use crate::fleet::{LONG, check};
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    Authority::self_signed(params, KeyPair::generate().expect("has a source of chance")).expect("is good")
+}
+
+/// Serves, encrypted if there is an authority, with a certificate for the address of loopback.
+async fn serve(client: &Client, service: &str, authority: Option<&Authority>) {
+    let mut server = Server::builder();
+    if let Some(authority) = authority {
+        let key = KeyPair::generate().expect("has a source of chance");
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("is an address");
+        let certificate = params.signed_by(&key, authority).expect("is good");
+        let identity = Identity::from_pem(certificate.pem(), key.serialize_pem());
+        server = server.tls_config(ServerTlsConfig::new().identity(identity)).expect("is good");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+    let port = listener.local_addr().expect("is bound").port();
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(server.add_service(health).serve_with_incoming(TcpIncoming::from(listener)));
+    let info = ServiceInfo::new(service, "1", "127.0.0.1", port);
+    let registration = client.registry().register(info, LONG).await.expect("the store is there");
+    // It stays for the test.
+    std::mem::forget(registration);
+}
+
+async fn connect(client: &Client, service: &str, trusted: &Authority, limit: Duration) -> Connection {
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(trusted.pem()));
+    let options = ConnectOptions::new().tls(tls).connect_timeout(limit);
+    client.registry().connection_with(service, options).await.expect("is registered")
+}
+
+#[tokio::test]
+async fn the_right_authority_is_trusted_and_all_else_is_told_as_a_matter_of_tls() {
+    let (ours, another) = (authority(), authority());
+    let client = Store::new().client();
+    serve(&client, "encrypted", Some(&ours)).await;
+    serve(&client, "plain", None).await;
+    check(&connect(&client, "encrypted", &ours, LONG).await).await.expect("is trusted");
+
+    let table = [("encrypted", &another, "invalid peer certificate: "), ("plain", &ours, "corrupt message")];
+    for (service, trusted, reason) in table {
+        let connection = connect(&client, service, trusted, Duration::from_secs(1)).await;
+        let status = check(&connection).await.expect_err(reason);
+        assert_eq!(status.code(), Code::Unavailable);
+        let message = status.message();
+        assert!(message.contains("TLS handshake: ") && message.contains(reason), "{service}: {message}");
+    }
+}
