@@ -162,10 +162,12 @@ impl World for EtcdWorld {
         // What only coord reads is no entry: the marks of settled commits go with the client's lease, those of ids
         // are ended by whoever wants the id.
         let internal = format!("/{}/internal/", self.namespace);
+        let beside = format!("{internal}config/");
         let ids = format!("/{}/ids/", self.namespace);
         let is_entry = |key: &String| {
             let of_id = key.strip_prefix(&ids).and_then(|rest| rest.split('/').nth(1));
-            !key.starts_with(&internal) && !matches!(of_id, Some("held" | "identity" | "stamped"))
+            let is_internal = key.starts_with(&internal) && !key.starts_with(&beside);
+            !is_internal && !matches!(of_id, Some("held" | "identity" | "stamped"))
         };
         let mut keys: Vec<_> = self.all().await.into_iter().map(|(key, _)| key).filter(is_entry).collect();
         keys.sort();
