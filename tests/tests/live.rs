@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coord_api::{ConfigCenter, ConfigExt, Error, Provider};
+use coord_api::{ConfigCenter, ConfigEvent, ConfigExt, Error, Provider};
 use coord_config::{Live, LiveExt, Origin, RejectionCause};
 use coord_etcd::{Client, Connect, EtcdConfig};
 use coord_tests::EtcdServer;
@@ -91,6 +91,55 @@ async fn a_service_starts_while_etcd_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_with_a_password_starts_while_etcd_is_down() {
+    let mut server = EtcdServer::start().await.expect("starts");
+    let config = client(&server).await.config();
+    config.set("limits", &1).await.expect("is written");
+    drop(config);
+    for command in [
+        "user add root:rootpw",
+        "user grant-role root root",
+        "role add coord-shop",
+        "role grant-permission coord-shop --prefix=true readwrite /coord/",
+        "user add shop:s3cret",
+        "user grant-role shop coord-shop",
+        "auth enable",
+    ] {
+        server.etcdctl(&command.split(' ').collect::<Vec<_>>()).await.expect("etcdctl works");
+    }
+    server.kill9().await.expect("is killed");
+
+    let lazily = async |password| {
+        let mut config = EtcdConfig::new([server.endpoint()]).connect(Connect::Lazily);
+        (config.username, config.password) = (Some("shop".into()), Some(String::from(password).into()));
+        Client::connect(config).await.expect("needs no etcd").config()
+    };
+    let (config, wrong) = (lazily("s3cret").await, lazily("wr0ng").await);
+    let start = |config: &Arc<dyn ConfigCenter>| {
+        config.live::<u32>("limits").start_within(Duration::from_millis(300)).default(9).default_while_away()
+    };
+    let (live, never) = (start(&config).start().await.expect("a default"), start(&wrong).start().await);
+    let never = never.expect("a default");
+    assert_eq!((*live.current(), *never.current()), (9, 9));
+
+    server.restart().await.expect("comes back");
+    until("it is fresh", async || live.state().is_good()).await;
+    assert_eq!(*live.current(), 1);
+    until("it can write", async || config.set("limits", &2).await.is_ok()).await;
+    until("the write arrives", async || *live.current() == 2).await;
+
+    until("the wrong password is told", async || {
+        matches!(wrong.set("limits", &3).await, Err(Error::Unauthenticated { .. }))
+    })
+    .await;
+    let told = wrong.live::<u32>("limits").start().await.expect_err("is told");
+    assert!(matches!(told, Error::Unauthenticated { .. }), "{told:?}");
+    assert!(!format!("{told} {told:?}").contains("wr0ng"), "{told:?}");
+    assert!(!never.state().freshness.is_fresh());
+    assert_eq!(*never.current(), 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn garbage_of_etcdctl_is_told_and_the_next_good_write_taken() {
     let server = EtcdServer::start().await.expect("starts");
     let config = client(&server).await.config();
@@ -104,6 +153,39 @@ async fn garbage_of_etcdctl_is_told_and_the_next_good_write_taken() {
     server.etcdctl(&["put", "/coord/config/pool", "[3]"]).await.expect("etcdctl works");
     until("it is taken", async || *live.current() == [3]).await;
     assert!(live.state().is_good());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_watch_keeps_a_bounded_number_of_changes() {
+    let server = EtcdServer::start().await.expect("starts");
+    let (config, writer) = (client(&server).await.config(), client(&server).await.config());
+    let mut stalled = config.watch::<u32>("limits").await.expect("is answered");
+    let mut quick = config.watch::<u32>("limits").await.expect("is answered");
+    for number in 1..=300 {
+        writer.set("limits", &number).await.expect("is written");
+        // They share one watch: what the quick one has, the stalled one was given.
+        let told = async {
+            while !matches!(quick.next().await, Some(Ok(ConfigEvent::Set(now))) if now.value == number) {}
+        };
+        timeout(LONG, told).await.expect("is told");
+    }
+    let (mut kept, mut snapshots) = (0, 0);
+    let drained = async {
+        loop {
+            match stalled.next().await.expect("does not end").expect("is good") {
+                ConfigEvent::Set(_) => kept += 1,
+                ConfigEvent::Snapshot { settings, .. } => {
+                    snapshots += 1;
+                    if settings.first().is_some_and(|now| now.value == 300) {
+                        return;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    timeout(LONG, drained).await.expect("the last value comes");
+    assert!(kept <= 128 && snapshots == 2, "{kept} changes and {snapshots} snapshots");
 }
 
 /// The time from a write until all of them have the new value.

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use coord_api::{ConfigExt, IdOptions, LockGuard, Provider, ServiceInfo};
+use coord::{Coordinator, SchemaExt};
+use coord_api::{ConfigExt, IdOptions, LockGuard, Provider, Scope, ServiceInfo};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::EtcdServer;
 use tokio::time::timeout;
@@ -362,4 +363,18 @@ async fn numbers_cost_nothing_but_the_time_that_is_reserved() {
     let (made, requests) = bench.requests_of(making).await;
     println!("{made} numbers with {requests:?}");
     assert!(made > 1000 && requests.is_empty(), "{requests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_reads_the_schemas_once() {
+    let bench = Bench::new().await;
+    bench.client.config().schemas().set::<u32>(Scope::Key("limits")).await.expect("is set");
+    let coordinator = Coordinator::from(bench.client.clone());
+    let write = || async { coordinator.config().set("limits", &1).await.expect("fits") };
+    let (_, requests) = bench.requests_of(write()).await;
+    assert_eq!(requests, BTreeMap::from([("Range".to_owned(), 1), ("Txn".to_owned(), 1)]));
+    for _ in 0..10 {
+        let (_, requests) = bench.requests_of(write()).await;
+        assert_eq!(requests, only("Txn", 1));
+    }
 }

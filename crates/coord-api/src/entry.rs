@@ -39,11 +39,12 @@ impl Entry {
     /// Decodes the JSON.
     ///
     /// # Errors
-    /// [`Error::Decode`] with the key, the version and the JSON path of the first difference.
+    /// [`Error::Decode`] with the key, the version and the JSON path of the first difference: of the innermost
+    /// field or element that was begun, where the JSON is cut off; `.` for the whole.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         let mut json = serde_json::Deserializer::from_slice(&self.value);
         let value = serde_path_to_error::deserialize(&mut json)
-            .map_err(|error| self.decode_error(error.path().to_string(), error.inner()))?;
+            .map_err(|error| self.decode_error(known_part(error.path()), error.inner()))?;
         json.end().map_err(|error| self.decode_error(".".into(), &error))?;
         Ok(value)
     }
@@ -58,6 +59,15 @@ impl Entry {
         };
         let source = format!("{kind}, line {} column {}", error.line(), error.column()).into();
         Error::Decode { key: self.key.clone(), version: self.version, path, source }
+    }
+}
+
+/// Where the JSON is broken, the last step is not known.
+fn known_part(path: &serde_path_to_error::Path) -> String {
+    let path = path.to_string();
+    match path.trim_end_matches(['?', '.']) {
+        "" => ".".into(),
+        known => known.into(),
     }
 }
 
@@ -115,6 +125,22 @@ mod tests {
         let (message, source) = decode_error(r#"{"sizes":[1,"s3cret"]}"#);
         assert_eq!(message, "common/mq at version 7 does not have the expected form at `sizes[1]`");
         assert_eq!(source, "JSON of another shape than expected, line 1 column 20");
+    }
+
+    #[test]
+    fn broken_json_has_the_path_that_was_reached() {
+        let table = [
+            ("", "`.`", "line 1 column 0"),
+            (r#"{"sizes":[1,"#, "`sizes[1]`", "the JSON ends too early, line 1 column 12"),
+            (r#"{"sizes":[1,2"#, "`sizes`", "line 1 column 13"),
+            (r#"{"sizes""#, "`sizes`", "line 1 column 8"),
+            (r#"{"siz"#, "`.`", "line 1 column 5"),
+            (r#"{"sizes":[1,x]}"#, "`sizes[1]`", "not valid JSON, line 1 column 13"),
+        ];
+        for (json, path, place) in table {
+            let (message, source) = decode_error(json);
+            assert!(message.contains(path) && source.contains(place), "{json}: {message}: {source}");
+        }
     }
 
     #[test]

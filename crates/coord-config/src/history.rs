@@ -2,7 +2,8 @@
 //!
 //! Beside the value there are an index with what is known of the last versions, and a ring of places with the
 //! values themselves. All are written in the transaction that writes the value, on the condition that nobody
-//! wrote the index since it was read: the history has exactly what was written, in order, and its size is bounded.
+//! wrote the value or the index since they were read: the history has exactly what was written, in order, and its size
+//! is bounded. A value that was written without a record is found by the next recorded write, which takes it in.
 
 use std::{
     sync::Arc,
@@ -31,9 +32,10 @@ pub const MAX_RECORDED_BYTES: usize = 384 << 10;
 pub struct Record {
     /// The version that was written; [`Version::ABSENT`] never.
     pub version: Version,
-    /// Who wrote it: what its writer gave, else the label of its client, else its host, process and client.
-    pub author: String,
-    /// When, by the writer's clock.
+    /// Who wrote it: what its writer gave, else the label of its client, else its host, process and client. `None` for
+    /// a value that was written without a record, and found by the next recorded write.
+    pub author: Option<String>,
+    /// When, by the writer's clock; when it was found, if it was found.
     pub at: SystemTime,
     /// Why, if the writer said it.
     pub comment: Option<String>,
@@ -46,7 +48,9 @@ pub struct Record {
 struct Stored {
     number: u64,
     version: Version,
-    author: String,
+    /// `None` if it was found; the copy of its value then has the version of the record after it, which took it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    author: Option<String>,
     at_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     comment: Option<String>,
@@ -65,8 +69,9 @@ pub trait HistoryExt {
     /// Writes to `key` with a record of who, when and why.
     ///
     /// Recording is chosen write by write: it costs a read, and the value is stored twice, which the values that a
-    /// program writes all the time should not pay for. A write that is not recorded, by `set` or by another
-    /// program, leaves the history as it is.
+    /// program writes all the time should not pay for. A value that was written without a record, by `set` or by another
+    /// program, is taken into the history by the next recorded write, as one of an unknown author: a rollback brings
+    /// it back. Of several in between, the last is taken.
     ///
     /// ```
     /// use coord_api::{ConfigExt, Provider};
@@ -77,7 +82,7 @@ pub trait HistoryExt {
     /// let first = config.record("limits").author("ann").comment("launch").set(&10).await?;
     /// let second = config.record("limits").author("bob").comment("more").set(&1000).await?;
     /// for record in config.history("limits").await? {
-    ///     println!("{}: {} {:?}", record.version, record.author, record.comment);
+    ///     println!("{}: {:?} {:?}", record.version, record.author, record.comment);
     /// }
     /// for difference in config.diff("limits", first, second).await? {
     ///     println!("{difference}");
@@ -97,8 +102,8 @@ pub trait HistoryExt {
     /// The value of a recorded version, as JSON; `None` for a deletion.
     ///
     /// # Errors
-    /// [`Error::Missing`] if the version was not recorded, or is not kept any more; others as
-    /// [`ConfigCenter::read`].
+    /// [`Error::Missing`] if the version was not recorded, or is not kept any more, or was found but is no JSON or
+    /// too large to keep with the value after it; others as [`ConfigCenter::read`].
     fn recorded(&self, key: &str, version: Version) -> impl Future<Output = Result<Option<Entry>>> + Send;
 
     /// What is different between two recorded versions, by JSON pointer. A deletion counts as `null`.
@@ -222,32 +227,51 @@ impl Recorder {
             .without_max_times()
             .build();
         loop {
-            let Index { version, mut records } = read_index(&*self.center, &key).await?;
-            let number = records.last().map_or(0, |last| last.number + 1);
+            let (index, found) = futures::try_join!(
+                read_index(&*self.center, &key),
+                self.center.read(Scope::Key(key.as_str()))
+            )?;
+            let Index { version, mut records } = index;
+            let at = found.first().map_or(Version::ABSENT, Entry::version);
+            // A recorded value has the version of its index.
+            let found = found.into_iter().next().filter(|found| found.version() != version);
+            let mut number = records.last().map_or(0, |last| last.number + 1);
+            let found = found.map(|found| {
+                let (place, at_ms) = (place_of(&key, number), now_ms());
+                let version = found.version();
+                records.push(Stored { number, version, author: None, at_ms, comment: None, deleted: false });
+                number += 1;
+                (place, found)
+            });
             records.push(Stored {
                 number,
                 version: Version::ABSENT,
-                author: author.clone(),
+                author: Some(author.clone()),
                 at_ms: now_ms(),
                 comment: self.comment.clone(),
                 deleted: json.is_none(),
             });
             let surplus = records.len().saturating_sub(MAX_HISTORY);
             records.drain(..surplus);
-            let mut batch = Batch::new();
-            // First, so that a conflict of the value is told before one of the index.
-            if let Some(expected) = self.expected {
-                batch = batch.require_at(key.clone(), expected)?;
-            }
+            // The value first, so that its conflict is told before one of the index.
+            let mut batch = Batch::new().require_at(key.clone(), self.expected.unwrap_or(at))?;
             batch = batch.require_at(index_key.clone(), version)?.set_at(index_key.clone(), &records)?;
             let place = place_of(&key, number);
             batch = match &json {
                 Some(json) => batch.set_at(key.clone(), json)?.set_at(place, json)?,
                 None => batch.delete_at(key.clone())?.delete_at(place)?,
             };
+            if let Some((place, found)) = found {
+                let json = found.decode::<Box<RawValue>>();
+                let with_copy = json.and_then(|json| batch.clone().set_at(place.clone(), &json));
+                batch = with_copy.or_else(|_| batch.delete_at(place))?;
+            }
             match self.center.commit(also(batch)?).await {
                 Ok(committed) => return Ok(committed.version),
-                Err(Error::Conflict { key, .. }) if key == index_key.as_str() => {
+                Err(Error::Conflict { key: changed, .. })
+                    if changed == index_key.as_str()
+                        || changed == key.as_str() && self.expected.is_none() =>
+                {
                     tokio::time::sleep(pauses.next().unwrap_or_default()).await;
                 }
                 Err(error) => return Err(error),
@@ -314,14 +338,19 @@ pub(crate) async fn record_of(
 async fn find(center: &dyn ConfigCenter, key: &ConfigKey, version: Version) -> Result<Option<Entry>> {
     let missing = || Error::Missing { what: format!("version {version} in the history of {key}") };
     let index = read_index(center, key).await?;
-    let stored = index.records.into_iter().find(|stored| stored.version == version).ok_or_else(missing)?;
+    let mut records = index.records.into_iter().skip_while(|stored| stored.version != version);
+    let stored = records.next().ok_or_else(missing)?;
+    let copied = match stored.author {
+        Some(_) => Some(version),
+        None => records.next().map(|later| later.version),
+    };
     if stored.deleted {
         return Ok(None);
     }
     let place = place_of(key, stored.number);
     let entry = center.read(Scope::Beside(&place)).await?.pop();
     // The place may have been used again since the index was read.
-    let entry = entry.filter(|entry| entry.version() == version).ok_or_else(missing)?;
+    let entry = entry.filter(|entry| Some(entry.version()) == copied).ok_or_else(missing)?;
     Ok(Some(Entry::new(key.as_str(), version, entry.as_bytes().clone())))
 }
 

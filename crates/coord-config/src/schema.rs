@@ -27,7 +27,8 @@ pub trait SchemaExt {
     /// prefix of it. The schemas are read once; each commit is on the condition that they are still the same, so a
     /// schema that was set by another process counts from the next write on, at no further request.
     ///
-    /// What writes around it, `etcdctl` for example, is not checked: a live value's validator sees that.
+    /// What writes around it, `etcdctl` for example, is not checked: a live value's validator sees that. With the
+    /// feature `schema`, the config center of a `coord::Coordinator` is this one already.
     ///
     /// ```
     /// use coord_api::{ConfigExt, Error, Provider, Scope};
@@ -141,21 +142,28 @@ fn compile(schema: &Value) -> Result<Validator> {
 /// Schemas that were read, ready to check with.
 struct Known {
     version: Version,
-    keys: BTreeMap<String, Validator>,
-    prefixes: BTreeMap<String, Validator>,
+    keys: BTreeMap<String, Compiled>,
+    prefixes: BTreeMap<String, Compiled>,
 }
+
+/// A schema that can not be used, since another program wrote it, concerns its own keys only.
+type Compiled = std::result::Result<Validator, String>;
 
 impl Known {
     async fn read(center: &dyn ConfigCenter) -> Result<Self> {
         let (version, stored) = read(center).await?;
         let all = |schemas: BTreeMap<String, Value>| {
-            schemas.into_iter().map(|(name, schema)| Ok((name, compile(&schema)?))).collect::<Result<_>>()
+            let compiled = |schema| compile(&schema).map_err(|error| error.to_string());
+            schemas.into_iter().map(|(name, schema)| (name, compiled(schema))).collect()
         };
-        Ok(Self { version, keys: all(stored.keys)?, prefixes: all(stored.prefixes)? })
+        Ok(Self { version, keys: all(stored.keys), prefixes: all(stored.prefixes) })
     }
 
     fn check(&self, write: &Write) -> Result<()> {
         let Write::Set(key, json) = write else { return Ok(()) };
+        if self.keys.is_empty() && self.prefixes.is_empty() {
+            return Ok(());
+        }
         let entry = Entry::new(key.as_str(), Version::ABSENT, json.clone());
         let (key, value) = match gray::released(&entry, key) {
             Some(released) => released,
@@ -165,6 +173,12 @@ impl Known {
         let below =
             self.prefixes.iter().filter(|(prefix, _)| key.starts_with(*prefix)).map(|(_, schema)| schema);
         for schema in self.keys.get(&key).into_iter().chain(below) {
+            let schema = schema.as_ref().map_err(|reason| {
+                Error::invalid(
+                    "value",
+                    format!("of `{key}` can not be checked: its stored schema is bad: {reason}"),
+                )
+            })?;
             if let Err(error) = schema.validate(&value) {
                 let (path, why) = (error.instance_path().to_string(), error.masked_with("the value"));
                 let reason = format!("of `{key}` does not fit its schema at `{path}`: {why}");
@@ -207,7 +221,10 @@ impl ConfigCenter for Checked {
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {
         let place = place();
-        if batch.writes().iter().any(|write| *write.key() == place) {
+        let changes_schemas = batch.writes().iter().any(|write| *write.key() == place);
+        // Then a checked center around this one has looked.
+        let is_checked = batch.requirements().iter().any(|(key, _)| *key == place);
+        if changes_schemas || is_checked {
             return self.center.commit(batch).await;
         }
         loop {

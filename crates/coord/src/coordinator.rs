@@ -26,7 +26,11 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Coordinator(Arc<dyn Provider>);
+pub struct Coordinator {
+    provider: Arc<dyn Provider>,
+    /// One for all, since it knows the schemas.
+    config: Arc<dyn ConfigCenter>,
+}
 
 impl Coordinator {
     /// Connects to the store that a URL names.
@@ -74,7 +78,7 @@ impl Coordinator {
     /// # }
     /// ```
     pub fn new(provider: impl Provider + 'static) -> Self {
-        Self(Arc::new(provider))
+        Self::from(Arc::new(provider) as Arc<dyn Provider>)
     }
 
     /// Connects to the store that a configuration describes.
@@ -99,30 +103,35 @@ impl Coordinator {
     pub async fn connect_with(config: Config) -> Result<Self> {
         match config {
             #[cfg(feature = "memory")]
-            Config::Memory(config) => Ok(Self(Arc::new(crate::named::client(config)?))),
+            Config::Memory(config) => Ok(Self::new(crate::named::client(config)?)),
             #[cfg(feature = "etcd")]
-            Config::Etcd(config) => Ok(Self(Arc::new(crate::etcd::Client::connect(config).await?))),
+            Config::Etcd(config) => Ok(Self::new(crate::etcd::Client::connect(config).await?)),
         }
     }
 
     /// The locks of this store.
     pub fn lock(&self) -> Arc<dyn DistributedLock> {
-        self.0.lock()
+        self.provider.lock()
     }
 
     /// The service registry of this store.
     pub fn registry(&self) -> Arc<dyn ServiceRegistry> {
-        self.0.registry()
+        self.provider.registry()
     }
 
     /// The config center of this store.
+    ///
+    /// With the feature `schema`, what is written through it is held to the JSON Schemas in the store, whoever set them
+    /// (`SchemaExt::schemas`): a value that does not fit is
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument). The first write reads the schemas, later ones need no
+    /// further request. A program that is built without the feature is not held to them.
     pub fn config(&self) -> Arc<dyn ConfigCenter> {
-        self.0.config()
+        self.config.clone()
     }
 
     /// The instance ids of this store.
     pub fn instance_ids(&self) -> Arc<dyn InstanceIds> {
-        self.0.instance_ids()
+        self.provider.instance_ids()
     }
 
     /// An allocator of ids `1..max_id` among the instances of `service`. Keep it: a second call gives a
@@ -132,7 +141,7 @@ impl Coordinator {
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a bad name or a bound that is not
     /// within 2 and 2^20.
     pub fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
-        self.0.instance_id_allocator(service, max_id)
+        self.provider.instance_id_allocator(service, max_id)
     }
 
     /// How the leases of this client are doing: the worst of them. For metrics and readiness probes; what a
@@ -146,7 +155,7 @@ impl Coordinator {
     /// }
     /// ```
     pub fn lease_health(&self) -> LeaseHealth {
-        self.0.lease_health()
+        self.provider.lease_health()
     }
 
     /// Gives back everything and ends every wait; see [`Provider::close`].
@@ -155,48 +164,51 @@ impl Coordinator {
     /// [`Error::Unavailable`](crate::Error::Unavailable) or [`Error::Timeout`](crate::Error::Timeout) when
     /// the store could not be told; it frees what is left when the leases expire.
     pub async fn close(&self) -> Result<()> {
-        self.0.close().await
+        self.provider.close().await
     }
 
-    /// The backend, for code that takes an `Arc<dyn Provider>`.
+    /// The same client, for code that takes an `Arc<dyn Provider>`.
     pub fn provider(&self) -> Arc<dyn Provider> {
-        self.0.clone()
+        Arc::new(self.clone())
     }
 }
 
 impl From<Arc<dyn Provider>> for Coordinator {
     fn from(provider: Arc<dyn Provider>) -> Self {
-        Self(provider)
+        let config = provider.config();
+        #[cfg(feature = "schema")]
+        let config = coord_config::SchemaExt::checked(&config);
+        Self { provider, config }
     }
 }
 
 #[async_trait]
 impl Provider for Coordinator {
     fn lock(&self) -> Arc<dyn DistributedLock> {
-        self.0.lock()
+        self.provider.lock()
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {
-        self.0.registry()
+        self.provider.registry()
     }
 
     fn config(&self) -> Arc<dyn ConfigCenter> {
-        self.0.config()
+        self.config.clone()
     }
 
     fn instance_ids(&self) -> Arc<dyn InstanceIds> {
-        self.0.instance_ids()
+        self.provider.instance_ids()
     }
 
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
-        self.0.instance_id_allocator(service, max_id)
+        self.provider.instance_id_allocator(service, max_id)
     }
 
     fn lease_health(&self) -> LeaseHealth {
-        self.0.lease_health()
+        self.provider.lease_health()
     }
 
     async fn close(&self) -> Result<()> {
-        self.0.close().await
+        self.provider.close().await
     }
 }

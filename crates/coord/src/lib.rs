@@ -31,6 +31,7 @@
 //! # Features
 //! - `memory` (default): the in-process backend.
 //! - `etcd`: the etcd backend. Building it needs `protoc`.
+//! - `schema`: coordinators are held to the JSON Schemas that are kept in the store.
 //! - `grpc`: connections by service name for tonic clients; `grpc-tls`: the same over TLS.
 //!
 //! Code that takes an `Arc<dyn` [`Provider`]`>` or a [`Coordinator`] runs on every backend, and is tested
@@ -86,7 +87,7 @@ pub use coord_memory as memory;
 mod documents {
     #[doc = include_str!("../../../README.md")]
     mod readme {}
-    #[cfg(feature = "grpc")]
+    #[cfg(all(feature = "grpc", feature = "schema"))]
     #[doc = include_str!("../../../docs/guide.md")]
     mod guide {}
 }

@@ -21,5 +21,7 @@ pub use crate::{
     Snowflake, Version, Watch,
 };
 
+#[cfg(feature = "schema")]
+pub use crate::SchemaExt;
 #[cfg(feature = "grpc")]
 pub use crate::grpc::{Connection, ConnectionExt};

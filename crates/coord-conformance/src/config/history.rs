@@ -1,8 +1,14 @@
 //! Who changed a value, and the way back.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 
-use coord_api::{ConfigExt, Error, Version};
+use async_trait::async_trait;
+use coord_api::{
+    Batch, Committed, ConfigCenter, ConfigExt, Entry, EntryEvent, Error, Owner, Result, Scope, Version, Watch,
+};
 use coord_config::{HistoryExt, LiveExt, MAX_HISTORY, MAX_RECORDED_BYTES};
 use serde_json::json;
 
@@ -12,6 +18,37 @@ use crate::{
     suite::tests,
     tools::{LIMIT, LONG_LIMIT, spawn, within},
 };
+
+/// Does something else before its first commit, and lets others come first.
+#[derive(Debug)]
+struct Between {
+    center: Arc<dyn ConfigCenter>,
+    what: Mutex<Option<Batch>>,
+}
+
+#[async_trait]
+impl ConfigCenter for Between {
+    async fn read(&self, scope: Scope<'_>) -> Result<Vec<Entry>> {
+        self.center.read(scope).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        let what = self.what.lock().expect("nobody panics").take();
+        if let Some(what) = what {
+            self.center.commit(what).await?;
+            tokio::task::yield_now().await;
+        }
+        self.center.commit(batch).await
+    }
+
+    async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
+        self.center.watch_entries(scope).await
+    }
+
+    fn owner(&self) -> Owner {
+        self.center.owner()
+    }
+}
 
 tests! { "config";
     /// Contract 8: a recorded write is in the history with its version, author, time and comment, and the value is
@@ -26,7 +63,7 @@ tests! { "config";
         let history = other.history("a/limits").await.expect("is read");
         let shown: Vec<_> =
             history.iter().map(|r| (r.version, r.author.clone(), r.comment.as_deref())).collect();
-        assert_eq!(shown, [(second, "bob".into(), None), (first, one.owner().to_string(), Some("launch"))]);
+        assert_eq!(shown, [(second, Some("bob".into()), None), (first, Some(one.owner().to_string()), Some("launch"))]);
         assert!(history.iter().all(|r| !r.deleted && r.at + Duration::from_secs(5) >= before));
         let entry = one.recorded("a/limits", first).await.expect("is kept").expect("was a value");
         assert_eq!((entry.decode::<u32>().expect("is a number"), entry.version()), (10, first));
@@ -36,8 +73,8 @@ tests! { "config";
         assert!(one.history("a").await.expect("is read").is_empty());
     }
 
-    /// Contract 8: what is not recorded leaves the history as it is; the way back is open all the same, also after
-    /// the store has forgotten its own history.
+    /// Contract 8: the way back is open whatever was written in between, also after the store has forgotten its own
+    /// history.
     async fn a_rollback_is_a_new_version(world: &dyn World) {
         let config = world.client().await.config();
         let first = config.record("limits").set(&json!({"a": 1, "b": [1, 2]})).await.expect("is written");
@@ -60,6 +97,67 @@ tests! { "config";
         config.record("limits").rollback(second).await.expect("is kept");
         let missing = config.record("limits").rollback(Version::new(1 << 40)).await;
         assert!(matches!(missing, Err(Error::Missing { .. })), "{missing:?}");
+    }
+
+    /// Contract 8: a value that was written without a record is found by the next recorded write, and can be had back.
+    async fn what_was_not_recorded_is_found(world: &dyn World) {
+        let config = world.client().await.config();
+        config.set("limits", &1).await.expect("is written");
+        let before = config.get_entry("limits").await.expect("is read").expect("exists").version();
+        assert!(config.history("limits").await.expect("is read").is_empty());
+        let first = config.record("limits").author("ann").set(&2).await.expect("is written");
+        world.put_raw(Raw::Config { key: "limits" }, b"3").await;
+        world.put_raw(Raw::Config { key: "limits" }, b"4").await;
+        let raw = config.get_entry("limits").await.expect("is read").expect("exists").version();
+        let second = config.record("limits").author("bob").set(&5).await.expect("is written");
+        let third = config.record("limits").author("bob").set(&6).await.expect("is written");
+        let history = config.history("limits").await.expect("is read");
+        let shown: Vec<_> = history.iter().map(|r| (r.version, r.author.as_deref())).collect();
+        let (ann, bob) = (Some("ann"), Some("bob"));
+        assert_eq!(shown, [(third, bob), (second, bob), (raw, None), (first, ann), (before, None)]);
+        for (version, value) in [(before, 1), (first, 2), (raw, 4), (second, 5), (third, 6)] {
+            let entry = config.recorded("limits", version).await.expect("is kept").expect("was a value");
+            assert_eq!((entry.decode::<u32>().expect("is a number"), entry.version()), (value, version));
+        }
+        let diff = config.diff("limits", raw, second).await.expect("both are kept");
+        assert_eq!(diff.iter().map(ToString::to_string).collect::<Vec<_>>(), ["(all): 4 -> 5"]);
+        config.record("limits").rollback(raw).await.expect("is kept");
+        assert_eq!(config.get::<u32>("limits").await.expect("is read").expect("exists").value, 4);
+
+        // What is no JSON is told, but not kept.
+        world.put_raw(Raw::Config { key: "limits" }, b"garbage").await;
+        let garbage = config.get_entry("limits").await.expect("is read").expect("exists").version();
+        config.record("limits").delete().await.expect("is deleted");
+        assert_eq!(config.history("limits").await.expect("is read")[1].version, garbage);
+        let missing = config.recorded("limits", garbage).await;
+        assert!(matches!(missing, Err(Error::Missing { .. })), "{missing:?}");
+        assert_eq!(world.keys().await.len(), 7, "the index and six values; none for the garbage and the deletion");
+    }
+
+    /// Contract 8: nothing is lost of what comes between the reads and the write of a recorder.
+    async fn what_comes_between_is_in_the_history(world: &dyn World) {
+        let config = world.client().await.config();
+        let first = config.record("limits").set(&1).await.expect("is written");
+        let between = |what| -> Arc<dyn ConfigCenter> {
+            Arc::new(Between { center: config.clone(), what: Mutex::new(Some(what)) })
+        };
+        let unrecorded = Batch::new().set("limits", &2).expect("is valid");
+        let second = between(unrecorded).record("limits").set(&3).await.expect("is written");
+        let history = config.history("limits").await.expect("is read");
+        assert_eq!((history[0].version, history[1].author.as_deref(), history[2].version), (second, None, first));
+        let found = config.recorded("limits", history[1].version).await.expect("is kept").expect("a value");
+        assert_eq!(found.decode::<u32>().expect("is a number"), 2);
+
+        // Deletions of what is not there change no version of the key.
+        let mut deletions = Vec::new();
+        for _ in 0..4 {
+            let one = between(Batch::new());
+            deletions.push(spawn(async move { one.record("gone").delete().await.expect("is answered") }));
+        }
+        for deletion in deletions {
+            deletion.join_within(LIMIT).await;
+        }
+        assert_eq!(config.history("gone").await.expect("is read").len(), 4);
     }
 
     /// Contract 8: however many writers there are, each record fits its value, and the history is bounded.
@@ -115,7 +213,7 @@ tests! { "config";
         let version = writer.record("limits").author("ann").comment("launch").set(&1).await.expect("is written");
         let change = within(LIMIT, changes.next()).await.expect("is open");
         let record = change.record.expect("was recorded");
-        assert_eq!((record.version, record.author.as_str()), (version, "ann"));
+        assert_eq!((record.version, record.author.as_deref()), (version, Some("ann")));
         writer.set("limits", &2).await.expect("is written");
         let change = within(LIMIT, changes.next()).await.expect("is open");
         assert_eq!((*change.old, *change.new, change.record), (1, 2, None));

@@ -94,7 +94,9 @@ impl Hub {
         let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
         let source = ContactSource::default();
         let contact = source.contact();
-        runtime.spawn(Task { client, inbox, watches: Watches::default(), contact: source }.run());
+        runtime.spawn(
+            Task { client, inbox, watches: Watches::default(), contact: source, refused: false }.run(),
+        );
         Self { commands, next_id: AtomicU64::new(1), contact }
     }
 
@@ -124,6 +126,8 @@ struct Task {
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: Watches,
     contact: ContactSource,
+    /// Whether a watch was refused on the stream that is open.
+    refused: bool,
 }
 
 impl Task {
@@ -190,7 +194,14 @@ impl Task {
                     Ok(Some(answer)) => {
                         answered = true;
                         self.contact.restored();
-                        match self.take(&answer) {
+                        let unused = self.take(&answer);
+                        // A stream has the token that it was opened with, if there was one by then: whoever tries
+                        // again needs another stream. It is kept for those that it serves.
+                        let serves = self.watches.iter().any(|(_, watched)| watched.progress.has_started());
+                        if std::mem::take(&mut self.refused) && !serves {
+                            return Served::Broken { answered: false };
+                        }
+                        match unused {
                             Some(unused) => requests.cancel(unused).await,
                             None => Ok(()),
                         }
@@ -219,16 +230,26 @@ impl Task {
 
     /// Passes one answer on; the id of a watch that the server should stop, since nobody listens any more.
     fn take(&mut self, answer: &WatchResponse) -> Option<i64> {
-        let id = answer.watch_id();
+        // etcd does not say which watch it refuses. It answers in order, so it is the first that has not begun.
+        let unbegun = || {
+            let unbegun = self.watches.iter().filter(|(_, watched)| !watched.progress.has_started());
+            unbegun.map(|(id, _)| id).min()
+        };
+        let id = match answer.watch_id() {
+            -1 if answer.canceled() => unbegun()?,
+            id => id,
+        };
         let watched = self.watches.get_mut(id)?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         match watched.progress.step(answer.created(), answer.canceled(), revision) {
             Step::Gap => {
                 let refused = answer.cancel_reason().contains("permission denied")
                     || answer.cancel_reason().contains("PermissionDenied")
+                    || answer.cancel_reason().contains("user name is empty")
                     || answer.cancel_reason().contains("auth token");
                 let ended = self.watches.end(id)?;
                 if refused {
+                    self.refused = true;
                     ended.refuse(answer.cancel_reason());
                 }
                 return (!answer.canceled()).then_some(id);

@@ -122,7 +122,12 @@ impl Watched {
     /// Tells every user that the server does not allow the watch.
     pub(super) fn refuse(self, reason: &str) {
         for sink in self.sinks.into_values() {
-            let error = Error::PermissionDenied { operation: "watch", source: reason.to_owned().into() };
+            let (operation, source) = ("watch", reason.to_owned().into());
+            let error = if reason.contains("user name is empty") {
+                Error::Unauthenticated { operation, source }
+            } else {
+                Error::PermissionDenied { operation, source }
+            };
             let _ = sink.try_send(Delivery::Refused(error));
         }
     }
