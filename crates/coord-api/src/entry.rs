@@ -131,9 +131,9 @@ mod tests {
     fn broken_json_has_the_path_that_was_reached() {
         let table = [
             ("", "`.`", "line 1 column 0"),
-            (r#"{"sizes":[1,"#, "`sizes[1]`", "the JSON ends too early, line 1 column 12"),
+            (r#"{"sizes":[1,"#, "`sizes`", "the JSON ends too early, line 1 column 12"),
             (r#"{"sizes":[1,2"#, "`sizes`", "line 1 column 13"),
-            (r#"{"sizes""#, "`sizes`", "line 1 column 8"),
+            (r#"{"sizes""#, "`.`", "line 1 column 8"),
             (r#"{"siz"#, "`.`", "line 1 column 5"),
             (r#"{"sizes":[1,x]}"#, "`sizes[1]`", "not valid JSON, line 1 column 13"),
         ];
