@@ -1,6 +1,5 @@
 //! Values that have to fit a schema.
 
-use coord::Coordinator;
 use coord_api::{Batch, ConfigExt, Error, Scope};
 use coord_config::{Audience, GrayExt, HistoryExt, SchemaExt};
 use serde_json::json;
@@ -47,29 +46,10 @@ tests! { "config";
         assert!(matches!(no_schema, Err(Error::InvalidArgument { field: "schema", .. })), "{no_schema:?}");
     }
 
-    /// Contract 12: every coordinator is held to the schemas without asking, from the next write on, whoever set them
-    /// and by whichever handle it writes; a check that is asked for on top changes nothing.
-    async fn a_coordinator_is_held_to_the_schemas(world: &dyn World) {
-        let (admin, service) = (world.client().await, world.client().await);
-        let (admin, coordinator) = (Coordinator::from(admin.provider), Coordinator::from(service.provider));
-        coordinator.config().set("limits", &-1).await.expect("there is no schema yet");
-        admin.config().schemas().set::<u32>(Scope::Key("limits")).await.expect("is set");
-        let (again, nested) = (coordinator.clone().config(), Coordinator::from(coordinator.provider()).config());
-        for config in [coordinator.config(), again, nested, coordinator.config().checked()] {
-            expect_invalid("value", "set", config.set("limits", &-1).await);
-            expect_invalid("value", "update", config.update("limits", |_: Option<i32>| -1).await);
-            expect_invalid("value", "record", config.record("limits").set(&-1).await);
-            config.set("limits", &1).await.expect("fits");
-            config.record("limits").set(&2).await.expect("fits");
-        }
-        coordinator.close().await.expect("the store is there");
-        assert!(matches!(coordinator.config().set("limits", &1).await, Err(Error::Closed)));
-    }
-
     /// Contract 12: while the store is away a write says so; it is checked as soon as the store is back.
     async fn a_write_is_never_unchecked(world: &dyn World) {
         let (admin, service) = (world.client().await.config(), world.client().await);
-        let config = Coordinator::from(service.provider.clone()).config();
+        let config = service.config().checked();
         admin.schemas().set::<u32>(Scope::Key("limits")).await.expect("is set");
         service.link.cut();
         let away = within(LONG_LIMIT, config.set("limits", &-1)).await.expect_err("the store is away");
