@@ -8,6 +8,7 @@ mod config;
 mod figures;
 mod grpc;
 mod ids;
+mod load;
 mod lock;
 mod party;
 mod plan;

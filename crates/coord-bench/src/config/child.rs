@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::raw::Raw;
 use crate::args::Args;
 use crate::child::{Runner, resident};
+use crate::load::{self, repeat};
 use crate::told::{self, Finish};
 
 /// A value as services have them: some 150 bytes of JSON.
@@ -122,25 +123,14 @@ impl Party {
 
     /// A task for each key; how long each call took, in microseconds.
     async fn repeat(self: &Arc<Self>, call: Call, keys: &[String], seconds: Duration) -> Result<Vec<u64>> {
-        let mut running = JoinSet::new();
-        let end = Instant::now() + seconds;
-        for key in keys {
-            let (party, key) = (self.clone(), key.clone());
-            running.spawn(async move {
-                let mut latencies = Vec::new();
-                while Instant::now() < end {
-                    let start = Instant::now();
-                    party.call(call, &key).await?;
-                    latencies.push(start.elapsed().as_micros() as u64);
-                }
-                anyhow::Ok(latencies)
-            });
-        }
-        let mut all = Vec::new();
-        while let Some(latencies) = running.join_next().await {
-            all.extend(latencies??);
-        }
-        Ok(all)
+        let calls = keys.iter().map(|key| {
+            let (party, key) = (self.clone(), Arc::<str>::from(key.as_str()));
+            move || {
+                let (party, key) = (party.clone(), key.clone());
+                async move { party.call(call, &key).await }
+            }
+        });
+        repeat(calls, seconds).await
     }
 
     async fn live(&self) -> Result<Live<Settings>> {
@@ -157,25 +147,11 @@ impl Party {
             other => bail!("no contender `{other}`"),
         };
         runner.ready().await?;
-        let start = Instant::now();
-        let reading = (0..threads).map(|_| {
-            let live = live.clone();
-            tokio::task::spawn_blocking(move || {
-                let mut reads = 0_u64;
-                while start.elapsed() < seconds {
-                    for _ in 0..1000 {
-                        black_box(read(black_box(&live)));
-                    }
-                    reads += 1000;
-                }
-                reads
-            })
-        });
-        let mut reads = 0;
-        for thread in reading.collect::<Vec<_>>() {
-            reads += thread.await?;
-        }
-        runner.report(&json!({ "seconds": start.elapsed().as_secs_f64(), "count": reads })).await
+        let (reads, took) = load::read(threads, seconds, move || {
+            black_box(read(black_box(&live)));
+        })
+        .await?;
+        runner.report(&json!({ "seconds": took.as_secs_f64(), "count": reads })).await
     }
 
     /// The value changes, and all live values tell it. Each follows the key itself, if they are no clones.

@@ -11,12 +11,12 @@ use coord_grpc::{ConnectOptions, Connection, ConnectionExt};
 use coord_memory::Store;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tonic::transport::{Channel, Server, server::TcpIncoming};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::args::Args;
 use crate::child::Runner;
+use crate::load::repeat;
 
 /// Longer than any measurement.
 const LONG: Duration = Duration::from_secs(600);
@@ -124,23 +124,12 @@ impl Callers {
 
 /// How long each call took, in microseconds.
 async fn calls(callers: &Arc<Callers>, tasks: usize, seconds: Duration) -> Result<Vec<u64>> {
-    let mut running = JoinSet::new();
-    let end = Instant::now() + seconds;
-    for _ in 0..tasks {
+    let calls = (0..tasks).map(|_| {
         let callers = callers.clone();
-        running.spawn(async move {
-            let mut latencies = Vec::new();
-            while Instant::now() < end {
-                let start = Instant::now();
-                callers.call().await?;
-                latencies.push(start.elapsed().as_micros() as u64);
-            }
-            anyhow::Ok(latencies)
-        });
-    }
-    let mut all = Vec::new();
-    while let Some(latencies) = running.join_next().await {
-        all.extend(latencies??);
-    }
-    Ok(all)
+        move || {
+            let callers = callers.clone();
+            async move { callers.call().await }
+        }
+    });
+    repeat(calls, seconds).await
 }

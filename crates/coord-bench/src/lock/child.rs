@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::contenders::{Locker, connect};
 use crate::args::Args;
 use crate::child::{Runner, now_us, resident};
+use crate::load::repeat;
 
 /// How long the warm-up of a contended lock may take until each waiter had it once.
 const WARM: Duration = Duration::from_secs(20);
@@ -47,27 +48,14 @@ async fn own_names(
 
 /// How long each pair took, in microseconds.
 async fn pairs(locker: &Arc<dyn Locker>, tasks: usize, seconds: Duration) -> Result<Vec<u64>> {
-    let mut running = JoinSet::new();
-    let end = Instant::now() + seconds;
-    for task in 0..tasks {
-        let locker = locker.clone();
-        running.spawn(async move {
-            let name = format!("own-{task}");
-            let mut latencies = Vec::new();
-            while Instant::now() < end {
-                let start = Instant::now();
-                let held = locker.lock(&name).await?;
-                locker.unlock(held).await?;
-                latencies.push(start.elapsed().as_micros() as u64);
-            }
-            anyhow::Ok(latencies)
-        });
-    }
-    let mut all = Vec::new();
-    while let Some(latencies) = running.join_next().await {
-        all.extend(latencies??);
-    }
-    Ok(all)
+    let pairs = (0..tasks).map(|task| {
+        let (locker, name) = (locker.clone(), Arc::<str>::from(format!("own-{task}")));
+        move || {
+            let (locker, name) = (locker.clone(), name.clone());
+            async move { locker.unlock(locker.lock(&name).await?).await }
+        }
+    });
+    repeat(pairs, seconds).await
 }
 
 #[derive(Default)]

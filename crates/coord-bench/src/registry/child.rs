@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::raw::{Raw, instance};
 use crate::args::Args;
 use crate::child::{Runner, resident};
+use crate::load;
 use crate::told::{self, Finish};
 
 /// How many register at the same time.
@@ -197,25 +198,11 @@ impl Party {
         self.raw.fill(SHOWN).await?;
         let view = self.registry.view("bench").await?;
         runner.ready().await?;
-        let start = Instant::now();
-        let reading = (0..threads).map(|_| {
-            let view = view.clone();
-            tokio::task::spawn_blocking(move || {
-                let mut reads = 0_u64;
-                while start.elapsed() < seconds {
-                    for _ in 0..1000 {
-                        black_box(black_box(&view).instances().len());
-                    }
-                    reads += 1000;
-                }
-                reads
-            })
-        });
-        let mut reads = 0;
-        for thread in reading.collect::<Vec<_>>() {
-            reads += thread.await?;
-        }
-        runner.report(&json!({ "seconds": start.elapsed().as_secs_f64(), "count": reads })).await
+        let (reads, took) = load::read(threads, seconds, move || {
+            black_box(black_box(&view).instances().len());
+        })
+        .await?;
+        runner.report(&json!({ "seconds": took.as_secs_f64(), "count": reads })).await
     }
 
     /// One instance changes, and all views tell it.
