@@ -65,12 +65,12 @@ impl Client {
             id_ttl: checked.instance_id_ttl,
             label: config.label.clone(),
         };
-        let keys = Keys::below(checked.roots);
+        let keys = Keys::below(checked.roots.clone());
         let must_answer = config.connect == Connect::AtOnce;
         let runtime = background.handle().clone();
         let core = owned(background.handle(), move |_gone| async move {
-            let client = connect(&config, &checked.endpoints).await?;
-            Ok(Core::new(&client, keys, &limits, runtime))
+            let connection = connect(&config, &checked).await?;
+            Ok(Core::new(connection, keys, &limits, runtime))
         })
         .await?;
         let shared = Shared::new(core, background);

@@ -13,8 +13,10 @@ use etcd_client::{KvClient, LeaseClient, Txn, TxnResponse};
 use tokio::{runtime, sync::watch};
 
 use crate::{
+    auth::Auth,
     background::Background,
     commit::Slots,
+    connect::Connection,
     error::{Failure, classify},
     group::Group,
     ids::HeldIds,
@@ -34,6 +36,7 @@ pub(crate) struct Core {
     etcd: Etcd,
     pub(crate) keys: Keys,
     pub(crate) hub: Hub,
+    pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) sessions: Sessions,
     pub(crate) slots: Slots,
     pub(crate) group: Group,
@@ -74,11 +77,12 @@ pub(crate) struct Limits {
 
 impl Core {
     pub(crate) fn new(
-        client: &etcd_client::Client,
+        connection: Connection,
         keys: Keys,
         limits: &Limits,
         runtime: runtime::Handle,
     ) -> Arc<Self> {
+        let Connection { client, auth } = connection;
         let host = gethostname::gethostname();
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
@@ -89,6 +93,7 @@ impl Core {
             },
             keys,
             hub: Hub::start(&runtime, client.watch_client()),
+            auth,
             sessions: Sessions::default(),
             slots: Slots::default(),
             group: Group::start(&runtime, core.clone()),

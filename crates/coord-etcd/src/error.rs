@@ -5,6 +5,8 @@ use std::{error::Error as _, time::Duration};
 use coord_api::{BoxError, Error, LossReason};
 use tonic::Code;
 
+use crate::auth::NoCredentials;
+
 /// Whether a request may have taken effect although it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -38,6 +40,15 @@ impl Failure {
         let error = match &self.error {
             Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
             Error::Closed => Error::Closed,
+            Error::PermissionDenied { operation, source } => {
+                Error::PermissionDenied { operation, source: source.to_string().into() }
+            }
+            Error::Unauthenticated { operation, source } => {
+                Error::Unauthenticated { operation, source: source.to_string().into() }
+            }
+            Error::Tls { what, hint, source } => {
+                Error::Tls { what: what.clone(), hint: hint.clone(), source: source.to_string().into() }
+            }
             other => unavailable(other.to_string().into()),
         };
         Self { error, effect: self.effect }
@@ -47,6 +58,12 @@ impl Failure {
     pub(crate) fn timeout(operation: &'static str, after: Duration) -> Self {
         Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
     }
+}
+
+/// Whether what is waited for, or has to be cleaned up, may be possible later: when the way to etcd is back, or new
+/// credentials are.
+pub(crate) fn may_pass(error: &Error) -> bool {
+    error.is_retryable() || matches!(error, Error::Unauthenticated { .. })
 }
 
 /// Classifies what the client library answered to `operation`, which was given `limit`.
@@ -65,6 +82,10 @@ pub(crate) fn classify(operation: &'static str, limit: Duration, error: etcd_cli
 fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Status) -> Failure {
     let message = status.message();
     let source = || -> BoxError { Box::new(status.clone()) };
+    if let Some(error) = status.source().filter(|error| error.is::<NoCredentials>()) {
+        let what = "the password for etcd".into();
+        return refused(Error::Unavailable { what, source: Some(error.to_string().into()) });
+    }
     match status.code() {
         Code::PermissionDenied => refused(Error::PermissionDenied { operation, source: source() }),
         Code::Unauthenticated => refused(Error::Unauthenticated { operation, source: source() }),

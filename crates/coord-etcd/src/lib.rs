@@ -5,14 +5,17 @@
 //! thread of this crate's own, where a busy runtime of the user's can not starve it. See
 //! [`Client::connect`].
 
+mod auth;
 mod background;
 mod client;
 mod commit;
 mod config;
 mod connect;
 mod core;
+mod credentials;
 mod endpoint;
 mod error;
+mod files;
 mod group;
 mod ids;
 mod keys;
@@ -25,8 +28,10 @@ mod read;
 mod records;
 mod registry;
 mod session;
+mod tls;
 mod watch;
 
 pub use client::Client;
+pub use credentials::{Credentials, CredentialsProvider};
 pub use layout::{Layout, Roots};
-pub use options::{Connect, EtcdConfig, TlsFiles};
+pub use options::{Connect, EtcdConfig, PlaintextPassword, TlsFiles};
