@@ -27,7 +27,7 @@ use crate::{
 /// assert_eq!(config.namespace, "shop");
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EtcdConfig {
@@ -131,6 +131,30 @@ pub struct TlsFiles {
     /// The name in the servers' certificates, where it is not the endpoint's host.
     #[serde(default)]
     pub server_name: Option<String>,
+}
+
+/// Shows no password, also none that was put where it does not belong.
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after_user = |endpoint: &String| endpoint.rsplit('@').next().unwrap_or_default().to_owned();
+        f.debug_struct("EtcdConfig")
+            .field("endpoints", &self.endpoints.iter().map(after_user).collect::<Vec<_>>())
+            .field("namespace", &self.namespace)
+            .field("layout", &self.layout)
+            .field("username", &self.username)
+            .field("password", &self.password)
+            .field("password_file", &self.password_file)
+            .field("plaintext_password", &self.plaintext_password)
+            .field("provider", &self.provider)
+            .field("tls", &self.tls)
+            .field("label", &self.label)
+            .field("connect", &self.connect)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("request_timeout", &self.request_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .field("instance_id_ttl", &self.instance_id_ttl)
+            .finish()
+    }
 }
 
 fn default_namespace() -> String {
@@ -440,6 +464,8 @@ mod tests {
     #[test]
     fn debug_hides_the_password() {
         let config = EtcdConfig::new(["h:1"]).user("u", "s3cret");
+        assert!(!format!("{config:?}").contains("s3cret"));
+        let config = EtcdConfig::new(["http://u:s3cret@h:1"]);
         assert!(!format!("{config:?}").contains("s3cret"));
         let config = EtcdConfig::new(["h:1"]).credentials(async || Ok(Credentials::new("u", "s3cret")));
         assert!(!format!("{config:?} {:?}", config.check_credentials()).contains("s3cret"));
