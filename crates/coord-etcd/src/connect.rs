@@ -1,9 +1,9 @@
 //! Making the connection, with every setting that keeps it from hanging.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use coord_api::{Error, Result};
-use tonic::transport::Endpoint;
+use etcd_client::ConnectOptions;
 
 use crate::{
     auth::Auth,
@@ -11,12 +11,8 @@ use crate::{
     error::{Failure, classify},
     options::{Checked, Connect, EtcdConfig},
     tls::TlsSource,
+    transport::{self, Timeouts},
 };
-
-/// How often an open stream is probed, and how long the answer may take. Without this a frozen server
-/// or a cut cable hangs a stream for ever; probing more often than every 5 s is punished by etcd.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection, and who this client is on it.
 pub(crate) struct Connection {
@@ -27,36 +23,25 @@ pub(crate) struct Connection {
 /// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the connection.
 pub(crate) async fn connect(config: &EtcdConfig, checked: &Checked) -> Result<Connection> {
     let limit = config.connect_timeout;
-    let tls = match checked.endpoints.scheme {
-        Scheme::Https => Some(
-            TlsSource::new(config.tls.clone())
-                .load()
-                .await
-                .map_err(|e| Error::invalid("tls", e.to_string()))?,
-        ),
-        Scheme::Http => None,
-    };
-    let endpoints = checked.endpoints.urls.iter().map(|url| {
-        let endpoint = Endpoint::from_shared(url.clone())?
-            .connect_timeout(limit)
-            .http2_keep_alive_interval(PROBE_INTERVAL)
-            .keep_alive_timeout(PROBE_TIMEOUT)
-            // etcd closes connections that probe without an open stream.
-            .keep_alive_while_idle(false);
-        match &tls {
-            Some(tls) => endpoint.tls_config(tls.clone()),
-            None => Ok(endpoint),
-        }
-    });
-    let endpoints = endpoints.collect::<Result<Vec<_>, tonic::transport::Error>>();
-    let endpoints = endpoints.map_err(|error| Error::invalid("tls", error.to_string()))?;
-    let channel = etcd_client::Channel::Tonic(tonic::transport::Channel::balance_list(endpoints.into_iter()));
-    let auth = checked
-        .credentials
-        .clone()
-        .map(|source| Auth::start(source, channel.clone(), config.request_timeout));
-    let channel = auth.iter().fold(channel, |channel, auth| auth.on(channel));
-    let client = etcd_client::Client::from_channel(channel, None).await;
+    let timeouts = Timeouts { connect: limit, request: config.request_timeout };
+    let mut transport = transport::options(&checked.endpoints, &timeouts);
+    if checked.endpoints.scheme == Scheme::Https {
+        let tls = TlsSource::new(config.tls.clone());
+        // Files that can not be used now are a mistake; later ones are waited out.
+        tls.load().await.map_err(|error| Error::invalid("tls", error.to_string()))?;
+        transport = transport.tls_from(move || {
+            let tls = tls.clone();
+            async move { tls.load().await }
+        });
+    }
+    let members = transport::channel(&checked.endpoints, transport)?;
+    let source = checked.credentials.clone();
+    let auth = source.map(|source| Auth::start(source, members.clone(), config.request_timeout));
+    let channel = auth.iter().fold(members, |channel, auth| auth.on(channel));
+    // A member that lost its leader says so at once, and ends its streams: others may have one. Tokens are not the
+    // library's matter, which would get new ones for some requests and with the first password only.
+    let options = ConnectOptions::new().with_require_leader(true);
+    let client = etcd_client::Client::from_channel(channel, Some(options)).await;
     let client = client.map_err(|error| classify("connect", limit, error).error)?;
     if let (Some(auth), Connect::AtOnce) = (&auth, config.connect) {
         let first = tokio::time::timeout(limit, auth.first()).await;

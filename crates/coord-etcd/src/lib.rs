@@ -27,8 +27,10 @@ mod queue;
 mod read;
 mod records;
 mod registry;
+mod request;
 mod session;
 mod tls;
+mod transport;
 mod watch;
 
 pub use client::Client;
