@@ -26,7 +26,8 @@ Commands:
   test [-- ARGS…]   All tests: unit, examples, documentation, then integration against a real etcd.
                     ARGS go to every test harness: `cargo xtask test -- etcd::lock`.
   test --list       The names of the conformance tests, one a line (needs no etcd).
-  lint              Formatting, clippy, documentation, and every feature combination of `coord`.
+  lint              Formatting, clippy, documentation, every feature combination of `coord`, and, where cargo-deny
+                    is installed, licences and sources of all dependencies.
   bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
                     AREA is lock, grpc, ids, registry or config.
                     --json FILE: every figure; --quick: one short round; --only TEXT: some scenarios.

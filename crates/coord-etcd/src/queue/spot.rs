@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::local::Member;
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure},
+    error::{Effect, Failure, may_pass},
     group::{Action, Answer, Look, Outcome},
     keys::Range,
     place::LATE,
@@ -256,7 +256,7 @@ impl Spot {
             let mut changes = self.core().hub.subscribe(Range::Key(predecessor.clone()));
             match changes.next().await {
                 Some(Delivery::Started) => {}
-                Some(Delivery::Refused(error)) => return Err(error),
+                Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
                 _ => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
                     continue;
@@ -269,7 +269,7 @@ impl Spot {
             loop {
                 match changes.next().await {
                     Some(Delivery::Changes(changes)) if changes.iter().all(|c| c.value.is_some()) => {}
-                    Some(Delivery::Refused(error)) => return Err(error),
+                    Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
                     _ => break,
                 }
             }
@@ -285,7 +285,7 @@ impl Spot {
                 Ok(found) => {
                     return Ok(found.kvs().first().is_some_and(|kv| kv.create_revision() < self.created()));
                 }
-                Err(failure) if failure.error.is_retryable() => {
+                Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -308,7 +308,7 @@ impl Spot {
             ]);
             match self.core().look("wait in a queue", look).await {
                 Ok(answer) => return read_predecessor(&answer),
-                Err(failure) if failure.error.is_retryable() => {
+                Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -412,7 +412,7 @@ async fn leave(
         while session.lease.loss().is_none() {
             match core.group.send(queue.clone(), Action::Leave { key: key.to_owned() }).wait().await {
                 Ok(_) => break,
-                Err(failure) if !failure.error.is_retryable() => {
+                Err(failure) if !may_pass(&failure.error) => {
                     tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
                     return false;
                 }
