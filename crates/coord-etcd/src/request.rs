@@ -38,9 +38,14 @@ impl Core {
         let tries = Tries::new();
         let deadline = Instant::now() + self.request_timeout;
         let mut pauses = pauses();
+        let mut before = None;
         loop {
             let failure = match self.try_until(deadline, operation, &tries, request()).await {
                 Ok(answer) => return Ok(answer),
+                // Why no member was ready before tells more than that the time is over.
+                Err(failure) if tries.instance().is_none() && Instant::now() >= deadline => {
+                    return Err(before.unwrap_or(failure));
+                }
                 Err(failure) => failure,
             };
             let may_repeat = repeat == Repeat::Freely || failure.effect == Effect::None;
@@ -54,6 +59,7 @@ impl Core {
                 return Err(failure);
             }
             tracing::debug!(operation, error = %failure.error, "a request is made again");
+            before = Some(failure);
             sleep(pause).await;
         }
     }
