@@ -80,9 +80,10 @@ impl Listen {
                 format!("--listen-metrics-urls=http://{host}:{}", tls.metrics_port),
                 format!("--cert-file={}", file("server.pem")),
                 format!("--key-file={}", file("server.key")),
-                format!("--trusted-ca-file={}", file("ca.pem")),
             ]);
+            // To know an authority is to ask for its certificates, for etcd.
             if tls.clients == Clients::WithCertificate {
+                args.push(format!("--trusted-ca-file={}", file("ca.pem")));
                 args.push("--client-cert-auth".to_owned());
             }
         }

@@ -16,8 +16,9 @@ use crate::{
     ids::EtcdIds,
     keys::{Keys, Range},
     lock::EtcdLock,
-    options::{Connect, EtcdConfig},
+    options::{Checked, Connect, EtcdConfig},
     registry::EtcdRegistry,
+    tls,
     transport::try_limit,
     version::{MemberVersion, warn_of_faults},
 };
@@ -50,13 +51,18 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad configuration, before anything is sent;
-    /// [`Error::Unavailable`], [`Error::Timeout`], [`Error::Unauthenticated`] or
+    /// [`Error::Unavailable`], [`Error::Timeout`], [`Error::Tls`], [`Error::Unauthenticated`] or
     /// [`Error::PermissionDenied`] when etcd can not be used.
     ///
     /// # Cancel safety
     /// Dropping this future drops the connection.
     pub async fn connect(config: EtcdConfig) -> Result<Self> {
         let checked = config.check()?;
+        let scheme = checked.endpoints.scheme;
+        Self::connect_as(config, checked).await.map_err(|error| tls::at_the_start(scheme, error))
+    }
+
+    async fn connect_as(config: EtcdConfig, checked: Checked) -> Result<Self> {
         let background = Background::start().map_err(|error| Error::Unavailable {
             what: "a background thread".into(),
             source: Some(error.into()),

@@ -50,26 +50,31 @@ impl Failure {
 
     /// The same failure for another request that shared its fate.
     pub(crate) fn again(&self) -> Self {
-        let error = match &self.error {
-            Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
-            Error::Closed => Error::Closed,
-            Error::PermissionDenied { operation, source } => {
-                Error::PermissionDenied { operation, source: source.to_string().into() }
-            }
-            Error::Unauthenticated { operation, source } => {
-                Error::Unauthenticated { operation, source: source.to_string().into() }
-            }
-            Error::Tls { what, hint, source } => {
-                Error::Tls { what: what.clone(), hint: hint.clone(), source: source.to_string().into() }
-            }
-            other => unavailable(other.to_string().into()),
-        };
-        Self { error, effect: self.effect }
+        Self { error: again(&self.error), effect: self.effect }
     }
 
     /// The request was not answered in time.
     pub(crate) fn timeout(operation: &'static str, after: Duration) -> Self {
         Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
+    }
+}
+
+/// The same error for somebody else whom it concerns.
+pub(crate) fn again(error: &Error) -> Error {
+    let words = |source: &BoxError| source.to_string().into();
+    match error {
+        Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
+        Error::Closed => Error::Closed,
+        Error::PermissionDenied { operation, source } => {
+            Error::PermissionDenied { operation, source: words(source) }
+        }
+        Error::Unauthenticated { operation, source } => {
+            Error::Unauthenticated { operation, source: words(source) }
+        }
+        Error::Tls { what, hint, source } => {
+            Error::Tls { what: what.clone(), hint: hint.clone(), source: words(source) }
+        }
+        other => unavailable(other.to_string().into()),
     }
 }
 

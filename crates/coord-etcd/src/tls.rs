@@ -8,10 +8,10 @@ use std::{
     },
 };
 
-use coord_api::BoxError;
+use coord_api::{BoxError, Error};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use crate::{files, options::TlsFiles};
+use crate::{endpoint::Scheme, files, options::TlsFiles};
 
 /// Where the settings for TLS come from, asked for each new connection.
 #[derive(Clone, Debug)]
@@ -133,6 +133,21 @@ pub(crate) fn hint(words: &str) -> Option<String> {
     ];
     let is_told = |signs: &[&str]| signs.iter().any(|sign| words.contains(sign));
     known.iter().find(|(signs, _)| is_told(signs)).map(|(_, hint)| (*hint).to_owned())
+}
+
+/// The error of a first connection. That a server says nothing is a sign of TLS only then: one that has spoken before is
+/// just on its way down or up.
+pub(crate) fn at_the_start(scheme: Scheme, error: Error) -> Error {
+    match error {
+        Error::Unavailable { what, source: Some(source) }
+            if scheme == Scheme::Http && source.to_string().contains("closed before anything came") =>
+        {
+            let hint =
+                "the server closed the connection and said nothing: if it speaks TLS, use https endpoints";
+            Error::Tls { what, hint: hint.into(), source }
+        }
+        error => error,
+    }
 }
 
 #[cfg(test)]
