@@ -160,7 +160,10 @@ impl<M: Model> Search<'_, M> {
             }
             last += 1;
         }
-        ((placed.first..last).filter(move |op| !placed.is[*op] && self.required[*op].begun < horizon), horizon)
+        (
+            (placed.first..last).filter(move |op| !placed.is[*op] && self.required[*op].begun < horizon),
+            horizon,
+        )
     }
 
     fn place_what_changes_nothing(&self, state: M::State, placed: &mut Placed) -> M::State {
@@ -247,7 +250,8 @@ mod tests {
         assert_eq!(verdict(&[(Write(1), 0, None), (Read(0), 1, Some(2))]), Verdict::Linearizable);
         let late = [(Write(1), 0, None), (Read(0), 1, Some(2)), (Read(1), 3, Some(4)), (Read(1), 5, Some(6))];
         assert_eq!(verdict(&late), Verdict::Linearizable);
-        let twice = [(Write(1), 0, None), (Read(1), 1, Some(2)), (Write(2), 3, Some(4)), (Read(1), 5, Some(6))];
+        let twice =
+            [(Write(1), 0, None), (Read(1), 1, Some(2)), (Write(2), 3, Some(4)), (Read(1), 5, Some(6))];
         assert!(matches!(verdict(&twice), Verdict::Broken { .. }));
         let early = [(Read(1), 0, Some(1)), (Write(1), 2, None)];
         assert!(matches!(verdict(&early), Verdict::Broken { .. }));
@@ -261,9 +265,9 @@ mod tests {
         for n in 0..count {
             let moment = 100 + n * 10;
             let (begun, ended) = (moment - random.usize(..40), Some(moment + random.usize(1..40)));
-            match random.u8(..10) {
-                0..5 => ops.push(Interval { op: Op::Read(state), begun, ended }),
-                5 => {
+            match random.u8(..100) {
+                0..50 => ops.push(Interval { op: Op::Read(state), begun, ended }),
+                50..52 => {
                     // It is not known whether this one took effect.
                     let value = random.u64(1..);
                     if random.bool() {

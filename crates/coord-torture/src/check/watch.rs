@@ -24,11 +24,7 @@ impl Commits {
         let mut values = BTreeMap::new();
         for event in events {
             match &event.what {
-                What::Calls { call, key, op } => {
-                    if *op == Op::Delete {
-                        calls.insert(*call, key);
-                    }
-                }
+                What::Calls { call, key, op: Op::Delete } => drop(calls.insert(*call, key)),
                 What::Answers { call, answer } => match answer {
                     Answer::Deleted(version, true) => {
                         if let Some(key) = calls.remove(call) {
@@ -36,11 +32,15 @@ impl Commits {
                         }
                     }
                     Answer::Deleted(_, false) | Answer::Refused => drop(calls.remove(call)),
-                    Answer::Found(Some((value, _))) | Answer::Wrote(value, _) => drop(values.insert(value.id, *value)),
+                    Answer::Found(Some((value, _))) | Answer::Wrote(value, _) => {
+                        values.insert(value.id, *value);
+                    }
                     _ => {}
                 },
                 What::Told { item: Item::Deleted(key, version), .. } => commits.add(key, *version, None),
-                What::Told { item: Item::Set(_, value, _), .. } => drop(values.insert(value.id, *value)),
+                What::Told { item: Item::Set(_, value, _), .. } => {
+                    values.insert(value.id, *value);
+                }
                 What::Told { item: Item::Snapshot(_, all), .. } | What::End { values: all, .. } => {
                     values.extend(all.iter().map(|(_, value, _)| (value.id, *value)));
                 }
@@ -87,7 +87,8 @@ pub(super) fn check(events: &[Event], found: &mut Violations) {
     let mut watches = BTreeMap::new();
     for (at, event) in events.iter().enumerate() {
         let complain = |found: &mut Violations, watcher: u64, detail: String| {
-            found.add(Promise::Watch, format!("#{at} watch {watcher} of process {}: {detail}", event.process));
+            found
+                .add(Promise::Watch, format!("#{at} watch {watcher} of process {}: {detail}", event.process));
         };
         match &event.what {
             What::Watches { watcher, scope } => {
@@ -109,7 +110,8 @@ pub(super) fn check(events: &[Event], found: &mut Violations) {
                     let stored: BTreeMap<_, _> =
                         covered.map(|(key, value, version)| (key.clone(), (*value, *version))).collect();
                     if stored != told.known {
-                        let detail = format!("#{at} watch {watcher}: {:?}, but there is {stored:?}", told.known);
+                        let detail =
+                            format!("#{at} watch {watcher}: {:?}, but there is {stored:?}", told.known);
                         found.add(Promise::EndState, detail);
                     }
                 }
