@@ -35,6 +35,7 @@ pub(crate) async fn disturb(store: Store, clients: Vec<Client>, mut faults: Faul
     }
     for client in &clients {
         client.fail_next(0);
+        client.lose_answers(0);
         client.reconnect();
     }
 }
@@ -55,7 +56,8 @@ async fn disturb_once(
         0..4 => client.disconnect(),
         4..8 => client.reconnect(),
         8..11 => client.stall(time),
-        11..13 => client.fail_next(random.usize(1..5)),
+        11 => client.fail_next(random.usize(1..5)),
+        12 => client.lose_answers(random.usize(1..5)),
         13 => client.revoke_leases(),
         14 => store.revoke_leases(),
         15 => store.compact(),
