@@ -3,10 +3,12 @@
 //! `cargo xtask test` sets the environment that [`EtcdServer`] reads.
 
 mod certs;
+mod leaderless;
 mod proxy;
 mod server;
 pub mod worlds;
 
 pub use certs::{Cert, Certs};
+pub use leaderless::Leaderless;
 pub use proxy::{Fault, Proxy};
 pub use server::{Clients, EtcdServer};
