@@ -8,11 +8,13 @@ use clap_complete::Shell;
 use crate::{
     config::ConfigArgs,
     connect::ConnectArgs,
+    doctor::DoctorArgs,
     exit::{self, Exit, Failure},
     id::IdArgs,
     lock::LockArgs,
     out::{Form, Notes, Out},
     service::ServiceArgs,
+    top::TopArgs,
 };
 
 /// Locks, services, configuration and instance ids in etcd.
@@ -34,8 +36,9 @@ pub(crate) struct Cli {
     pub(crate) area: Area,
 }
 
+/// What works on a store that was connected to.
 #[derive(Subcommand, Debug)]
-pub(crate) enum Area {
+pub(crate) enum StoreArea {
     /// Run a command while holding a lock; see who holds which
     Lock(LockArgs),
     /// Register an instance; see and watch what is registered
@@ -44,6 +47,16 @@ pub(crate) enum Area {
     Config(ConfigArgs),
     /// Run a command with an instance id of its own; see who has which
     Id(IdArgs),
+    /// Watch locks with holders and queues, and services with instances, on one page
+    Top(TopArgs),
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Area {
+    #[command(flatten)]
+    Store(StoreArea),
+    /// Check connection, server, permissions and speed, and say what to do
+    Doctor(DoctorArgs),
     /// Print a script that completes `coord` in a shell
     Completions {
         /// Which shell

@@ -102,7 +102,7 @@ impl Run {
         let (token, ttl) = (guard.token().get(), guard.ttl());
         out.detail(
             &json!({ "event": "acquired", "lock": self.name(), "token": token, "ttl_seconds": ttl.as_secs() }),
-            &format!("holding lock `{}` with token {token} and a TTL of {}", self.name(), ttl.as_secs()),
+            &format!("holding lock `{}` with token {token} and a TTL of {} s", self.name(), ttl.as_secs()),
         );
         let variables =
             [("COORD_LOCK_NAME", self.name().to_owned()), ("COORD_LOCK_TOKEN", token.to_string())];

@@ -8,11 +8,13 @@ mod args;
 mod child;
 mod config;
 mod connect;
+mod doctor;
 mod exit;
 mod id;
 mod lock;
 mod out;
 mod service;
+mod top;
 
 use std::process::ExitCode;
 
@@ -20,7 +22,7 @@ use clap::Parser;
 use coord_api::Provider;
 
 use crate::{
-    args::{Area, Cli},
+    args::{Area, Cli, StoreArea},
     exit::{Exit, Failure},
     out::Out,
 };
@@ -47,13 +49,17 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli, out: Out) -> Result<Exit, Failure> {
     let Cli { connect: options, area, .. } = cli;
-    let (label, id_ttl) = match &area {
-        Area::Completions { shell } => return Ok(args::completions(*shell)),
+    let area = match area {
+        Area::Completions { shell } => return Ok(args::completions(shell)),
         Area::Man { dir } => return args::man(dir.as_deref()),
-        Area::Lock(lock) => (lock.label(), None),
-        Area::Service(service) => (service.label(), None),
-        Area::Id(id) => (id.label(), id.ttl()),
-        Area::Config(_) => (None, None),
+        Area::Doctor(doctor) => return doctor.call(&options, out).await,
+        Area::Store(area) => area,
+    };
+    let (label, id_ttl) = match &area {
+        StoreArea::Lock(lock) => (lock.label(), None),
+        StoreArea::Service(service) => (service.label(), None),
+        StoreArea::Id(id) => (id.label(), id.ttl()),
+        StoreArea::Config(_) | StoreArea::Top(_) => (None, None),
     };
     let mut etcd = options.config(label)?;
     if let Some(ttl) = id_ttl {
@@ -61,11 +67,11 @@ async fn run(cli: Cli, out: Out) -> Result<Exit, Failure> {
     }
     let client = connect::connect(etcd).await?;
     let ended = match area {
-        Area::Lock(lock) => lock.call(&client, out).await,
-        Area::Service(service) => service.call(&client, out).await,
-        Area::Config(config) => config.call(&client, out).await,
-        Area::Id(id) => id.call(&client, out).await,
-        Area::Completions { .. } | Area::Man { .. } => unreachable!("have returned above"),
+        StoreArea::Lock(lock) => lock.call(&client, out).await,
+        StoreArea::Service(service) => service.call(&client, out).await,
+        StoreArea::Config(config) => config.call(&client, out).await,
+        StoreArea::Id(id) => id.call(&client, out).await,
+        StoreArea::Top(top) => top.call(&client, options.url(), out).await,
     };
     // So that what was given up in the background, such as a place in a queue, is gone when this ends.
     let closed = client.close().await;
