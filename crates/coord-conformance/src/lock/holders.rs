@@ -111,8 +111,8 @@ tests! { "lock";
         for name in NAMES {
             guards.push(within(LIMIT, locks.acquire(name, LONG)).await.expect("is free"));
         }
-        let queued = locks.clone();
-        let waiter = spawn(async move { queued.acquire("a/b", LONG).await.expect("becomes free") });
+        let locks_of_waiter = locks.clone();
+        let waiter = spawn(async move { locks_of_waiter.acquire("a/b", LONG).await.expect("becomes free") });
         keys_become(world, 6).await;
         let queues = within(LIMIT, watching.queues()).await.expect("is answered");
         assert_eq!(queues.keys().collect::<Vec<_>>(), NAMES);
