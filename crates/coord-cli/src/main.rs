@@ -4,6 +4,9 @@
 //! One file for each subcommand, which has its arguments, what it does over the traits of `coord-api`, and how it is
 //! printed. [`connect`] is the way to etcd, [`child`] a command that is run, [`out`] and [`exit`] what comes back.
 
+#[cfg(not(unix))]
+compile_error!("`coord` passes signals on and runs on Unix only; the libraries run everywhere");
+
 mod args;
 mod child;
 mod config;

@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use super::{Why, values::parse, written};
 use crate::{
+    child::Signals,
     exit::{Exit, Failure},
     out::Out,
 };
@@ -56,6 +57,8 @@ async fn open_editor(file: &NamedTempFile) -> Result<(), Failure> {
     let set = |name| std::env::var(name).ok().filter(|editor: &String| !editor.trim().is_empty());
     let editor = set("VISUAL").or_else(|| set("EDITOR")).unwrap_or_else(|| "vi".into());
     let mut command = Command::new("sh");
+    // Ctrl-C is for the editor; what was typed must not stay behind in a file that nobody knows of.
+    let _not_for_us = Signals::listen()?;
     command.arg("-c").arg(format!("{editor} \"$@\"")).arg(&editor).arg(file.path()).kill_on_drop(true);
     let status = command.status().await?;
     if status.success() {

@@ -38,6 +38,7 @@ enum ConfigCommand {
         /// The key
         key: String,
         /// The value as JSON; - reads it from stdin
+        #[arg(allow_negative_numbers = true)]
         value: String,
         #[command(flatten)]
         write: Write,

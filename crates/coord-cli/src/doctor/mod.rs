@@ -1,6 +1,7 @@
 //! `coord doctor`: whether coord can work with this etcd, and what to do where it can not.
 
 mod areas;
+mod clock;
 mod finding;
 
 use std::io::Write;
@@ -39,6 +40,8 @@ impl DoctorArgs {
 
     async fn examine(&self, options: &ConnectArgs) -> Result<Vec<Finding>, Failure> {
         let config = options.config(Some("coord doctor".into()))?;
+        let (endpoints, speaks_tls, limit) =
+            (config.endpoints.clone(), config.tls.is_some(), config.request_timeout);
         let mut findings = Vec::new();
         let client = match Client::connect(config.clone()).await {
             Ok(client) => {
@@ -55,6 +58,7 @@ impl DoctorArgs {
                 return Ok(findings);
             }
         };
+        findings.push(clock::examine(&endpoints, speaks_tls, limit).await);
         areas::examine(&client, self.commits, &mut findings).await;
         // What was tried is given back already.
         let _ = client.close().await;

@@ -85,8 +85,8 @@ impl Page {
             KeyCode::Tab => {
                 self.part = if self.part == Part::Locks { Part::Services } else { Part::Locks };
             }
-            KeyCode::Up => state.scroll_up_by(1),
-            KeyCode::Down => state.scroll_down_by(1),
+            KeyCode::Up => state.select_previous(),
+            KeyCode::Down => state.select_next(),
             KeyCode::PageUp => state.scroll_up_by(10),
             KeyCode::PageDown => state.scroll_down_by(10),
             KeyCode::Home => state.select_first(),

@@ -29,6 +29,9 @@ async fn a_value_is_set_and_got_as_it_was_written() {
     assert!(child.wait().await.expect("ends").success());
     assert_eq!(shop.ok(&["config", "get", "from/stdin"]).await, "[1, 2]\n");
 
+    shop.ok(&["config", "set", "negative", "-5"]).await;
+    assert_eq!(shop.ok(&["config", "get", "negative"]).await, "-5\n");
+
     let deleted = shop.json(&["config", "delete", "from/stdin"]).await;
     assert_eq!((&deleted["key"], &deleted["deleted"]), (&"from/stdin".into(), &true.into()));
     assert_eq!(shop.fails(&["config", "get", "from/stdin"]).await.0, 3);

@@ -22,7 +22,7 @@ async fn a_good_etcd_has_no_problem_and_nothing_stays_in_it() {
     let shop = Shop::open().await;
     let (report, code) = report(&mut shop.coord(&["doctor"])).await;
     assert_eq!((code, &report["ok"]), (Some(0), &true.into()), "{report}");
-    for check in ["connection", "locks", "services", "config", "ids", "latency"] {
+    for check in ["connection", "clock", "locks", "services", "config", "ids", "latency"] {
         assert_eq!(finding(&report, check)["level"], "ok", "{report}");
     }
     let left = shop.server.etcdctl(&["get", "--prefix", "/", "--keys-only"]).await.expect("etcd answers");

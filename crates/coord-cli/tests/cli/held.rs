@@ -1,9 +1,12 @@
 //! What becomes of a command whose lock is lost, whose `coord` is killed, and whose terminal sends Ctrl-C.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use coord_api::Provider;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    time::{Instant, sleep, timeout},
+};
 
 use crate::tools::{LIMIT, Running, Shop, lives, signal, until_dead};
 
@@ -84,6 +87,58 @@ async fn a_frozen_holder_stops_its_command_when_it_wakes() {
 }
 
 #[tokio::test]
+async fn who_is_cut_off_from_etcd_stops_the_command() {
+    let mut shop = Shop::open().await;
+    let args = ["lock", "job", "--ttl", "3s", "--timeout", "1s", "--", "sh", "-c", WORK];
+    let mut coord = Running::start(&mut shop.coord(&args));
+    let (shell, child) = pids(&coord.line().await);
+    shop.server.kill9().await.expect("is killed");
+    assert_eq!(coord.code().await, Some(76));
+    until_dead(&shell).await;
+    until_dead(&child).await;
+}
+
+/// In front of a terminal, the terminal itself sends Ctrl-C to the command.
+#[tokio::test]
+async fn at_a_terminal_the_command_reads_it_and_gets_ctrl_c_once() {
+    let shop = Shop::open().await;
+    let coord = env!("CARGO_BIN_EXE_coord");
+    let folder = tempfile::tempdir().expect("can be made");
+    let job = folder.path().join("job.sh");
+    let script = "trap 'echo interrupted' INT; trap 'echo over; exit 5' USR1; echo ready\n\
+                  read line; echo \"read $line\"; while :; do sleep 0.05; done\n";
+    std::fs::write(&job, script).expect("is written");
+    let mut terminal = tokio::process::Command::new("script");
+    let line = format!("{coord} lock job -- sh {}", job.display());
+    let url = shop.url();
+    let mut terminal = terminal
+        .args(["-qec", &line, "/dev/null"])
+        .env("COORD_URL", &url)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("`script` is there: it is in Debian's package bsdutils, elsewhere in util-linux");
+    let mut keys = terminal.stdin.take().expect("is piped");
+    let mut lines = BufReader::new(terminal.stdout.take().expect("is piped")).lines();
+    let mut line = async || {
+        let line = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("is UTF-8");
+        line.expect("has not ended").trim_end().to_owned()
+    };
+    assert_eq!(line().await, "ready");
+    keys.write_all(b"hello\n").await.expect("is read");
+    // The terminal shows what is typed.
+    assert_eq!(line().await, "hello");
+    assert_eq!(line().await, "read hello");
+    keys.write_all(b"\x03").await.expect("is read");
+    assert_eq!(line().await, "^Cinterrupted");
+    let holder = shop.client().await.lock().holders("job").await.expect("etcd answers").remove(0);
+    signal(&holder.owner.expect("says who it is").pid.to_string(), "USR1").await;
+    assert_eq!(line().await, "over", "and it was interrupted once");
+    assert_eq!(timeout(LIMIT, terminal.wait()).await.expect("in time").expect("ends").code(), Some(5));
+}
+
+#[tokio::test]
 async fn who_kills_coord_kills_the_command_and_the_lock_is_free_after_the_ttl() {
     let shop = Shop::open().await;
     let args = ["lock", "job", "--ttl", "3s", "--", "sh", "-c", "echo $$; exec sleep 600"];
@@ -119,8 +174,7 @@ async fn what_was_started_to_ignore_a_signal_goes_on_ignoring_it() {
     let script = format!("trap '' HUP; exec {coord} lock job -- sh -c 'echo $$; exec sleep 600'");
     let mut command = tokio::process::Command::new("sh");
     command.envs(nohup.as_std_mut().get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut coord =
-        Running::start(command.args(["-c", &script]).stdin(std::process::Stdio::null()).kill_on_drop(true));
+    let mut coord = Running::start(command.args(["-c", &script]).stdin(Stdio::null()).kill_on_drop(true));
     let command = coord.line().await;
     coord.signal("HUP").await;
     signal(&command, "HUP").await;
