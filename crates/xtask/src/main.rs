@@ -11,6 +11,7 @@ mod lint;
 mod protoc;
 mod serve;
 mod shell;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ Commands:
   test [-- ARGS…]   All tests: unit, examples, documentation, then integration against a real etcd.
                     ARGS go to every test harness: `cargo xtask test -- etcd::lock`.
   test --list       The names of the conformance tests, one a line (needs no etcd).
+  sim               The simulation alone: 10,000 seeds in virtual time. --seeds N: so many (--from S: others
+                    than the first ones); --seed S: one again, with its history in target/sim-S.txt.
   lint              Formatting, clippy, documentation, and every feature combination of `coord`.
   bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
                     AREA is lock, grpc, ids, registry or config.
@@ -68,6 +71,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["test", "--list", "--", rest @ ..] => test::list(rest),
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
+        ["sim", options @ ..] => sim::run(options),
         ["lint"] => lint::run(),
         ["bench", area, options @ ..] if !area.starts_with('-') => bench::run(area, options),
         ["bench", ..] => bail!("`bench` takes an area; there is: lock, grpc, ids, registry, config"),

@@ -315,7 +315,7 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
                     }
                 }
             }
-            Ok(Some(Delivery::Started)) | Err(_) => {}
+            Ok(Some(Delivery::Started { .. })) | Err(_) => {}
             Ok(Some(Delivery::Refused(_)) | None) => return,
         }
         if !local.state().waiters.is_empty() {

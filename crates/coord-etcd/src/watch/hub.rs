@@ -54,8 +54,8 @@ enum Command {
 /// What a subscription receives. When its channel ends, changes may have been missed: read the state anew.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// Every change from now on will be delivered.
-    Started,
+    /// Every change from this revision on will be delivered.
+    Started { from: i64 },
     /// Changes, in order; all that share the watch read the same.
     Changes(Arc<[Change]>),
     /// The server does not allow the watch; nothing follows.
@@ -254,7 +254,7 @@ impl Task {
                 }
                 return (!answer.canceled()).then_some(id);
             }
-            Step::Started => watched.deliver(|| Delivery::Started),
+            Step::Started => watched.deliver(|| Delivery::Started { from: revision + 1 }),
             Step::Changes => {
                 let after = watched.progress.next().unwrap_or_default();
                 let changes: Arc<[Change]> =

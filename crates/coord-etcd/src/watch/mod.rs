@@ -101,7 +101,7 @@ impl Follower {
                     let named = later.filter_map(|change| Some(change.event((self.rename)(&change.key)?)));
                     self.pending.extend(named);
                 }
-                Some(Delivery::Started) => {}
+                Some(Delivery::Started { .. }) => {}
                 Some(Delivery::Refused(error)) => {
                     self.live = None;
                     return Err(error);

@@ -45,9 +45,9 @@ impl Watches {
     /// Adds a user; the id of the watch if it is a new one.
     pub(super) fn add(&mut self, range: Range, user: u64, sink: mpsc::Sender<Delivery>) -> Option<i64> {
         if let Some(watched) = self.ids.get(&range).and_then(|id| self.by_id.get_mut(id)) {
-            if watched.progress.has_started() {
+            if let Some(from) = watched.progress.next().filter(|_| watched.progress.has_started()) {
                 // Also while the stream is broken: it resumes where it stood, which is before now.
-                let _ = sink.try_send(Delivery::Started);
+                let _ = sink.try_send(Delivery::Started { from });
             }
             watched.sinks.insert(user, sink);
             return None;
@@ -151,7 +151,7 @@ mod tests {
     fn start(watches: &mut Watches, id: i64) {
         let watch = watches.get_mut(id).expect("is watched");
         watch.progress.step(true, false, 7);
-        watch.deliver(|| Delivery::Started);
+        watch.deliver(|| Delivery::Started { from: 1 });
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
         let (third, mut late) = user(&mut watches, "a", 3);
         assert_eq!(third, None);
         for inbox in [&mut inbox, &mut other, &mut late] {
-            assert!(matches!(inbox.try_recv(), Ok(Delivery::Started)));
+            assert!(matches!(inbox.try_recv(), Ok(Delivery::Started { .. })));
             assert!(inbox.try_recv().is_err(), "told once");
         }
         assert_eq!(user(&mut watches, "b", 4).0, Some(2), "other keys are another watch");
