@@ -6,5 +6,5 @@ mod proxy;
 mod server;
 pub mod worlds;
 
-pub use proxy::Proxy;
+pub use proxy::{Fault, Proxy};
 pub use server::EtcdServer;

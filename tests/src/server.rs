@@ -287,7 +287,7 @@ fn program() -> Result<PathBuf> {
     )
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     (0..100)
         .map(|_| fastrand::u16(PORTS))
         .find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())

@@ -10,6 +10,7 @@ use coord_api::{
     backend::{Place, Record, registration::Publish, service_events},
 };
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
+use tokio::time::Instant;
 
 use crate::{
     background::owned,
@@ -122,15 +123,32 @@ async fn write_over_own(
 ) -> Result<OwnKey> {
     // What we expect to find: nothing, or our own record at this revision.
     let mut expected = 0;
-    loop {
-        match core.write_record(key, record, &session, expected).await? {
-            Write::Done(revision) => {
+    let begun = Instant::now();
+    let mut may_come_late = false;
+    let error = loop {
+        match core.write_record(key, record, &session, expected).await {
+            Ok(Write::Done(revision)) => {
                 return Ok(OwnKey { key: key.to_owned(), written: revision, session });
             }
-            Write::Found(None) => expected = 0,
-            Write::Found(Some(found)) => expected = own_revision(core, service, id, &found)?,
+            Ok(Write::Found(None)) => expected = 0,
+            Ok(Write::Found(Some(found))) => match own_revision(core, service, id, &found) {
+                Ok(revision) => expected = revision,
+                Err(error) => break error,
+            },
+            // The condition on the key lets at most one of two writes through.
+            Ok(Write::Unknown(error)) => {
+                may_come_late = true;
+                if !core.may_begin_anew(begun, &error) {
+                    break error;
+                }
+            }
+            Err(error) => break error,
         }
+    };
+    if may_come_late {
+        core.delete_stray(key.into(), record.to_vec(), session);
     }
+    Err(error)
 }
 
 /// The revision of a record that we may replace, since we wrote it ourselves.
@@ -152,6 +170,8 @@ enum Write {
     Done(i64),
     /// Not written: the key has another revision than expected, or does not exist any more.
     Found(Option<KeyValue>),
+    /// The answer was lost. It was not written so far, but may be later, unless the key is changed before.
+    Unknown(Error),
 }
 
 impl Core {
@@ -176,17 +196,12 @@ impl Core {
             })),
             Err(Failure { error, effect: Effect::None }) => Err(error),
             // The answer was lost. The record names this client, so reading it tells whether it is there.
-            Err(Failure { error, effect: Effect::Unknown }) => {
-                match self.call("register", async { self.kv().get(key, None).await }).await {
-                    Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == record) => {
-                        Ok(Write::Done(found.kvs()[0].mod_revision()))
-                    }
-                    _ => {
-                        self.delete_stray(key.into(), record.to_vec(), session.clone());
-                        Err(error)
-                    }
+            Err(Failure { error, effect: Effect::Unknown }) => match self.get("register", key, None).await {
+                Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == record) => {
+                    Ok(Write::Done(found.kvs()[0].mod_revision()))
                 }
-            }
+                _ => Ok(Write::Unknown(error)),
+            },
         }
     }
 }

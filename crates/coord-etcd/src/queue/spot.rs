@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{Error, Hold, LossReason, Result, Ttl, backend::Place, backend::Release};
 use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tokio::time::Instant;
 
 use super::local::Member;
 use crate::{
@@ -73,11 +74,19 @@ impl Spot {
     /// May be dropped: the place is left then.
     pub(crate) async fn enter(shared: &Arc<Shared>, queue: String, ttl: Ttl) -> Result<Self> {
         let queue = queue.into();
-        let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
-        shared.core.on_session(ttl, ask).await
+        let begun = Instant::now();
+        loop {
+            let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
+            match shared.core.on_session(ttl, ask).await {
+                // The place before, should it come to be, is left; this one has another key.
+                Err(error) if shared.core.may_begin_anew(begun, &error) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
-    /// Enters a queue only if it is empty, in one request that writes nothing otherwise.
+    /// Enters a queue only if it is empty, in one request that writes nothing otherwise. If its answer is lost, the
+    /// same is asked again: of two such requests about one key at most one takes effect.
     ///
     /// May be dropped: the place is left then.
     pub(crate) async fn enter_if_empty(
@@ -100,18 +109,20 @@ impl Spot {
         let member = core.queues.join(core, queue, &session);
         let key = member.key();
         let look = member.what_to_look_for();
-        let action = match (if_occupied, key.clone(), core.holder(), session.id) {
+        let lease = session.id;
+        let action = || match (if_occupied, key.clone(), core.holder(), lease) {
             (IfOccupied::Wait, key, value, lease) => Action::Enter { key, value, lease, look },
             (IfOccupied::LeaveAlone, key, value, lease) => Action::EnterIfEmpty { key, value, lease },
         };
+        let begun = Instant::now();
         // From here on the place may exist; the spot leaves it if this future is dropped.
         let mut spot = Self {
             shared: shared.clone(),
             member: Some(member),
             queue: queue.clone(),
-            key,
+            key: key.clone(),
             session,
-            state: State::Asked(core.group.send(queue.clone(), action)),
+            state: State::Asked(core.group.send(queue.clone(), action())),
             at_head: false,
             predecessor: None,
             left: AtomicBool::new(false),
@@ -145,17 +156,38 @@ impl Spot {
             Err(Failure { error, effect: Effect::Unknown }) => {
                 spot.state = State::Unknown;
                 spot.member().retire();
-                let found =
-                    Box::pin(core.call("lock", async { core.kv().get(spot.key.as_str(), None).await })).await;
-                let Some(created) = found.ok().and_then(|found| Some(found.kvs().first()?.create_revision()))
-                else {
-                    return Err(error);
-                };
-                spot.at_head = if_occupied == IfOccupied::LeaveAlone;
-                spot.state = State::Standing { created };
-                Ok(spot)
+                let mut error = error;
+                loop {
+                    if let Some(created) = Box::pin(spot.look()).await {
+                        spot.at_head = if_occupied == IfOccupied::LeaveAlone;
+                        spot.state = State::Standing { created };
+                        return Ok(spot);
+                    }
+                    if if_occupied == IfOccupied::Wait || !core.may_begin_anew(begun, &error) {
+                        return Err(error);
+                    }
+                    match core.group.send(queue.clone(), action()).wait().await {
+                        Ok(Outcome { condition: true, revision, .. }) => {
+                            spot.at_head = true;
+                            spot.state = State::Standing { created: revision };
+                            return Ok(spot);
+                        }
+                        // By others, or by the request before.
+                        Ok(_) => match Box::pin(spot.look()).await {
+                            Some(_) => {}
+                            None => return Ok(spot),
+                        },
+                        Err(failure) => error = failure.error,
+                    }
+                }
             }
         }
+    }
+
+    /// The revision at which the key was created, if it is there.
+    async fn look(&self) -> Option<i64> {
+        let found = self.core().get("lock", self.key.as_str(), None).await.ok()?;
+        Some(found.kvs().first()?.create_revision())
     }
 
     /// The key in etcd.
@@ -266,9 +298,7 @@ impl Spot {
     async fn is_before(&self, key: &str) -> Result<bool> {
         loop {
             let options = GetOptions::new().with_keys_only();
-            let found =
-                self.core().call("wait in a queue", async { self.core().kv().get(key, Some(options)).await });
-            match found.await {
+            match self.core().get("wait in a queue", key, Some(options)).await {
                 Ok(found) => {
                     return Ok(found.kvs().first().is_some_and(|kv| kv.create_revision() < self.created()));
                 }
@@ -295,7 +325,7 @@ impl Spot {
             };
             let look =
                 Txn::new().and_then([get(&self.key, GetOptions::new()), get(&self.queue, before.clone())]);
-            match self.core().txn("wait in a queue", look).await {
+            match self.core().look("wait in a queue", look).await {
                 Ok(answer) if after.is_some_and(|after| revision(answer.header()) < after) => after = None,
                 Ok(answer) => return read_predecessor(&answer),
                 Err(failure) if failure.error.is_retryable() => {
