@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::local::Member;
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure},
+    error::{Effect, Failure, may_pass},
     group::{Action, Answer, Heirs, Look, Outcome},
     keys::Range,
     place::LATE,
@@ -269,7 +269,7 @@ impl Spot {
                         continue;
                     }
                 }
-                Some(Delivery::Refused(error)) => return Err(error),
+                Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
                 _ => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
                     before = self.predecessor(None).await?;
@@ -284,7 +284,7 @@ impl Spot {
                             break Some(gone.revision);
                         }
                     }
-                    Some(Delivery::Refused(error)) => return Err(error),
+                    Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
                     _ => break None,
                 }
             };
@@ -302,7 +302,7 @@ impl Spot {
                 Ok(found) => {
                     return Ok(found.kvs().first().is_some_and(|kv| kv.create_revision() < self.created()));
                 }
-                Err(failure) if failure.error.is_retryable() => {
+                Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -328,7 +328,7 @@ impl Spot {
             match self.core().look("wait in a queue", look).await {
                 Ok(answer) if after.is_some_and(|after| revision(answer.header()) < after) => after = None,
                 Ok(answer) => return read_predecessor(&answer),
-                Err(failure) if failure.error.is_retryable() => {
+                Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -436,7 +436,7 @@ async fn leave(
         while session.lease.loss().is_none() {
             match core.group.send(queue.clone(), action()).wait().await {
                 Ok(_) => break,
-                Err(failure) if !failure.error.is_retryable() => {
+                Err(failure) if !may_pass(&failure.error) => {
                     tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
                     return false;
                 }

@@ -3,6 +3,7 @@
 mod change;
 pub(crate) mod hub;
 mod progress;
+mod refusal;
 mod watches;
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
