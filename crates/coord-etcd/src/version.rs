@@ -120,14 +120,16 @@ impl Versions {
             Some(tls) => ask_encrypted(member, tls).await?,
             None => ask_plainly(member).await?,
         };
-        #[derive(Deserialize)]
-        struct Answer {
-            etcdserver: String,
-        }
         let answer: Answer = serde_json::from_slice(&body)?;
         ServerVersion::parse(&answer.etcdserver)
             .ok_or_else(|| format!("`{}` is no version", answer.etcdserver.escape_debug()).into())
     }
+}
+
+/// The part of the answer that matters.
+#[derive(Deserialize)]
+struct Answer {
+    etcdserver: String,
 }
 
 /// HTTP/1.1, since etcd takes everything else on a port without TLS for gRPC.
