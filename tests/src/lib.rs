@@ -1,10 +1,13 @@
 //! Helpers of the integration tests.
 //!
-//! `cargo xtask test` sets the environment that [`EtcdServer`] reads.
+//! `cargo xtask test` sets the environment that [`EtcdServer`] and [`Cluster`] read.
 
+mod cluster;
+mod ports;
 mod proxy;
 mod server;
 pub mod worlds;
 
-pub use proxy::Proxy;
+pub use cluster::{Cluster, NODES, SlowDisk};
+pub use proxy::{Conditions, Line, Proxy};
 pub use server::EtcdServer;
