@@ -38,12 +38,15 @@ Environment (all optional):
   COORD_TEST_ETCD         Address of a running etcd for the tests, e.g. http://127.0.0.1:2379.
                           The tests write and delete under prefixes of their own.
   COORD_TEST_ETCD_IMAGE   Container image with etcd on its PATH, started by the tests through Docker.
-  COORD_TEST_ETCD_BIN     etcd program to start instead of a container.
+  COORD_TEST_ETCD_BIN     etcd program to start instead of a container, and for clusters of three.
   COORD_TEST_ETCDCTL      etcdctl program for the tests that compare with it.
+  COORD_TEST_STRACE       strace program that makes disks slow; it must be allowed to trace (root, or
+                          `sysctl kernel.yama.ptrace_scope=0`).
   PROTOC                  Protocol buffer compiler for the build of the etcd client.
 
 With none of these set: Docker with the official image, or with an image built from Debian's etcd; else an
-etcd on PATH; else Debian's etcd unpacked into target/etcd, with nothing installed.
+etcd on PATH; else Debian's etcd unpacked into target/etcd, with nothing installed. Clusters are processes: of the
+etcd on PATH if it is 3.5.30 or newer, else of Debian's, else of the image's program, copied out of it.
 ";
 
 fn main() -> ExitCode {
