@@ -125,6 +125,7 @@ impl fmt::Debug for Store {
         f.debug_struct("Store")
             .field("revision", &state.revision)
             .field("clients", &state.sessions.len())
+            .field("leases", &state.leases.len())
             .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,106 @@
+//! Workload: ids that are fewer than those who want one, and numbers made with them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use coord_api::{IdOptions, InstanceIdAllocator, Snowflake, SnowflakeOptions};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    history::{Name, What},
+    worker::{Outcome, Worker},
+};
+
+pub(crate) const SERVICE: &str = "torture/ids";
+
+/// Takes ids and makes numbers with them, until the run is over.
+pub(crate) async fn work(mut worker: Worker, clock: Clock) {
+    // One id fewer than there are tasks.
+    let bound = (worker.world.plan.processes * worker.world.plan.tasks).max(2) as u32;
+    while let Some(client) = worker.next_round().await {
+        let mut options = IdOptions::new(SERVICE, bound);
+        if worker.random.bool() {
+            options = options.quarantine(worker.some_time());
+        }
+        let Ok(allocator) = client.instance_ids().allocator(options) else { continue };
+        for _ in 0..worker.random.usize(1..3) {
+            hold_one(&mut worker, &allocator, &clock).await;
+        }
+    }
+}
+
+async fn hold_one(worker: &mut Worker, allocator: &Arc<dyn InstanceIdAllocator>, clock: &Clock) {
+    let acquired = if worker.random.bool() {
+        worker.call("try_acquire_id", allocator.try_acquire_id()).await
+    } else {
+        let time = worker.some_time() * 8;
+        let waiting = async { timeout(time, allocator.acquire_id()).await.ok().transpose() };
+        match worker.call("acquire_id", waiting).await {
+            Outcome::Answer(Some(id)) => Outcome::Answer(id),
+            _ => Outcome::Dropped,
+        }
+    };
+    let Outcome::Answer(id) = acquired else { return };
+    // It may be lost already: then there is nothing to look at.
+    let Some(held) = allocator.held() else { return };
+    if held.id() != id {
+        worker.add(What::Unexpected(format!("{id} was acquired, but {} is held", held.id())));
+    }
+    let (hold, place): (u64, Name) = (worker.fresh(), format!("id {id}").into());
+    worker.world.history.acquires(worker.process.number, &place, hold, None, held.lost());
+    if worker.random.bool() {
+        make_numbers(worker, &**allocator, hold, clock).await;
+    } else {
+        worker.pause().await;
+    }
+    worker.world.history.believes(&place, hold);
+    if worker.one_in(4) {
+        let time = worker.ttl();
+        let _ = timeout(time, held.lost()).await;
+    }
+    worker.world.history.ends(&place, hold);
+    // Released here, so that no other round of this allocator finds the id held.
+    let _ = worker.call("release_id", allocator.release_id()).await;
+}
+
+async fn make_numbers(worker: &mut Worker, allocator: &dyn InstanceIdAllocator, hold: u64, clock: &Clock) {
+    let Outcome::Answer(snowflake) =
+        worker.call("start", Snowflake::start_with(allocator, clock.options())).await
+    else {
+        return;
+    };
+    for _ in 0..worker.random.usize(1..6) {
+        if let Outcome::Answer(number) = worker.call("next_id", snowflake.next_id()).await {
+            worker.add(What::Number { hold, number });
+        }
+        if worker.one_in(3) {
+            let time = worker.some_time();
+            sleep(time).await;
+        }
+    }
+    if worker.random.bool() {
+        let _ = worker.call("finish", snowflake.finish()).await;
+    }
+}
+
+/// The clock of numbers: that of the run, so that it is virtual where the run is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    base: SystemTime,
+    begun: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Numbers count from the base, so that they do not depend on when the run was. Whole seconds: nor do those of
+        // its milliseconds.
+        Self { base: UNIX_EPOCH + Duration::from_secs(now.as_secs()), begun: Instant::now() }
+    }
+
+    fn options(self) -> SnowflakeOptions {
+        SnowflakeOptions::default().epoch(self.base).clock(move || self.base + self.begun.elapsed())
+    }
+}

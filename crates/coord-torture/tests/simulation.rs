@@ -1,0 +1,89 @@
+//! Thousands of runs on the memory backend, each with faults of its own, in virtual time.
+//!
+//! `cargo xtask sim` runs them as CI does. Environment: `COORD_SIM_SEEDS=N` runs so many, `COORD_SIM_SEED=S` only that one,
+//! and prints what was observed to `target/sim-S.txt`.
+
+#[path = "simulation/nemesis.rs"]
+mod nemesis;
+#[path = "simulation/world.rs"]
+mod world;
+
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    thread,
+    time::Instant,
+};
+
+use world::simulate;
+
+/// With tokio's own choices from the seed, as `cargo xtask sim` builds it, a seed means the same history everywhere.
+const DETERMINISTIC: bool = cfg!(tokio_unstable);
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// What a person types to see one seed again.
+fn again(seed: u64) -> String {
+    format!("cargo xtask sim --seed {seed}")
+}
+
+/// Runs `each` on every number below `count`, on all cores.
+fn on_all_cores(count: u64, each: impl Fn(u64) + Sync) {
+    let next = AtomicU64::new(0);
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|seed| *seed < count) {
+                    each(seed);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    if let Some(seed) = number("COORD_SIM_SEED") {
+        let outcome = simulate(seed);
+        let lines = outcome.events.iter().enumerate().map(|(at, event)| {
+            format!("#{at} {:?} process {} {:?}\n", event.at, event.process, event.what)
+        });
+        let file = format!("{}/../../target/sim-{seed}.txt", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(&file, lines.collect::<String>()).expect("the target folder can be written");
+        println!("{}\nfingerprint {:x}, history in target/sim-{seed}.txt", outcome.summary(), outcome.fingerprint());
+        outcome.assert_good(&again(seed));
+        return;
+    }
+    let seeds = number("COORD_SIM_SEEDS").unwrap_or(if DETERMINISTIC { 10_000 } else { 100 });
+    let (start, events, bad) = (Instant::now(), AtomicUsize::new(0), AtomicUsize::new(0));
+    on_all_cores(seeds, |seed| {
+        let outcome = simulate(seed);
+        events.fetch_add(outcome.events.len(), Ordering::SeqCst);
+        if !outcome.violations.is_empty() && bad.fetch_add(1, Ordering::SeqCst) < 5 {
+            eprintln!("{}", outcome.report(&again(seed)));
+        }
+    });
+    let (events, bad) = (events.into_inner(), bad.into_inner());
+    println!("{seeds} seeds, {events} events, {bad} seeds with violations, {:?}", start.elapsed());
+    assert_eq!(bad, 0, "seeds with violations; see above");
+}
+
+/// Only where tokio's own choices follow from the seed: `cargo xtask sim`.
+#[cfg(tokio_unstable)]
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    let differing = AtomicUsize::new(0);
+    on_all_cores(number("COORD_SIM_SEEDS").unwrap_or(300).min(300), |seed| {
+        let (one, other) = (simulate(seed), simulate(seed));
+        if one.fingerprint() != other.fingerprint() {
+            let at = one.events.iter().zip(&other.events).position(|(one, other)| one != other);
+            let shown = at.map(|at| (at, &one.events[at], &other.events[at]));
+            eprintln!("seed {seed} differs: {shown:?}");
+            differing.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    assert_eq!(differing.into_inner(), 0, "seeds whose two runs differ; see above");
+}
