@@ -6,6 +6,7 @@ mod cluster;
 mod ports;
 mod proxy;
 mod server;
+pub mod soak;
 pub mod worlds;
 
 pub use cluster::{Cluster, NODES, SlowDisk};

@@ -12,9 +12,9 @@ use coord_api::{ConfigEvent, ConfigExt, Error, Provider, ServiceEvent, ServiceVi
 use tokio::time::timeout;
 
 use crate::{
-    config, lock,
+    config,
     history::{Covers, Item, Name, Seen, Value, What},
-    registry,
+    lock, registry,
     worker::{Outcome, Worker},
 };
 
@@ -69,7 +69,11 @@ pub(crate) async fn config(mut worker: Worker) {
     }
 }
 
-async fn open(worker: &mut Worker, client: &dyn Provider, scope: &Covers) -> Option<Watch<ConfigEvent<Value>>> {
+async fn open(
+    worker: &mut Worker,
+    client: &dyn Provider,
+    scope: &Covers,
+) -> Option<Watch<ConfigEvent<Value>>> {
     let config = client.config();
     let opened = match scope {
         Covers::Key(key) => worker.call("watch", config.watch(key)).await,
@@ -97,7 +101,8 @@ async fn follow(worker: &mut Worker, watcher: u64, mut watch: Watch<ConfigEvent<
         };
         let item = match item {
             ConfigEvent::Snapshot { version, settings } => {
-                let values = settings.iter().map(|one| (config::name(&one.key), one.value, one.version.get()));
+                let values =
+                    settings.iter().map(|one| (config::name(&one.key), one.value, one.version.get()));
                 let values: Vec<_> = values.collect();
                 known = Some(values.iter().map(|(key, value, at)| (key.clone(), (*value, *at))).collect());
                 Item::Snapshot(version.get(), values)
@@ -189,7 +194,9 @@ async fn follow_events(worker: &mut Worker, watcher: u64, mut watch: Watch<Servi
             Some(Ok(event)) => event,
         };
         let item = match &item {
-            ServiceEvent::Snapshot { instances, .. } => Seen::All(instances.iter().map(registry::counted).collect()),
+            ServiceEvent::Snapshot { instances, .. } => {
+                Seen::All(instances.iter().map(registry::counted).collect())
+            }
             ServiceEvent::Added(info) => {
                 let (id, n) = registry::counted(info);
                 Seen::Added(id, n)

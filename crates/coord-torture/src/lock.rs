@@ -93,7 +93,12 @@ async fn count_outside(worker: &mut Worker, register: &Name, hold: u64, token: u
 
 /// Increments a counter in the config center, which refuses the write once the lock is lost. False when a write is
 /// under way that may still take effect: then nothing more may be written with this guard.
-async fn count_within(worker: &mut Worker, client: &Arc<dyn Provider>, guard: &LockGuard, name: &str) -> bool {
+async fn count_within(
+    worker: &mut Worker,
+    client: &Arc<dyn Provider>,
+    guard: &LockGuard,
+    name: &str,
+) -> bool {
     let (key, config) = (counter(name), client.config());
     let asked = Asked::begin(worker, &key, Op::Get);
     let Outcome::Answer(found) = worker.call("get", config.get::<Value>(&key)).await else {

@@ -87,16 +87,21 @@ impl Outcome {
 /// If there are fewer clients than the plan needs.
 pub async fn run(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Outcome {
     let mut spare: VecDeque<_> = clients.into();
-    assert!(spare.len() > plan.processes && plan.processes > 0, "a plan needs one client more than processes");
+    assert!(
+        spare.len() > plan.processes && plan.processes > 0,
+        "a plan needs one client more than processes"
+    );
     let observer = spare.pop_back().expect("was just counted");
     let working: Vec<_> = spare.drain(..plan.processes).collect();
     let seed = plan.seed;
     let world = Arc::new(World::new(plan, spare));
-    let processes: Vec<_> = working.into_iter().enumerate().map(|(n, one)| Arc::new(Process::new(n, one))).collect();
+    let processes: Vec<_> =
+        working.into_iter().enumerate().map(|(n, one)| Arc::new(Process::new(n, one))).collect();
 
     let mut tasks = Tasks::start(&world, &processes);
     let staying = tasks.join(&world).await;
-    let mut last = Worker::new(world.clone(), Arc::new(Process::new(world.plan.processes, observer.clone())), 0);
+    let mut last =
+        Worker::new(world.clone(), Arc::new(Process::new(world.plan.processes, observer.clone())), 0);
     let stored = end(&world, &*observer).await;
     world.history.add(world.plan.processes, stored);
     tasks.stop().await;
@@ -283,7 +288,9 @@ async fn look(observer: &dyn Provider) -> Option<String> {
     }
     match observer.registry().discover(registry::SERVICE).await {
         Ok(instances) if instances.is_empty() => None,
-        Ok(instances) => Some(format!("{} instances are registered, such as {}", instances.len(), instances[0].id)),
+        Ok(instances) => {
+            Some(format!("{} instances are registered, such as {}", instances.len(), instances[0].id))
+        }
         Err(error) => Some(format!("instances can not be read: {error}")),
     }
 }

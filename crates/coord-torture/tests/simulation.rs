@@ -36,7 +36,8 @@ fn on_all_cores(count: u64, each: impl Fn(u64) + Sync) {
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|seed| *seed < count) {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|seed| *seed < count)
+                {
                     each(seed);
                 }
             });
@@ -48,12 +49,17 @@ fn on_all_cores(count: u64, each: impl Fn(u64) + Sync) {
 fn no_seed_breaks_a_promise() {
     if let Some(seed) = number("COORD_SIM_SEED") {
         let outcome = simulate(seed);
-        let lines = outcome.events.iter().enumerate().map(|(at, event)| {
-            format!("#{at} {:?} process {} {:?}\n", event.at, event.process, event.what)
-        });
+        let lines =
+            outcome.events.iter().enumerate().map(|(at, event)| {
+                format!("#{at} {:?} process {} {:?}\n", event.at, event.process, event.what)
+            });
         let file = format!("{}/../../target/sim-{seed}.txt", env!("CARGO_MANIFEST_DIR"));
         std::fs::write(&file, lines.collect::<String>()).expect("the target folder can be written");
-        println!("{}\nfingerprint {:x}, history in target/sim-{seed}.txt", outcome.summary(), outcome.fingerprint());
+        println!(
+            "{}\nfingerprint {:x}, history in target/sim-{seed}.txt",
+            outcome.summary(),
+            outcome.fingerprint()
+        );
         outcome.assert_good(&again(seed));
         return;
     }

@@ -26,6 +26,9 @@ Commands:
   test [-- ARGS…]   All tests: unit, examples, documentation, then integration against a real etcd.
                     ARGS go to every test harness: `cargo xtask test -- etcd::lock`.
   test --list       The names of the conformance tests, one a line (needs no etcd).
+  soak [--seconds N] [--seed S]
+                    Works on three etcd nodes while all kinds of faults strike them, and says which promises
+                    were broken; 300 seconds and a random seed unless told otherwise.
   lint              Formatting, clippy, documentation, and every feature combination of `coord`.
   bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
                     AREA is lock, grpc, ids, registry or config.
@@ -71,6 +74,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["test", "--list", "--", rest @ ..] => test::list(rest),
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
+        ["soak", options @ ..] => test::soak(options),
         ["lint"] => lint::run(),
         ["bench", area, options @ ..] if !area.starts_with('-') => bench::run(area, options),
         ["bench", ..] => bail!("`bench` takes an area; there is: lock, grpc, ids, registry, config"),

@@ -249,6 +249,14 @@ impl Cluster {
         self.links.line(from, to).set(Conditions::Silent);
     }
 
+    /// Nobody hears any more what a node says; it hears everybody.
+    pub fn silence(&self, n: usize) {
+        for other in (0..NODES).filter(|&other| other != n) {
+            self.cut_one_way(n, other);
+        }
+        self.clients(n).down().set(Conditions::Silent);
+    }
+
     /// The same conditions for all that a node sends to and gets from other nodes and clients.
     pub fn set_conditions(&self, n: usize, conditions: Conditions) {
         for other in (0..NODES).filter(|&other| other != n) {
@@ -271,11 +279,11 @@ impl Cluster {
         self.clients(n).restore();
     }
 
-    /// Ends all faults: heals the network, lets frozen nodes go on, starts dead ones, and waits until all are ready.
+    /// Ends all faults but those of disks: heals the network, lets frozen nodes go on, and starts dead ones.
     ///
     /// # Errors
-    /// When one does not get ready.
-    pub async fn mend(&self) -> Result<()> {
+    /// When one can not be started.
+    pub fn relieve(&self) -> Result<()> {
         self.heal();
         for (n, node) in self.nodes.iter().enumerate() {
             if node.process.pid().is_err() || node.process.ended()?.is_some() {
@@ -284,6 +292,15 @@ impl Cluster {
                 self.thaw(n)?;
             }
         }
+        Ok(())
+    }
+
+    /// As [`relieve`](Self::relieve), and waits until all nodes are ready.
+    ///
+    /// # Errors
+    /// When one does not get ready.
+    pub async fn mend(&self) -> Result<()> {
+        self.relieve()?;
         for n in 0..NODES {
             self.wait_until_ready(n).await?;
         }

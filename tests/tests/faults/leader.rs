@@ -31,12 +31,7 @@ impl Fault {
             Self::Killed => cluster.kill9(n).expect("is killed"),
             Self::Frozen => cluster.freeze(n).expect("is frozen"),
             Self::CutOff => cluster.isolate(n),
-            Self::NotHeard => {
-                for other in (0..NODES).filter(|&other| other != n) {
-                    cluster.cut_one_way(n, other);
-                }
-                cluster.clients(n).down().set(coord_tests::Conditions::Silent);
-            }
+            Self::NotHeard => cluster.silence(n),
         }
     }
 }

@@ -33,7 +33,10 @@ pub(super) fn versions(events: &[Event], found: &mut Violations) -> Versions {
         };
         match &event.what {
             What::Calls { call, key, .. } => drop(keys.insert(*call, key)),
-            What::Answers { call, answer: Answer::Found(Some((value, version))) | Answer::Wrote(value, version) } => {
+            What::Answers {
+                call,
+                answer: Answer::Found(Some((value, version))) | Answer::Wrote(value, version),
+            } => {
                 sees(keys[call], *value, *version);
             }
             What::Told { item: Item::Set(key, value, version), .. } => sees(key, *value, *version),
@@ -55,7 +58,8 @@ pub(super) fn check(events: &[Event], found: &mut Violations) {
         match linearizable(&Setting { known }, State::default(), ops) {
             Verdict::Linearizable => {}
             Verdict::Broken { stuck_at } => {
-                let detail = format!("{key}: {count} calls, in no order beyond #{stuck_at}: {:?}", events[stuck_at]);
+                let detail =
+                    format!("{key}: {count} calls, in no order beyond #{stuck_at}: {:?}", events[stuck_at]);
                 found.add(Promise::Linearizable, detail);
             }
             Verdict::Undecided => {
@@ -80,7 +84,9 @@ fn real_time(events: &[Event], found: &mut Violations) {
                     }
                     largest = largest.max(*version);
                 }
-                Answer::Found(Some((_, version))) | Answer::Conflict(version) => largest = largest.max(*version),
+                Answer::Found(Some((_, version))) | Answer::Conflict(version) => {
+                    largest = largest.max(*version)
+                }
                 _ => {}
             },
             _ => {}
@@ -249,7 +255,8 @@ mod tests {
         let deleted = (Op::Delete, Answer::Deleted(3, true));
         let nothing = (Op::Delete, Answer::Deleted(3, false));
         let absent = (Op::Cas(0, value(4)), Answer::Wrote(value(4), 4));
-        let all = [ABSENT, set(1, 1), found(1, 1), cas, conflict, deleted, nothing, ABSENT, absent, found(4, 4)];
+        let all =
+            [ABSENT, set(1, 1), found(1, 1), cas, conflict, deleted, nothing, ABSENT, absent, found(4, 4)];
         assert_eq!(promises(calls(&all)), []);
     }
 

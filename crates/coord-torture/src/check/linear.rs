@@ -160,7 +160,10 @@ impl<M: Model> Search<'_, M> {
             }
             last += 1;
         }
-        ((placed.first..last).filter(move |op| !placed.is[*op] && self.required[*op].begun < horizon), horizon)
+        (
+            (placed.first..last).filter(move |op| !placed.is[*op] && self.required[*op].begun < horizon),
+            horizon,
+        )
     }
 
     fn place_what_changes_nothing(&self, state: M::State, placed: &mut Placed) -> M::State {
@@ -247,7 +250,8 @@ mod tests {
         assert_eq!(verdict(&[(Write(1), 0, None), (Read(0), 1, Some(2))]), Verdict::Linearizable);
         let late = [(Write(1), 0, None), (Read(0), 1, Some(2)), (Read(1), 3, Some(4)), (Read(1), 5, Some(6))];
         assert_eq!(verdict(&late), Verdict::Linearizable);
-        let twice = [(Write(1), 0, None), (Read(1), 1, Some(2)), (Write(2), 3, Some(4)), (Read(1), 5, Some(6))];
+        let twice =
+            [(Write(1), 0, None), (Read(1), 1, Some(2)), (Write(2), 3, Some(4)), (Read(1), 5, Some(6))];
         assert!(matches!(verdict(&twice), Verdict::Broken { .. }));
         let early = [(Read(1), 0, Some(1)), (Write(1), 2, None)];
         assert!(matches!(verdict(&early), Verdict::Broken { .. }));

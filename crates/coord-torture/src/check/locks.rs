@@ -38,7 +38,8 @@ pub(super) fn check(events: &[Event], found: &mut Violations) {
                     if !known.tokens.insert(token) {
                         found.add(Promise::Tokens, format!("#{at} {place}: token {token} for a second hold"));
                     } else if token <= before {
-                        let detail = format!("#{at} {place}: token {token}, though {before} was known before");
+                        let detail =
+                            format!("#{at} {place}: token {token}, though {before} was known before");
                         found.add(Promise::Tokens, detail);
                     }
                 }

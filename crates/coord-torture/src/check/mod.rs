@@ -8,7 +8,7 @@ mod watch;
 
 use std::{collections::BTreeMap, fmt};
 
-pub use linear::{Model, Verdict, Interval, linearizable};
+pub use linear::{Interval, Model, Verdict, linearizable};
 
 use crate::history::{Event, Name, What};
 

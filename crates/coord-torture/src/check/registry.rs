@@ -52,14 +52,16 @@ pub(super) fn check(events: &[Event], found: &mut Violations) {
                 let follower = followers.entry(*watcher).or_default();
                 if let Err(detail) = follower.take(item, &known) {
                     let process = event.process;
-                    found.add(Promise::Watch, format!("#{at} watch {watcher} of process {process}: {detail}"));
+                    found
+                        .add(Promise::Watch, format!("#{at} watch {watcher} of process {process}: {detail}"));
                 }
             }
             What::End { instances, .. } => {
                 let stored: BTreeMap<_, _> = instances.iter().cloned().collect();
                 for (watcher, follower) in &followers {
                     if follower.now.as_ref() != Some(&stored) {
-                        let detail = format!("#{at} watch {watcher}: {:?}, there is {stored:?}", follower.now);
+                        let detail =
+                            format!("#{at} watch {watcher}: {:?}, there is {stored:?}", follower.now);
                         found.add(Promise::EndState, detail);
                     }
                 }

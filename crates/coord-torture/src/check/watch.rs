@@ -36,7 +36,9 @@ impl Commits {
                         }
                     }
                     Answer::Deleted(_, false) | Answer::Refused => drop(calls.remove(call)),
-                    Answer::Found(Some((value, _))) | Answer::Wrote(value, _) => drop(values.insert(value.id, *value)),
+                    Answer::Found(Some((value, _))) | Answer::Wrote(value, _) => {
+                        drop(values.insert(value.id, *value))
+                    }
                     _ => {}
                 },
                 What::Told { item: Item::Deleted(key, version), .. } => commits.add(key, *version, None),
@@ -87,7 +89,8 @@ pub(super) fn check(events: &[Event], found: &mut Violations) {
     let mut watches = BTreeMap::new();
     for (at, event) in events.iter().enumerate() {
         let complain = |found: &mut Violations, watcher: u64, detail: String| {
-            found.add(Promise::Watch, format!("#{at} watch {watcher} of process {}: {detail}", event.process));
+            found
+                .add(Promise::Watch, format!("#{at} watch {watcher} of process {}: {detail}", event.process));
         };
         match &event.what {
             What::Watches { watcher, scope } => {
@@ -109,7 +112,8 @@ pub(super) fn check(events: &[Event], found: &mut Violations) {
                     let stored: BTreeMap<_, _> =
                         covered.map(|(key, value, version)| (key.clone(), (*value, *version))).collect();
                     if stored != told.known {
-                        let detail = format!("#{at} watch {watcher}: {:?}, but there is {stored:?}", told.known);
+                        let detail =
+                            format!("#{at} watch {watcher}: {:?}, but there is {stored:?}", told.known);
                         found.add(Promise::EndState, detail);
                     }
                 }
