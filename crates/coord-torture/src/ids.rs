@@ -48,19 +48,19 @@ async fn hold_one(worker: &mut Worker, allocator: &Arc<dyn InstanceIdAllocator>,
     if held.id() != id {
         worker.add(What::Unexpected(format!("{id} was acquired, but {} is held", held.id())));
     }
-    let (hold, place): (u64, Name) = (worker.fresh(), format!("id {id}").into());
-    worker.world.history.acquires(worker.process.number, &place, hold, None, held.lost());
+    let (number, place): (u64, Name) = (worker.fresh(), format!("id {id}").into());
+    worker.world.history.acquires(worker.process.number, &place, number, None, held.lost());
     if worker.random.bool() {
-        make_numbers(worker, &**allocator, hold, clock).await;
+        make_numbers(worker, &**allocator, number, clock).await;
     } else {
         worker.pause().await;
     }
-    worker.world.history.believes(&place, hold);
+    worker.world.history.believes(&place, number);
     if worker.one_in(4) {
         let time = worker.ttl();
         let _ = timeout(time, held.lost()).await;
     }
-    worker.world.history.ends(&place, hold);
+    worker.world.history.ends(&place, number);
     // Released here, so that no other round of this allocator finds the id held.
     let _ = worker.call("release_id", allocator.release_id()).await;
 }

@@ -19,7 +19,7 @@
 //!     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
 //!     clients[0].revoke_leases();
 //! });
-//! let outcome = run(providers, Plan::quick(1)).await;
+//! let outcome = run(providers, Plan::quick(1).with_operator()).await;
 //! disturbing.await.expect("nothing can fail");
 //! outcome.assert_good("and that is how to run it again");
 //! # }
@@ -41,5 +41,5 @@ mod run;
 mod worker;
 
 pub use check::{Promise, Violation};
-pub use plan::{Area, Areas, Plan};
+pub use plan::{Area, Areas, Operator, Plan};
 pub use run::{Outcome, run};

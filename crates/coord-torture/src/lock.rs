@@ -112,7 +112,7 @@ async fn count_within(
     let value = Value { id: worker.fresh(), n: found.map_or(0, |(value, _)| value.n) + 1 };
     let asked = Asked::begin(worker, &key, Op::Guarded(value));
     let written = async {
-        if value.id % 2 == 0 {
+        if value.id.is_multiple_of(2) {
             return config.set_if_held(guard, &key, &value).await;
         }
         let batch = Batch::new().while_held(guard)?.set(&key, &value)?;

@@ -25,6 +25,20 @@ pub struct Plan {
     pub patience: Duration,
     /// Which areas are worked on.
     pub areas: Areas,
+    /// Whether somebody may revoke leases, or delete what is held, by hand.
+    pub operator: Operator,
+}
+
+/// Whether somebody may revoke leases, or delete what is held, by hand. Then the next one gets a lock at once, and two
+/// may believe in it until the first one hears of it. What the lock protects is protected by its fence all the same, and
+/// of ids nothing else is promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operator {
+    /// Nobody does.
+    Absent,
+    /// Somebody may.
+    Present,
 }
 
 /// Which areas are worked on; all of them by default.
@@ -73,6 +87,7 @@ impl Plan {
             ttl: Duration::from_secs(5),
             patience: Duration::from_secs(60),
             areas: Areas::All,
+            operator: Operator::Absent,
         }
     }
 
@@ -120,6 +135,13 @@ impl Plan {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Somebody may revoke leases, or delete what is held, by hand; see [`Operator`].
+    #[must_use]
+    pub fn with_operator(mut self) -> Self {
+        self.operator = Operator::Present;
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use coord_api::{Provider, Registration, ServiceInfo};
+use coord_api::{Provider, Registration, RegistrationStatus, ServiceInfo};
 
 use crate::{
     history::{Name, What},
@@ -63,7 +63,10 @@ async fn register(worker: &mut Worker, client: &dyn Provider, instance: &Name) -
 async fn update(worker: &mut Worker, registration: &Registration, instance: &Name, n: u64) {
     worker.add(What::Publishes { instance: instance.clone(), n });
     let metadata = BTreeMap::from([(COUNT.to_owned(), n.to_string())]);
-    if let Outcome::Answer(()) = worker.call("update", registration.update(metadata)).await {
+    if let Outcome::Answer(()) = worker.call("update", registration.update(metadata)).await
+        // While it is recovered, the new record goes out later, and the old one may be listed until then.
+        && registration.status() == RegistrationStatus::Registered
+    {
         worker.add(What::Published { instance: instance.clone(), n });
     }
 }
@@ -77,16 +80,10 @@ async fn discover(worker: &mut Worker, client: &dyn Provider) {
     }
 }
 
-/// Deregisters. Only a success, or the answer that it was not registered, says that the instance is gone.
+/// Deregisters. Only a success says that the instance is gone: one that was lost may be listed until the store knows.
 pub(crate) async fn leave(worker: &mut Worker, registration: Registration) {
     let instance: Name = registration.service().id.as_str().into();
-    let left = async {
-        match registration.deregister().await {
-            Ok(()) | Err(coord_api::Error::Lost { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
-    };
-    if let Outcome::Answer(()) = worker.call("deregister", left).await {
+    if let Outcome::Answer(()) = worker.call("deregister", registration.deregister()).await {
         worker.add(What::Left { instance });
     }
 }

@@ -93,7 +93,7 @@ pub async fn run(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Outcome {
     );
     let observer = spare.pop_back().expect("was just counted");
     let working: Vec<_> = spare.drain(..plan.processes).collect();
-    let seed = plan.seed;
+    let (seed, operator) = (plan.seed, plan.operator);
     let world = Arc::new(World::new(plan, spare));
     let processes: Vec<_> =
         working.into_iter().enumerate().map(|(n, one)| Arc::new(Process::new(n, one))).collect();
@@ -113,7 +113,7 @@ pub async fn run(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Outcome {
     let _ = observer.close().await;
 
     let events = world.history.events();
-    let mut violations = check(&events);
+    let mut violations = check(&events, operator);
     violations.extend(left.map(|detail| Violation { promise: Promise::Rest, detail }));
     Outcome { seed, events, violations }
 }

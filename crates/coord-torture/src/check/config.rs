@@ -41,7 +41,9 @@ pub(super) fn versions(events: &[Event], found: &mut Violations) -> Versions {
             }
             What::Told { item: Item::Set(key, value, version), .. } => sees(key, *value, *version),
             What::Told { item: Item::Snapshot(_, values), .. } | What::End { values, .. } => {
-                values.iter().for_each(|(key, value, version)| sees(key, *value, *version));
+                for (key, value, version) in values {
+                    sees(key, *value, *version);
+                }
             }
             _ => {}
         }
@@ -85,7 +87,7 @@ fn real_time(events: &[Event], found: &mut Violations) {
                     largest = largest.max(*version);
                 }
                 Answer::Found(Some((_, version))) | Answer::Conflict(version) => {
-                    largest = largest.max(*version)
+                    largest = largest.max(*version);
                 }
                 _ => {}
             },

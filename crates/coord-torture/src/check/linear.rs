@@ -265,9 +265,9 @@ mod tests {
         for n in 0..count {
             let moment = 100 + n * 10;
             let (begun, ended) = (moment - random.usize(..40), Some(moment + random.usize(1..40)));
-            match random.u8(..10) {
-                0..5 => ops.push(Interval { op: Op::Read(state), begun, ended }),
-                5 => {
+            match random.u8(..100) {
+                0..50 => ops.push(Interval { op: Op::Read(state), begun, ended }),
+                50..52 => {
                     // It is not known whether this one took effect.
                     let value = random.u64(1..);
                     if random.bool() {

@@ -10,7 +10,10 @@ use std::{collections::BTreeMap, fmt};
 
 pub use linear::{Interval, Model, Verdict, linearizable};
 
-use crate::history::{Event, Name, What};
+use crate::{
+    Operator,
+    history::{Event, Name, What},
+};
 
 /// Something that was promised and did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,9 +76,9 @@ impl Violations {
 }
 
 /// All that a history shows to be broken.
-pub fn check(events: &[Event]) -> Vec<Violation> {
+pub fn check(events: &[Event], operator: Operator) -> Vec<Violation> {
     let mut found = Violations::default();
-    locks::check(events, &mut found);
+    locks::check(events, operator, &mut found);
     config::check(events, &mut found);
     watch::check(events, &mut found);
     registry::check(events, &mut found);
@@ -121,7 +124,7 @@ pub(crate) fn history(all: impl IntoIterator<Item = What>) -> Vec<Event> {
 
 #[cfg(test)]
 pub(crate) fn promises(all: impl IntoIterator<Item = What>) -> Vec<Promise> {
-    check(&history(all)).into_iter().map(|violation| violation.promise).collect()
+    check(&history(all), Operator::Absent).into_iter().map(|violation| violation.promise).collect()
 }
 
 /// Groups by name, in the order of names.

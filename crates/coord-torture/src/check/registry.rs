@@ -125,7 +125,9 @@ impl Follower {
         let now = self.now.get_or_insert_default();
         match item {
             Seen::All(all) => {
-                all.iter().for_each(|(id, n)| sees(id, *n));
+                for (id, n) in all {
+                    sees(id, *n);
+                }
                 *now = all.iter().cloned().collect();
             }
             Seen::Added(id, n) | Seen::Updated(id, _, n) => {

@@ -24,11 +24,7 @@ impl Commits {
         let mut values = BTreeMap::new();
         for event in events {
             match &event.what {
-                What::Calls { call, key, op } => {
-                    if *op == Op::Delete {
-                        calls.insert(*call, key);
-                    }
-                }
+                What::Calls { call, key, op: Op::Delete } => drop(calls.insert(*call, key)),
                 What::Answers { call, answer } => match answer {
                     Answer::Deleted(version, true) => {
                         if let Some(key) = calls.remove(call) {
@@ -37,12 +33,14 @@ impl Commits {
                     }
                     Answer::Deleted(_, false) | Answer::Refused => drop(calls.remove(call)),
                     Answer::Found(Some((value, _))) | Answer::Wrote(value, _) => {
-                        drop(values.insert(value.id, *value))
+                        values.insert(value.id, *value);
                     }
                     _ => {}
                 },
                 What::Told { item: Item::Deleted(key, version), .. } => commits.add(key, *version, None),
-                What::Told { item: Item::Set(_, value, _), .. } => drop(values.insert(value.id, *value)),
+                What::Told { item: Item::Set(_, value, _), .. } => {
+                    values.insert(value.id, *value);
+                }
                 What::Told { item: Item::Snapshot(_, all), .. } | What::End { values: all, .. } => {
                     values.extend(all.iter().map(|(_, value, _)| (value.id, *value)));
                 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use coord_api::Provider;
 use coord_memory::{Client, Store};
+use coord_torture::Operator;
 use fastrand::Rng;
 use tokio::time::{Instant, advance, sleep};
 
@@ -16,6 +17,8 @@ pub(crate) struct Faults {
     pub(crate) ttl: Duration,
     /// How many clients may be closed.
     pub(crate) closing: usize,
+    /// Whether leases are revoked and keys are deleted.
+    pub(crate) operator: Operator,
 }
 
 /// Disturbs the clients and the store, and mends all in the end.
@@ -32,6 +35,7 @@ pub(crate) async fn disturb(store: Store, clients: Vec<Client>, mut faults: Faul
     }
     for client in &clients {
         client.fail_next(0);
+        client.lose_answers(0);
         client.reconnect();
     }
 }
@@ -46,11 +50,14 @@ async fn disturb_once(
     let client = &clients[random.usize(..clients.len())];
     // Half of all times are shorter than a TTL, so that leases survive them.
     let time = faults.ttl.mul_f64(random.f64() * 2.0);
+    let is_operated = faults.operator == Operator::Present;
     match random.u8(..20) {
+        13 | 14 | 16 if !is_operated => {}
         0..4 => client.disconnect(),
         4..8 => client.reconnect(),
         8..11 => client.stall(time),
-        11..13 => client.fail_next(random.usize(1..5)),
+        11 => client.fail_next(random.usize(1..5)),
+        12 => client.lose_answers(random.usize(1..5)),
         13 => client.revoke_leases(),
         14 => store.revoke_leases(),
         15 => store.compact(),

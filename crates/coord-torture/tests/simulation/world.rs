@@ -31,9 +31,9 @@ async fn whole(seed: u64) -> Outcome {
     let plan = plan(seed, &mut random);
     let store = Store::new();
     let spare = random.usize(..4);
-    let clients: Vec<_> = (0..plan.processes + spare + 1).map(|_| client(&store, &mut random)).collect();
+    let clients: Vec<_> = (0..=plan.processes + spare).map(|_| client(&store, &mut random)).collect();
     let providers = clients.iter().map(|client| Arc::new(client.clone()) as Arc<dyn Provider>).collect();
-    let faults = Faults { time: plan.time, ttl: plan.ttl, closing: spare };
+    let faults = Faults { time: plan.time, ttl: plan.ttl, closing: spare, operator: plan.operator };
     let disturbing = tokio::spawn(disturb(store.clone(), clients, faults, random));
     let mut outcome = run(providers, plan.clone()).await;
     let mut complain = |detail: String| {
@@ -44,7 +44,9 @@ async fn whole(seed: u64) -> Outcome {
     }
     // Ids rest, and leases of clients that could not be told are over.
     tokio::time::sleep(plan.ttl * 3).await;
-    let left: Vec<_> = store.keys().into_iter().filter(|key| !key.starts_with("config/")).collect();
+    // What another program wrote stays, and so do values.
+    let stays = |key: &String| key.starts_with("config/") || key.ends_with("/foreign");
+    let left: Vec<_> = store.keys().into_iter().filter(|key| !stays(key)).collect();
     if !left.is_empty() {
         complain(format!("keys are left: {left:?}"));
     }
@@ -69,8 +71,9 @@ fn client(store: &Store, random: &mut Rng) -> Client {
 }
 
 fn plan(seed: u64, random: &mut Rng) -> Plan {
-    Plan::quick(seed)
-        .processes(random.usize(2..4))
+    let plan = Plan::quick(seed);
+    let plan = if random.bool() { plan.with_operator() } else { plan };
+    plan.processes(random.usize(2..4))
         .pace(Duration::from_millis(random.u64(20..200)))
         .ttl(Duration::from_millis(random.u64(1000..5000)))
         .rounds(random.usize(20..120))
