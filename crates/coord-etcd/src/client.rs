@@ -18,6 +18,7 @@ use crate::{
     lock::EtcdLock,
     options::{Connect, EtcdConfig},
     registry::EtcdRegistry,
+    transport::try_limit,
 };
 
 /// One client of etcd. Clones are cheap and share the connection, the leases and the background thread.
@@ -61,6 +62,8 @@ impl Client {
         })?;
         let limits = Limits {
             request_timeout: config.request_timeout,
+            try_limit: try_limit(&checked.endpoints, config.request_timeout),
+            members: checked.endpoints.all.len(),
             close_timeout: config.close_timeout,
             id_ttl: checked.instance_id_ttl,
             label: config.label.clone(),

@@ -224,9 +224,7 @@ impl Core {
         let mut existed = 0;
         for key in keys {
             let before = GetOptions::new().with_revision(at - 1).with_count_only();
-            let found = self
-                .call("write config values", async { self.kv().get(key.as_str(), Some(before)).await })
-                .await?;
+            let found = self.get("write config values", key, Some(before)).await?;
             existed += usize::from(found.count() > 0);
         }
         Ok(existed)

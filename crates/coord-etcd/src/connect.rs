@@ -1,7 +1,5 @@
 //! Making the connection, with every setting that keeps it from hanging.
 
-use std::time::Duration;
-
 use coord_api::{Error, Result};
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use secrecy::{ExposeSecret, SecretString};
@@ -10,29 +8,24 @@ use crate::{
     endpoint::{Endpoints, Scheme},
     error::{Failure, classify},
     options::{Connect, EtcdConfig, TlsFiles},
+    transport::{self, Timeouts},
 };
-
-/// How often an open stream is probed, and how long the answer may take. Without this a frozen server
-/// or a cut cable hangs a stream for ever; probing more often than every 5 s is punished by etcd.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the connection.
 pub(crate) async fn connect(config: &EtcdConfig, endpoints: &Endpoints) -> Result<etcd_client::Client> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(config.connect_timeout)
-        .with_keep_alive(PROBE_INTERVAL, PROBE_TIMEOUT)
-        // etcd closes connections that probe without an open stream.
-        .with_keep_alive_while_idle(false)
-        .with_auto_token_refresh(true);
+    let timeouts = Timeouts { connect: config.connect_timeout, request: config.request_timeout };
+    let mut transport = transport::options(endpoints, &timeouts);
+    if endpoints.scheme == Scheme::Https {
+        transport = transport.tls(tls(config.tls.as_ref()).await?);
+    }
+    let channel = transport::channel(endpoints, transport)?;
+    // A member that lost its leader says so at once, and ends its streams: others may have one.
+    let mut options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
     let user = config.username.as_ref().zip(config.password.as_ref());
     if let (Some((user, password)), Connect::AtOnce) = (user, config.connect) {
         options = options.with_user(user, password.expose_secret());
     }
-    if endpoints.scheme == Scheme::Https {
-        options = options.with_tls(tls(config.tls.as_ref()).await?);
-    }
-    let connecting = etcd_client::Client::connect(&endpoints.urls, Some(options));
+    let connecting = etcd_client::Client::from_channel(channel, Some(options));
     let limit = config.connect_timeout;
     let client = match tokio::time::timeout(limit, connecting).await {
         Ok(Ok(client)) => client,

@@ -3,7 +3,11 @@
 use std::{error::Error as _, time::Duration};
 
 use coord_api::{BoxError, Error, LossReason};
+use coord_grpc::is_unsent;
 use tonic::Code;
+
+/// When no member can be reached.
+const WHAT_TO_DO: &str = "check the endpoints, and that etcd runs and can be reached from here";
 
 /// Whether a request may have taken effect although it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,11 @@ impl Failure {
     /// The client is gone, and the request was not sent.
     pub(crate) fn closed() -> Self {
         Self { error: Error::Closed, effect: Effect::None }
+    }
+
+    /// The request was not sent, since no member was ready for it.
+    pub(crate) fn not_sent() -> Self {
+        refused(unavailable(WHAT_TO_DO.into()))
     }
 
     /// The same failure for another request that shared its fate.
@@ -64,6 +73,9 @@ pub(crate) fn classify(operation: &'static str, limit: Duration, error: etcd_cli
 
 fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Status) -> Failure {
     let message = status.message();
+    if is_unsent(status) {
+        return refused(unavailable(format!("{message}: {WHAT_TO_DO}").into()));
+    }
     let source = || -> BoxError { Box::new(status.clone()) };
     match status.code() {
         Code::PermissionDenied => refused(Error::PermissionDenied { operation, source: source() }),
@@ -81,25 +93,10 @@ fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Sta
         Code::Unavailable if message.contains("no leader") || message.contains("not leader") => {
             refused(unavailable(source()))
         }
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled if was_never_sent(status) => {
-            refused(unavailable(source()))
-        }
         Code::Unavailable | Code::Cancelled => unreachable_server(source()),
         Code::Unknown | Code::Internal if is_transport(status) => unreachable_server(source()),
         _ => refused(Error::Backend { operation, source: source() }),
     }
-}
-
-/// The connection was refused or could not be made, so no byte of the request left.
-fn was_never_sent(status: &tonic::Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.to_string().contains("tcp connect error") {
-            return true;
-        }
-        cause = error.source();
-    }
-    status.message().contains("tcp connect error")
 }
 
 fn is_transport(status: &tonic::Status) -> bool {
@@ -157,7 +154,8 @@ mod tests {
             (Code::Cancelled, "Timeout expired", "got no answer within 5s", Effect::Unknown),
             (Code::Unavailable, "etcdserver: request timed out", "etcd is unavailable", Effect::Unknown),
             (Code::Unavailable, "etcdserver: no leader", "etcd is unavailable", Effect::None),
-            (Code::Unavailable, "tcp connect error", "etcd is unavailable", Effect::None),
+            // Nothing but the balancer's own mark says that a request was not sent.
+            (Code::Unavailable, "tcp connect error", "etcd is unavailable", Effect::Unknown),
             (Code::Unknown, "h2 protocol error: broken pipe", "etcd is unavailable", Effect::Unknown),
             (
                 Code::ResourceExhausted,

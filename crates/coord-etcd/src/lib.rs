@@ -24,7 +24,9 @@ mod queue;
 mod read;
 mod records;
 mod registry;
+mod request;
 mod session;
+mod transport;
 mod watch;
 
 pub use client::Client;

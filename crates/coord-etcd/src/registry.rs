@@ -167,17 +167,15 @@ impl Core {
             })),
             Err(Failure { error, effect: Effect::None }) => Err(error),
             // The answer was lost. The record names this client, so reading it tells whether it is there.
-            Err(Failure { error, effect: Effect::Unknown }) => {
-                match self.call("register", async { self.kv().get(key, None).await }).await {
-                    Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == record) => {
-                        Ok(Write::Done(found.kvs()[0].mod_revision()))
-                    }
-                    _ => {
-                        self.delete_stray(key.into(), record.to_vec(), session.clone());
-                        Err(error)
-                    }
+            Err(Failure { error, effect: Effect::Unknown }) => match self.get("register", key, None).await {
+                Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == record) => {
+                    Ok(Write::Done(found.kvs()[0].mod_revision()))
                 }
-            }
+                _ => {
+                    self.delete_stray(key.into(), record.to_vec(), session.clone());
+                    Err(error)
+                }
+            },
         }
     }
 }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use coord_api::BoxError;
+use futures::task::AtomicWaker;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -39,6 +40,12 @@ impl Link {
         self.wire.reads.load(Relaxed)
     }
 
+    /// Ends the connection and all that is on it, also what the system has not sent yet.
+    pub(crate) fn sever(&self) {
+        self.wire.severed.store(true, SeqCst);
+        self.wire.reader.wake();
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.wire.closed.load(SeqCst)
     }
@@ -55,6 +62,9 @@ struct Wire {
     open: AtomicBool,
     /// and it is no more.
     closed: AtomicBool,
+    /// It is given up.
+    severed: AtomicBool,
+    reader: AtomicWaker,
 }
 
 impl Wire {
@@ -74,7 +84,6 @@ pub(crate) async fn dial(
     closed: impl FnOnce() + Send + 'static,
 ) -> Result<Link, BoxError> {
     let uri = Uri::builder().scheme(options.scheme()).authority(authority).path_and_query("/").build()?;
-    let endpoint = options.apply(Endpoint::from(uri))?;
     let wire = Arc::new(Wire::default());
     let mut once = Some((wire.clone(), Box::new(closed) as OnClose));
     let connector = tower::service_fn(move |uri: Uri| {
@@ -90,10 +99,14 @@ pub(crate) async fn dial(
         }
     });
     let connecting = async {
+        let endpoint = options.apply_now(Endpoint::from(uri)).await?;
         let connected = endpoint.connect_with_connector(connector).await;
         let channel =
             connected.map_err(|error| explain(&error, options.is_tls() && wire.open.load(SeqCst)))?;
         wire.speaks.notified().await;
+        if wire.reads.load(Relaxed) == 0 {
+            return Err("the connection was closed before anything came".into());
+        }
         Ok(Link { channel, wire: wire.clone() })
     };
     let limit = options.connect_timeout;
@@ -119,7 +132,12 @@ struct Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        if self.wire.severed.load(SeqCst) {
+            // What is still to be sent must not arrive when the other side is back; fails only on a closed socket.
+            let _ = self.stream.set_zero_linger();
+        }
         self.wire.closed.store(true, SeqCst);
+        self.wire.speaks.notify_one();
         if let Some(closed) = self.closed.take() {
             closed();
         }
@@ -132,6 +150,10 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.wire.reader.register(cx.waker());
+        if self.wire.severed.load(SeqCst) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long")));
+        }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {

@@ -165,7 +165,7 @@ impl Source {
             TxnOp::get(core.keys.id_identities(service), below()),
             TxnOp::get(core.keys.ids(service), below()),
         ]);
-        let found = core.txn("claim an id", look).await?.op_responses();
+        let found = core.look("claim an id", look).await?.op_responses();
         let (identities, ids) = (pairs(found.first()), pairs(found.get(1)));
         let last = identities
             .iter()
@@ -200,7 +200,7 @@ impl Source {
             keys.map(|key| TxnOp::get(key, None))
         });
         let looks: Vec<_> = looks.collect();
-        let found = core.txn("claim an id", Txn::new().and_then(looks)).await.ok()?.op_responses();
+        let found = core.look("claim an id", Txn::new().and_then(looks)).await.ok()?.op_responses();
         ids.iter().zip(found.chunks(2)).find_map(|(id, found)| {
             let kv = pairs(found.first()).first().filter(|kv| kv.value() == value)?;
             Some((*id, kv.mod_revision(), stamped(found.get(1))))

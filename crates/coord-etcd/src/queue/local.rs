@@ -289,7 +289,7 @@ async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
     }
     let waiting: Vec<_> = local.state().waiters.keys().cloned().collect();
     let options = GetOptions::new().with_prefix().with_keys_only();
-    let found = core.call("lock", async { core.kv().get(&*local.queue, Some(options)).await }).await?;
+    let found = core.get("lock", &*local.queue, Some(options)).await?;
     let places =
         found.kvs().iter().filter_map(|kv| Some((kv.key_str().ok()?.to_owned(), kv.create_revision())));
     local.update(|mirror| mirror.reset(places));

@@ -136,8 +136,7 @@ impl Spot {
             Err(Failure { error, effect: Effect::Unknown }) => {
                 spot.state = State::Unknown;
                 spot.member().retire();
-                let found =
-                    Box::pin(core.call("lock", async { core.kv().get(spot.key.as_str(), None).await })).await;
+                let found = Box::pin(core.get("lock", spot.key.as_str(), None)).await;
                 let Some(created) = found.ok().and_then(|found| Some(found.kvs().first()?.create_revision()))
                 else {
                     return Err(error);
@@ -249,9 +248,7 @@ impl Spot {
     async fn is_before(&self, key: &str) -> Result<bool> {
         loop {
             let options = GetOptions::new().with_keys_only();
-            let found =
-                self.core().call("wait in a queue", async { self.core().kv().get(key, Some(options)).await });
-            match found.await {
+            match self.core().get("wait in a queue", key, Some(options)).await {
                 Ok(found) => {
                     return Ok(found.kvs().first().is_some_and(|kv| kv.create_revision() < self.created()));
                 }
@@ -276,7 +273,7 @@ impl Spot {
                 TxnOp::get(self.key.as_str(), Some(GetOptions::new().with_keys_only())),
                 TxnOp::get(&*self.queue, Some(before.clone())),
             ]);
-            match self.core().txn("wait in a queue", look).await {
+            match self.core().look("wait in a queue", look).await {
                 Ok(answer) => return read_predecessor(&answer),
                 Err(failure) if failure.error.is_retryable() => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;

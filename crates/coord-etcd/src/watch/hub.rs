@@ -5,18 +5,19 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use coord_api::{Contact, Error, backend::ContactSource};
+use coord_grpc::Tries;
 use etcd_client::{WatchClient, WatchRequestSender, WatchResponse, WatchResponseStream};
 use tokio::{runtime, sync::mpsc};
 
 use super::{change::Change, progress::Step, watches::Watches};
-use crate::{error::classify, keys::Range};
+use crate::{core::Core, error::classify, keys::Range, transport::noted};
 
 /// How many deliveries may wait for one consumer. A consumer that is further behind reads the state anew.
 const QUEUE: usize = 128;
@@ -89,14 +90,22 @@ impl Drop for Subscription {
 
 impl Hub {
     /// Starts the task on `runtime`; it ends when this is dropped.
-    pub(crate) fn start(runtime: &runtime::Handle, client: WatchClient) -> Self {
+    pub(crate) fn start(runtime: &runtime::Handle, client: WatchClient, core: Weak<Core>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
         let source = ContactSource::default();
         let contact = source.contact();
-        runtime.spawn(
-            Task { client, inbox, watches: Watches::default(), contact: source, refused: false }.run(),
-        );
+        let task = Task {
+            core,
+            client,
+            inbox,
+            watches: Watches::default(),
+            contact: source,
+            refused: false,
+            is_behind: false,
+            tries: Tries::new(),
+        };
+        runtime.spawn(task.run());
         Self { commands, next_id: AtomicU64::new(1), contact }
     }
 
@@ -122,12 +131,18 @@ impl Hub {
 }
 
 struct Task {
+    /// To look at the store itself.
+    core: Weak<Core>,
     client: WatchClient,
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: Watches,
     contact: ContactSource,
     /// Whether a watch was refused on the stream that is open.
     refused: bool,
+    /// Whether the member that the stream is open to has not seen what was delivered.
+    is_behind: bool,
+    /// The member that the stream goes to.
+    tries: Tries,
 }
 
 impl Task {
@@ -152,6 +167,8 @@ impl Task {
                 Err(error) => self.refuse_if_not_allowed(error),
             }
             self.contact.lost();
+            // The next one to another member, if one is ready.
+            self.tries = Tries::new().avoiding(self.tries.instance());
             tokio::time::sleep(pauses.next().unwrap_or_default()).await;
         }
     }
@@ -175,7 +192,7 @@ impl Task {
         let mut all = self.watches.iter();
         let (id, first) = all.next().expect("only called when something is watched");
         let opening = self.client.watch(first.key(), Some(first.options(id)));
-        let opened = tokio::time::timeout(OPENING, opening).await;
+        let opened = tokio::time::timeout(OPENING, noted(&self.tries, opening)).await;
         let no_answer = |_| etcd_client::Error::WatchError("the stream was not opened in time".into());
         let (mut requests, answers) = opened.map_err(no_answer)??.split();
         for (id, watched) in all {
@@ -195,6 +212,16 @@ impl Task {
                         answered = true;
                         self.contact.restored();
                         let unused = self.take(&answer);
+                        if std::mem::take(&mut self.is_behind) {
+                            let Ok(ended) = self.end_what_is_ahead().await else {
+                                return Served::Broken { answered: false };
+                            };
+                            for id in ended {
+                                if requests.cancel(id).await.is_err() {
+                                    return Served::Broken { answered };
+                                }
+                            }
+                        }
                         // A stream has the token that it was opened with, if there was one by then: whoever tries
                         // again needs another stream. It is kept for those that it serves.
                         let serves = self.watches.iter().any(|(_, watched)| watched.progress.has_started());
@@ -254,6 +281,10 @@ impl Task {
                 }
                 return (!answer.canceled()).then_some(id);
             }
+            Step::Behind => {
+                self.is_behind = true;
+                return None;
+            }
             Step::Started => watched.deliver(|| Delivery::Started),
             Step::Changes => {
                 let after = watched.progress.next().unwrap_or_default();
@@ -265,6 +296,19 @@ impl Task {
             Step::Nothing => return None,
         }
         self.watches.end_if_unused(id)
+    }
+
+    /// Ends the watches that more was delivered to than the store has. A member that is behind the others will come
+    /// to where they are, but a store that was restored or replaced has other changes from now on.
+    async fn end_what_is_ahead(&mut self) -> Result<Vec<i64>, Error> {
+        let core = self.core.upgrade().ok_or(Error::Closed)?;
+        let (now, _) = core.read("watch", &Range::Key(core.keys.probe())).await?;
+        let ahead = self.watches.iter().filter(|(_, watched)| watched.progress.is_ahead_of(now));
+        let ahead: Vec<_> = ahead.map(|(id, _)| id).collect();
+        for id in &ahead {
+            drop(self.watches.end(*id));
+        }
+        Ok(ahead)
     }
 
     fn refuse_if_not_allowed(&mut self, error: etcd_client::Error) {
