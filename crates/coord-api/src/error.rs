@@ -105,6 +105,17 @@ pub enum Error {
         limit: usize,
     },
 
+    /// The store is full and takes nothing new. Nothing was written: make room there, and end its alarm. What is held
+    /// stays, and can be given back and deleted.
+    #[error("{operation}: the store is full, make room and end its alarm")]
+    Full {
+        /// What was tried.
+        operation: &'static str,
+        /// The store's answer.
+        #[source]
+        source: BoxError,
+    },
+
     /// The store knows who asks and refuses: give the user a role that covers the namespace.
     #[error("{operation}: the user has no permission for this namespace")]
     PermissionDenied {

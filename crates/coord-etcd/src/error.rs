@@ -87,6 +87,10 @@ fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Sta
             refused(Error::Unauthenticated { operation, source: source() })
         }
         Code::NotFound if message.contains("lease not found") => lease_gone(),
+        Code::ResourceExhausted if message.contains("space exceeded") => {
+            refused(Error::Full { operation, source: source() })
+        }
+        Code::ResourceExhausted if message.contains("too many requests") => refused(unavailable(source())),
         Code::DeadlineExceeded => Failure::timeout(operation, limit),
         // The client library's own timer says it in this way.
         Code::Cancelled if message.contains("Timeout expired") => Failure::timeout(operation, limit),
@@ -160,9 +164,10 @@ mod tests {
             (
                 Code::ResourceExhausted,
                 "etcdserver: mvcc: database space exceeded",
-                "failed in the store",
+                "the store is full",
                 Effect::None,
             ),
+            (Code::ResourceExhausted, "etcdserver: too many requests", "etcd is unavailable", Effect::None),
         ];
         for (code, message, expected, effect) in table {
             let answer = etcd_client::Error::GRpcStatus(tonic::Status::new(code, message));

@@ -97,7 +97,9 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     // While etcd is away this fails at once, and the watch below would not.
     drop(core.session(ttl).await?);
     let writing = core.begin_record(&name, &key).await?;
-    let write = |session| write_over_own(core, &name, &id, &key, &record, session);
+    // A write that expects nothing there could take effect late, when the record has been given back.
+    let expected = core.records.revision(&name, &key).unwrap_or(0);
+    let write = |session| write_over_own(core, (&name, &id), &key, &record, session, expected);
     let own = core.on_session(ttl, write).await?;
     Ok(writing.done(own, shared))
 }
@@ -105,14 +107,13 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
 /// Writes the record if the key does not exist, or is a record that we wrote ourselves.
 async fn write_over_own(
     core: &Arc<Core>,
-    service: &ServiceName,
-    id: &InstanceId,
+    (service, id): (&ServiceName, &InstanceId),
     key: &str,
     record: &Bytes,
     session: Arc<Session>,
+    // What to find: nothing, or our own record at this revision.
+    mut expected: i64,
 ) -> Result<OwnKey> {
-    // What we expect to find: nothing, or our own record at this revision.
-    let mut expected = 0;
     loop {
         match core.write_record(key, record, &session, expected).await? {
             Write::Done(revision) => {

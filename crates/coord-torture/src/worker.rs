@@ -215,6 +215,7 @@ impl Worker {
             | Error::Lost { .. }
             | Error::Conflict { .. }
             | Error::Exhausted { .. }
+            | Error::Full { .. }
             | Error::AlreadyRegistered { .. }
             | Error::PermissionDenied { .. }
             | Error::Unauthenticated { .. }

@@ -330,6 +330,50 @@ impl Cluster {
         }
     }
 
+    /// Lets the store take itself for full, as when its quota is used up.
+    ///
+    /// # Errors
+    /// When there is no leader after a minute.
+    pub async fn alarm(&self) -> Result<()> {
+        self.post_to_any("/v3/maintenance/alarm", r#"{"action":"ACTIVATE","alarm":"NOSPACE"}"#)
+            .await
+            .map(drop)
+    }
+
+    /// Ends the alarm of a store that is full, at all nodes that raised it.
+    ///
+    /// # Errors
+    /// When there is no leader after a minute.
+    pub async fn disarm(&self) -> Result<()> {
+        let answer = self.post_to_any("/v3/maintenance/alarm", r#"{"action":"GET"}"#).await?;
+        let answer: serde_json::Value = serde_json::from_str(&answer)?;
+        let raised = answer.pointer("/alarms").and_then(|alarms| alarms.as_array());
+        for alarm in raised.into_iter().flatten() {
+            let member = alarm.pointer("/memberID").and_then(|id| id.as_str()).unwrap_or("0");
+            let request = format!(r#"{{"action":"DEACTIVATE","memberID":"{member}","alarm":"NOSPACE"}}"#);
+            self.post_to_any("/v3/maintenance/alarm", &request).await?;
+        }
+        Ok(())
+    }
+
+    /// Posts to the JSON gateways until one node answers.
+    async fn post_to_any(&self, path: &str, json: &str) -> Result<String> {
+        let end = Instant::now() + READY;
+        loop {
+            for n in 0..NODES {
+                match timeout(PATIENCE * 2, self.gateway(n, path, json)).await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(error)) if Instant::now() >= end => return Err(error),
+                    _ => {}
+                }
+            }
+            if Instant::now() >= end {
+                bail!("no node answers {path} after {} s", READY.as_secs());
+            }
+            sleep(TICK).await;
+        }
+    }
+
     /// Posts to the JSON gateway of a node, past all faults of the network: `/v3/kv/compaction`.
     ///
     /// # Errors

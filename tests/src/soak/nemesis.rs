@@ -112,7 +112,7 @@ impl<'a> Nemesis<'a> {
             Fault::Compact => self.compact().await,
             Fault::Defragment => self.defragment().await,
             Fault::Revoke => self.revoke().await?,
-            Fault::Full => self.alarm("ACTIVATE").await?,
+            Fault::Full => cluster.alarm().await?,
             Fault::Swizzle => return self.swizzle(hold).await,
             Fault::CutClient(c) => self.ways(c).for_each(Proxy::cut),
             Fault::DeafClient(c) => self.ways(c).for_each(|way| way.down().set(Conditions::Silent)),
@@ -130,8 +130,7 @@ impl<'a> Nemesis<'a> {
         }
         self.networks.iter().flatten().for_each(Proxy::restore);
         self.cluster.relieve()?;
-        // Wherever it was raised, and whether or not.
-        self.alarm("DEACTIVATE").await
+        self.cluster.disarm().await
     }
 
     async fn swizzle(&mut self, hold: Duration) -> Result<()> {
@@ -194,21 +193,5 @@ impl<'a> Nemesis<'a> {
             self.report.freed.push(name.replace("%2F", "/"));
         }
         Ok(())
-    }
-
-    /// Raises or ends the alarm of a store that is full, at whichever node answers.
-    async fn alarm(&mut self, action: &str) -> Result<()> {
-        let request = format!(r#"{{"action":"{action}","alarm":"NOSPACE"}}"#);
-        let end = Instant::now() + Duration::from_secs(30);
-        loop {
-            for n in 0..NODES {
-                match self.cluster.gateway(n, "/v3/maintenance/alarm", &request).await {
-                    Ok(_) => return Ok(()),
-                    Err(error) if Instant::now() >= end => return Err(error),
-                    Err(_) => {}
-                }
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
     }
 }

@@ -84,7 +84,8 @@ async fn is_told_before_its_lock_is_freed(what: &str, strike: impl Fn(&Cluster, 
         assert!(was_lost, "{what}, {name}: its holder believed in it for another {remaining:?}");
         assert_eq!(reason, LossReason::Expired, "{what}, {name}");
         assert!(is_larger, "{what}, {name}");
-        assert!(told < ttl + Duration::from_secs(1), "{what}, {name}: told after {told:?}");
+        // A leader that nobody hears goes on answering renewals until it notices that.
+        assert!(told < ttl + Duration::from_secs(4), "{what}, {name}: told after {told:?}");
         // A new leader counts anew.
         assert!(succeeded < ttl * 2 + Duration::from_secs(5), "{what}, {name}: {succeeded:?}");
     }

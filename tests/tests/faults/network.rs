@@ -54,6 +54,7 @@ async fn slows_down_and_loses_nothing(conditions: Conditions) {
 async fn nodes_that_come_and_go_at_random_leave_everything_whole_and_cause_no_storm() {
     const CLIENTS: usize = 10;
     const TTL: Duration = Duration::from_secs(4);
+    const SWIZZLED: Duration = Duration::from_secs(15);
     let cluster = Cluster::start().await.expect("starts");
     let clients: Vec<Arc<dyn Provider>> = join_all((0..CLIENTS).map(|_| client(cluster.endpoints()))).await;
     let mut registrations = Vec::new();
@@ -64,7 +65,7 @@ async fn nodes_that_come_and_go_at_random_leave_everything_whole_and_cause_no_st
         watches.push(client.config().watch::<u32>("limits").await.expect("is watched"));
     }
     let swizzle = async {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + SWIZZLED;
         while Instant::now() < end {
             let mut order: Vec<usize> = (0..NODES).collect();
             fastrand::shuffle(&mut order);
@@ -84,14 +85,14 @@ async fn nodes_that_come_and_go_at_random_leave_everything_whole_and_cause_no_st
         }
     };
     let work = clients.iter().map(|client| async {
-        let mut held = 0;
-        for _ in 0..40 {
+        let (mut held, end) = (0, Instant::now() + SWIZZLED);
+        while Instant::now() < end {
             // Errors are no surprise here.
             if let Ok(guard) = client.lock().acquire("job", TTL).await {
                 held += 1;
                 let _ = guard.unlock().await;
             }
-            sleep(Duration::from_millis(500)).await;
+            sleep(Duration::from_millis(300)).await;
         }
         held
     });
