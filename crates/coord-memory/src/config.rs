@@ -1,6 +1,6 @@
 //! The config center: entries without a lease, written in batches.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
@@ -14,6 +14,9 @@ use crate::{
     store::State,
     watch::{View, watch},
 };
+
+/// How long a write waits for an answer that is lost.
+pub(crate) const NO_ANSWER: Duration = Duration::from_secs(5);
 
 /// The config center of one client.
 #[derive(Debug)]
@@ -68,7 +71,15 @@ impl ConfigCenter for Config {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {
-        self.0.call().await?.commit(&batch)
+        let (committed, is_lost) = {
+            let mut state = self.0.call().await?;
+            (state.commit(&batch), state.session(self.0.id()).loses_answer())
+        };
+        if !is_lost {
+            return committed;
+        }
+        tokio::time::sleep(NO_ANSWER).await;
+        Err(Error::Timeout { operation: "commit", after: NO_ANSWER })
     }
 
     async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
@@ -82,8 +93,6 @@ impl ConfigCenter for Config {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use coord_api::{ConfigExt, Provider};
     use futures::FutureExt;
 

@@ -113,6 +113,27 @@ impl Client {
         self.connection.store().lock().session(self.connection.id()).failing = calls;
     }
 
+    /// Lets the next `calls` writes to the config center take effect, if nothing is against them, and loses their
+    /// answers: they answer [`Timeout`](coord_api::Error::Timeout) after 5 s.
+    ///
+    /// ```
+    /// use coord_api::{ConfigExt, Error, Provider};
+    /// use coord_memory::Store;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// # tokio::time::pause();
+    /// let client = Store::new().client();
+    /// client.lose_answers(1);
+    /// let written = client.config().set("limits/upload", &10).await;
+    /// assert!(matches!(written, Err(Error::Timeout { .. })));
+    /// let found = client.config().get::<u32>("limits/upload").await?;
+    /// assert_eq!(found.expect("took effect").value, 10);
+    /// # Ok(()) }
+    /// ```
+    pub fn lose_answers(&self, calls: usize) {
+        self.connection.store().lock().session(self.connection.id()).losing = calls;
+    }
+
     /// Revokes every lease of the client, as an operator would. Locks and ids are lost, registrations come
     /// back. A client that is cut off learns of it when it is connected again.
     ///

@@ -24,9 +24,9 @@
 //!
 //! # Faults
 //! What goes wrong in production can be made to go wrong in a test: cut a client off
-//! ([`Client::disconnect`]), stall it ([`Client::stall`]), fail its next calls ([`Client::fail_next`]), revoke
-//! leases ([`Store::revoke_leases`], [`Client::revoke_leases`]), forget the history of watches
-//! ([`Store::compact`]), and write or delete what another program would ([`Store::put_raw`],
+//! ([`Client::disconnect`]), stall it ([`Client::stall`]), fail its next calls ([`Client::fail_next`]), lose the
+//! answers to its writes ([`Client::lose_answers`]), revoke leases ([`Store::revoke_leases`],
+//! [`Client::revoke_leases`]), forget the history of watches ([`Store::compact`]), and write or delete what another program would ([`Store::put_raw`],
 //! [`Store::delete_raw`]).
 //!
 //! # Life of a client

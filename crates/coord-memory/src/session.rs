@@ -31,6 +31,8 @@ pub(crate) struct Session {
     pub(crate) leases: BTreeMap<Ttl, LeaseId>,
     /// How many of the next calls fail.
     pub(crate) failing: usize,
+    /// The answers of how many of the next config writes are lost.
+    pub(crate) losing: usize,
     /// What the client could not be told while its link was down.
     missed: Vec<News>,
     /// The places that the client could not free while its link was down.
@@ -104,6 +106,13 @@ impl Session {
         }
     }
 
+    /// Whether the answer to a config write is lost.
+    pub(crate) fn loses_answer(&mut self) -> bool {
+        let left = self.losing.checked_sub(1);
+        self.losing = left.unwrap_or(0);
+        left.is_some()
+    }
+
     /// Starts the keeper, also anew when its runtime has been shut down. Without a runtime nothing can be
     /// kept but by the calls themselves.
     pub(crate) fn start_keeper(&mut self, store: &Shared, id: ClientId) {
@@ -135,6 +144,7 @@ impl State {
             contact: ContactSource::default(),
             leases: BTreeMap::new(),
             failing: 0,
+            losing: 0,
             missed: Vec::new(),
             unsent: Vec::new(),
             keeper: None,

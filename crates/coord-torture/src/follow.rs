@@ -21,6 +21,8 @@ use crate::{
 /// What one follower knows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Known {
+    /// Nothing yet.
+    Nothing,
     /// The values that its watch covers, with their versions.
     Values(Covers, BTreeMap<Name, (Value, u64)>),
     /// The instances with the counts in their records.
@@ -39,6 +41,7 @@ impl Followers {
     /// Whether all of them know these values and instances.
     pub(crate) fn agree(&self, values: &[(Name, Value, u64)], instances: &[(Name, u64)]) -> bool {
         self.known().values().all(|known| match known {
+            Known::Nothing => false,
             Known::Values(scope, known) => {
                 let covered = values.iter().filter(|(key, ..)| scope.covers(key));
                 covered.map(|(key, value, at)| (key, (*value, *at))).eq(known.iter().map(|(k, v)| (k, *v)))
@@ -62,7 +65,7 @@ pub(crate) async fn config(mut worker: Worker) {
         if let Some(watch) = open(&mut worker, &*client, &scope).await {
             let watcher = worker.fresh();
             worker.add(What::Watches { watcher, scope: scope.clone() });
-            worker.world.followers.known().insert(watcher, Known::Values(scope.clone(), BTreeMap::new()));
+            worker.world.followers.known().insert(watcher, Known::Nothing);
             follow(&mut worker, watcher, watch, scope).await;
             stop(&worker, watcher);
         }
@@ -172,7 +175,7 @@ pub(crate) async fn registry(mut worker: Worker) {
 
 /// A follower of the instances begins.
 fn start(worker: &Worker, watcher: u64) {
-    worker.world.followers.known().insert(watcher, Known::Instances(BTreeMap::new()));
+    worker.world.followers.known().insert(watcher, Known::Nothing);
     worker.add(What::Watches { watcher, scope: Covers::Instances });
 }
 

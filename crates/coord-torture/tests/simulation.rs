@@ -1,7 +1,7 @@
 //! Thousands of runs on the memory backend, each with faults of its own, in virtual time.
 //!
-//! `cargo xtask sim` runs them as CI does. Environment: `COORD_SIM_SEEDS=N` runs so many, `COORD_SIM_SEED=S` only that one,
-//! and prints what was observed to `target/sim-S.txt`.
+//! `cargo xtask sim` runs them as CI does. Environment: `COORD_SIM_SEEDS=N` runs so many, from `COORD_SIM_FROM=S` on (0);
+//! `COORD_SIM_SEED=S` only that one, and writes what was observed to `target/sim-S.txt`.
 
 #[path = "simulation/nemesis.rs"]
 mod nemesis;
@@ -29,15 +29,15 @@ fn again(seed: u64) -> String {
     format!("cargo xtask sim --seed {seed}")
 }
 
-/// Runs `each` on every number below `count`, on all cores.
+/// Runs `each` on so many seeds, on all cores.
 fn on_all_cores(count: u64, each: impl Fn(u64) + Sync) {
-    let next = AtomicU64::new(0);
+    let from = number("COORD_SIM_FROM").unwrap_or(0);
+    let (next, end) = (AtomicU64::new(from), from.saturating_add(count));
     let threads = thread::available_parallelism().map_or(2, usize::from);
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|seed| *seed < count)
-                {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|seed| *seed < end) {
                     each(seed);
                 }
             });

@@ -11,6 +11,7 @@ mod lint;
 mod protoc;
 mod serve;
 mod shell;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ Commands:
   soak [--seconds N] [--seed S]
                     Works on three etcd nodes while all kinds of faults strike them, and says which promises
                     were broken; 300 seconds and a random seed unless told otherwise.
+  sim               The simulation alone: 10,000 seeds in virtual time. --seeds N: so many (--from S: others
+                    than the first ones); --seed S: one again, with its history in target/sim-S.txt.
   lint              Formatting, clippy, documentation, and every feature combination of `coord`.
   bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
                     AREA is lock, grpc, ids, registry or config.
@@ -75,6 +78,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
         ["soak", options @ ..] => test::soak(options),
+        ["sim", options @ ..] => sim::run(options),
         ["lint"] => lint::run(),
         ["bench", area, options @ ..] if !area.starts_with('-') => bench::run(area, options),
         ["bench", ..] => bail!("`bench` takes an area; there is: lock, grpc, ids, registry, config"),

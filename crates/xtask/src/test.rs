@@ -5,13 +5,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{etcd, protoc, shell};
+use crate::{etcd, protoc, shell, sim};
 
 /// One selection of packages and features for every step: another one would unify features differently and
 /// compile most dependencies a second time.
 const WORKSPACE: [&str; 3] = ["test", "--workspace", "--all-features"];
 
-/// Runs unit, example, documentation and integration tests; `args` go to every harness.
+/// Runs unit, example, documentation and integration tests, and the simulation; `args` go to every harness.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     let protoc = protoc::find()?;
     let servers = etcd::find()?;
@@ -35,6 +35,11 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         }
         steps.run(&mut command);
     }
+    let mut simulation = sim::command();
+    if !args.is_empty() {
+        simulation.arg("--").args(args);
+    }
+    steps.run(&mut simulation);
     steps.finish()
 }
 

@@ -113,8 +113,8 @@ impl Keeper {
             while let Some(item) = next {
                 match self.take(item) {
                     Ok(is_change) => has_changed |= is_change,
-                    // Dropping this tells those who wait for changes, and that the list is stale.
-                    Err(Error::Closed) => return,
+                    // Dropping this tells those who wait for changes; whoever looks then finds the list stale.
+                    Err(Error::Closed) => return self.contact.lost(),
                     Err(error) => {
                         tracing::warn!(service = %self.service, %error, "the view stays as it is, trying again");
                         self.is_refused = true;
@@ -163,7 +163,12 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::atomic::{AtomicUsize, Ordering},
+        pin::pin,
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::{Context, Wake},
         time::Duration,
     };
 
@@ -299,6 +304,32 @@ mod tests {
         events.send(Ok(snapshot)).expect("is listened to");
         assert!(contact.changed().await.is_fresh());
         assert_eq!(shown(&view.instances()), ["2:80"]);
+    }
+
+    #[tokio::test]
+    async fn who_is_told_of_the_end_finds_the_list_stale() {
+        /// Looks at the very moment of being woken, as a thread of its own might.
+        struct Look(Contact, Mutex<Option<bool>>);
+        impl Wake for Look {
+            fn wake(self: Arc<Self>) {
+                *self.1.lock().expect("nothing panics") = Some(self.0.freshness().is_fresh());
+            }
+        }
+        let fake = Fake::default();
+        let (mut view, events) = fake.opened().await;
+        let look = Arc::new(Look(view.contact(), Mutex::default()));
+        let mut changed = pin!(view.changed());
+        assert!(changed.as_mut().poll(&mut Context::from_waker(&look.clone().into())).is_pending());
+        events.send(Err(Error::Closed)).expect("is listened to");
+        while look.1.lock().expect("nothing panics").is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(changed.await, Err(Error::Closed)));
+        assert_eq!(
+            *look.1.lock().expect("nothing panics"),
+            Some(false),
+            "was still fresh when the end was told"
+        );
     }
 
     #[tokio::test]

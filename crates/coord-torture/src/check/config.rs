@@ -192,11 +192,11 @@ impl Model for Setting {
                 same.then(|| state.clone())
             }
             Answer::Wrote(value, version) => state.written(*value, *version),
-            Answer::Conflict(actual) => {
-                // The value of a write that nobody ever saw has a version that nobody else knows.
-                let unseen = matches!(state.value, Some((_, None))) && !self.known.contains(actual);
-                (state.is_at(*actual) || unseen && *actual != 0).then(|| state.clone())
-            }
+            Answer::Conflict(actual) => match state.value {
+                // The value of a write that nobody ever saw has a version that no other value has: this one.
+                Some((value, None)) if !self.known.contains(actual) => state.written(value, *actual),
+                _ => state.is_at(*actual).then(|| state.clone()),
+            },
             Answer::Deleted(version, true) => (state.value.is_some() && *version > state.floor)
                 .then_some(State { value: None, floor: *version }),
             Answer::Deleted(version, false) => {
@@ -269,6 +269,8 @@ mod tests {
         // A value that nobody saw can be all that was there to delete, or to conflict with.
         assert_eq!(promises(calls(&[lost(2), (Op::Delete, Answer::Deleted(2, true)), ABSENT])), []);
         assert_eq!(promises(calls(&[lost(2), (Op::Cas(0, value(3)), Answer::Conflict(7)), found(2, 7)])), []);
+        let next = (Op::Cas(7, value(3)), Answer::Wrote(value(3), 8));
+        assert_eq!(promises(calls(&[lost(2), (Op::Cas(0, value(9)), Answer::Conflict(7)), next])), []);
         let unknown = (Op::Delete, Answer::Unknown(None));
         assert_eq!(promises(calls(&[set(1, 1), unknown, found(1, 1), ABSENT, ABSENT])), []);
     }
