@@ -10,5 +10,5 @@ pub mod soak;
 pub mod worlds;
 
 pub use cluster::{Cluster, NODES, SlowDisk};
-pub use proxy::{Conditions, Line, Proxy};
+pub use proxy::{Conditions, Fault, Line, Proxy};
 pub use server::EtcdServer;

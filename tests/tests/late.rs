@@ -20,6 +20,51 @@ async fn an_update_that_arrives_late_does_not_bring_an_instance_back() {
     join_all((0..10).map(|round| leaves(round, &target, &watching))).await;
 }
 
+/// A registration that one member did not answer is made through another one. When the instance has left, the first
+/// request arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_arrives_late_does_not_bring_an_instance_back() {
+    let server = EtcdServer::start().await.expect("starts");
+    let target = server.endpoint().trim_start_matches("http://").to_owned();
+    let watching = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
+    join_all((0..10).map(|round| registers_and_leaves(round, &target, &watching))).await;
+}
+
+async fn registers_and_leaves(round: usize, target: &str, watching: &Client) {
+    let stuck = Proxy::start(target.to_owned()).await.expect("a port is free");
+    let other = Proxy::start(target.to_owned()).await.expect("a port is free");
+    other.refuse();
+    let config = EtcdConfig::new([stuck.address(), other.address()]);
+    let client = Client::connect(config.request_timeout(Duration::from_secs(4))).await.expect("etcd answers");
+    let service = format!("im-{round}");
+    let instance = |id: &str| ServiceInfo::new(&service, id, "10.0.0.1", 80);
+    // With a lease, and with the watch that guards the records of the service.
+    let registry = client.registry();
+    let warm = registry.register(instance("warm"), TTL).await.expect("is registered");
+
+    stuck.up().set(Conditions::Silent);
+    let before = stuck.sent();
+    let registering = registry.register(instance("late"), TTL);
+    let other_is_back = async {
+        while stuck.sent() == before {
+            sleep(Duration::from_millis(5)).await;
+        }
+        other.restore();
+    };
+    let (registered, ()) = tokio::join!(registering, other_is_back);
+    let left = match registered {
+        Ok(registration) => registration.deregister().await,
+        Err(error) => Err(error),
+    };
+    stuck.restore();
+    sleep(Duration::from_millis(300)).await;
+    let found = watching.registry().discover(&service).await.expect("etcd answers");
+    println!("round {round}: {left:?}");
+    let is_there = found.iter().any(|info| info.id == "late");
+    assert!(left.is_err() || !is_there, "round {round}: {left:?}, and there is {found:?}");
+    drop(warm);
+}
+
 async fn leaves(round: usize, target: &str, watching: &Client) {
     let stuck = Proxy::start(target.to_owned()).await.expect("a port is free");
     let other = Proxy::start(target.to_owned()).await.expect("a port is free");

@@ -65,6 +65,8 @@ pub(crate) enum Settled {
     Refused(TxnResponse),
     /// The slot's lease is gone. Nothing was written, another slot will do.
     SlotGone,
+    /// It did not take effect and never will, because of this.
+    NeverWritten(Error),
 }
 
 impl Core {
@@ -139,8 +141,9 @@ impl InUse {
                     }
                     Some(Cleared { was_committed: None, now }) => {
                         self.put_back(now);
-                        // It did not take effect and never will, so this is not the time-out that it was.
-                        Err(Error::Unavailable { what: "etcd".into(), source: Some(error.into()) })
+                        // So this is not the time-out that it was.
+                        let source = Some(error.into());
+                        Ok(Settled::NeverWritten(Error::Unavailable { what: "etcd".into(), source }))
                     }
                     None => Err(Error::Timeout {
                         operation: "write config values",

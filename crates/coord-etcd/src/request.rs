@@ -35,9 +35,24 @@ impl Core {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
+        self.call_within(self.request_timeout, operation, repeat, request).await
+    }
+
+    /// As [`call`](Self::call), with a limit of its own.
+    pub(crate) async fn call_within<T, F>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        repeat: Repeat,
+        request: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
         let tries = Tries::new();
-        let deadline = Instant::now() + self.request_timeout;
+        let deadline = Instant::now() + limit;
         let mut pauses = pauses();
+        let mut before = None;
         loop {
             let failure = match self.try_until(deadline, operation, &tries, request()).await {
                 Ok(answer) => return Ok(answer),
@@ -51,9 +66,15 @@ impl Core {
             let pause =
                 if tries.count() < self.members { Duration::ZERO } else { pauses.next().unwrap_or_default() };
             if Instant::now() + pause >= deadline {
-                return Err(failure);
+                return Err(match (failure, before) {
+                    (Failure { error: Error::Timeout { .. }, .. }, _) => Failure::timeout(operation, limit),
+                    // The last one waited for a member in vain; the one before may know why.
+                    (failure, before) if tries.instance().is_none() => before.unwrap_or(failure),
+                    (failure, _) => failure,
+                });
             }
             tracing::debug!(operation, error = %failure.error, "a request is made again");
+            before = Some(failure);
             sleep(pause).await;
         }
     }

@@ -304,15 +304,15 @@ mod tests {
     fn a_request_that_is_made_again_goes_where_it_was_not() {
         let table = table(Policy::PeakEwma, &["a", "b", "c"]);
         let tries = Tries::new();
-        let mut tried = Vec::new();
+        let mut went = Vec::new();
         for _ in 0..9 {
             let slot = table.pick_again(None, Instant::now(), &tries).expect("some are ready");
             tries.given_to(&slot.node.id);
-            tried.push(slot.node.id.clone());
+            went.push(slot.node.id.clone());
         }
-        let first: std::collections::BTreeSet<_> = tried[..3].iter().collect();
-        assert_eq!(first.len(), 3, "{tried:?}");
-        assert_eq!((&tried[3..6], &tried[6..]), (&tried[..3], &tried[..3]), "then in turn");
+        let first: std::collections::BTreeSet<_> = went[..3].iter().collect();
+        assert_eq!(first.len(), 3, "{went:?}");
+        assert_eq!((&went[3..6], &went[6..]), (&went[..3], &went[..3]), "then in turn");
     }
 
     #[test]

@@ -27,6 +27,9 @@ async fn main() -> Result<ExitCode> {
     if violations.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}", soaked.outcome.report(&again));
+    let file = std::env::temp_dir().join(format!("coord-soak-{seed}.txt"));
+    let lines = soaked.outcome.events.iter().enumerate().map(|(at, event)| format!("#{at} {event:?}\n"));
+    std::fs::write(&file, lines.collect::<String>())?;
+    println!("{}\n  its history is in {}", soaked.outcome.report(&again), file.display());
     Ok(ExitCode::FAILURE)
 }

@@ -3,6 +3,7 @@
 //! It works on bytes and connections in this process, so it needs no rights and no tools. What it can not do is drop
 //! packets: [`Conditions`] says what stands in for that.
 
+mod fault;
 mod line;
 mod wire;
 
@@ -21,6 +22,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
+pub use fault::Fault;
 pub use line::{Conditions, Line};
 use wire::{Address, Listener, carry};
 
@@ -43,6 +45,7 @@ struct Shared {
     /// Changed whenever all open connections have to go.
     broken: watch::Sender<u64>,
     accepted: AtomicU64,
+    sent: AtomicU64,
     /// After how long a silence ends a connection, as seen from outside.
     patience: Option<Duration>,
 }
@@ -105,6 +108,10 @@ impl Proxy {
     /// Lets everything pass again, also what was sent meanwhile, and accepts connections again.
     pub fn restore(&self) {
         self.set(Conditions::Good);
+        self.open();
+    }
+
+    fn open(&self) {
         self.shared.door.send_replace(Door::Open);
     }
 
@@ -141,6 +148,11 @@ impl Proxy {
         self.shared.broken.send_modify(|times| *times += 1);
     }
 
+    /// How many bytes clients have sent so far.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
+    }
+
     /// How many connections were made so far.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)
@@ -156,6 +168,7 @@ impl Shared {
             door: watch::Sender::new(Door::Open),
             broken: watch::Sender::new(0),
             accepted: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             patience,
         }
     }

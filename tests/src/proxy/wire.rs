@@ -1,6 +1,13 @@
 //! Sockets, and bytes from one to the other.
 
-use std::{fmt, fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fmt, fs, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -125,8 +132,8 @@ pub(super) async fn carry(mut client: Wire, shared: Arc<Shared>, mut broken: wat
             let (from_client, to_client) = client.split();
             let (from_server, to_server) = server.split();
             tokio::select! {
-                _ = forward(from_client, to_server, &shared.up) => false,
-                _ = forward(from_server, to_client, &shared.down) => false,
+                _ = forward(from_client, to_server, &shared.up, Some(&shared.sent)) => false,
+                _ = forward(from_server, to_client, &shared.down, None) => false,
                 _ = broken.changed() => true,
             }
         };
@@ -142,6 +149,7 @@ async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     line: &Line,
+    count: Option<&AtomicU64>,
 ) -> io::Result<()> {
     let (sent, mut arriving) = mpsc::channel(ON_THE_WAY);
     let sending = async move {
@@ -151,6 +159,9 @@ async fn forward(
             let packet = line.packet().min(BUFFER);
             // A reset has to travel like an end: on a silent line nobody hears of it.
             let read = from.read(&mut buffer[..packet]).await.unwrap_or(0);
+            if let Some(count) = count {
+                count.fetch_add(read as u64, Ordering::Relaxed);
+            }
             let arrival = last.max(Some(line.arrival(read)));
             last = arrival;
             // Nothing is the end, which is carried like everything else.

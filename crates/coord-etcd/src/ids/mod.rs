@@ -13,6 +13,7 @@ use coord_api::{
     backend::{ClaimedId, IdAllocator, IdRange, IdSource},
 };
 use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+use tokio::time::Instant;
 
 use crate::{
     background::{CallerGone, owned},
@@ -101,10 +102,16 @@ impl Source {
     /// Takes a free id; `None` when there is none, or others wait for one.
     async fn claim_now(&self) -> Result<Option<ClaimedId>> {
         let core = self.core();
-        let found = core.on_session(core.id_ttl, |session| self.claim_free(session, Order::BehindTheQueue));
-        match found.await? {
-            Found::Claimed(claimed) => Ok(Some(claimed)),
-            Found::Queue | Found::Full => Ok(None),
+        let begun = Instant::now();
+        loop {
+            let claim = |session| self.claim_free(session, Order::BehindTheQueue);
+            match core.on_session(core.id_ttl, claim).await {
+                Ok(Found::Claimed(claimed)) => return Ok(Some(claimed)),
+                Ok(Found::Queue | Found::Full) => return Ok(None),
+                // What this claim may have taken is given back; the next has another value.
+                Err(error) if core.may_begin_anew(begun, &error) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{Error, Hold, LossReason, Result, Ttl, backend::Place, backend::Release};
 use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tokio::time::Instant;
 
 use super::local::Member;
 use crate::{
@@ -65,11 +66,19 @@ impl Spot {
     /// May be dropped: the place is left then.
     pub(crate) async fn enter(shared: &Arc<Shared>, queue: String, ttl: Ttl) -> Result<Self> {
         let queue = queue.into();
-        let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
-        shared.core.on_session(ttl, ask).await
+        let begun = Instant::now();
+        loop {
+            let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
+            match shared.core.on_session(ttl, ask).await {
+                // The place before, should it come to be, is left; this one has another key.
+                Err(error) if shared.core.may_begin_anew(begun, &error) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
-    /// Enters a queue only if it is empty, in one request that writes nothing otherwise.
+    /// Enters a queue only if it is empty, in one request that writes nothing otherwise. If its answer is lost, the
+    /// same is asked again: of two such requests about one key at most one takes effect.
     ///
     /// May be dropped: the place is left then.
     pub(crate) async fn enter_if_empty(
@@ -92,18 +101,20 @@ impl Spot {
         let member = core.queues.join(core, queue, &session);
         let key = member.key();
         let look = member.what_to_look_for();
-        let action = match (if_occupied, key.clone(), core.holder(), session.id) {
+        let lease = session.id;
+        let action = || match (if_occupied, key.clone(), core.holder(), lease) {
             (IfOccupied::Wait, key, value, lease) => Action::Enter { key, value, lease, look },
             (IfOccupied::LeaveAlone, key, value, lease) => Action::EnterIfEmpty { key, value, lease },
         };
+        let begun = Instant::now();
         // From here on the place may exist; the spot leaves it if this future is dropped.
         let mut spot = Self {
             shared: shared.clone(),
             member: Some(member),
             queue: queue.clone(),
-            key,
+            key: key.clone(),
             session,
-            state: State::Asked(core.group.send(queue.clone(), action)),
+            state: State::Asked(core.group.send(queue.clone(), action())),
             at_head: false,
             predecessor: None,
             left: AtomicBool::new(false),
@@ -136,16 +147,38 @@ impl Spot {
             Err(Failure { error, effect: Effect::Unknown }) => {
                 spot.state = State::Unknown;
                 spot.member().retire();
-                let found = Box::pin(core.get("lock", spot.key.as_str(), None)).await;
-                let Some(created) = found.ok().and_then(|found| Some(found.kvs().first()?.create_revision()))
-                else {
-                    return Err(error);
-                };
-                spot.at_head = if_occupied == IfOccupied::LeaveAlone;
-                spot.state = State::Standing { created };
-                Ok(spot)
+                let mut error = error;
+                loop {
+                    if let Some(created) = Box::pin(spot.look()).await {
+                        spot.at_head = if_occupied == IfOccupied::LeaveAlone;
+                        spot.state = State::Standing { created };
+                        return Ok(spot);
+                    }
+                    if if_occupied == IfOccupied::Wait || !core.may_begin_anew(begun, &error) {
+                        return Err(error);
+                    }
+                    match core.group.send(queue.clone(), action()).wait().await {
+                        Ok(Outcome { condition: true, revision, .. }) => {
+                            spot.at_head = true;
+                            spot.state = State::Standing { created: revision };
+                            return Ok(spot);
+                        }
+                        // By others, or by the request before.
+                        Ok(_) => match Box::pin(spot.look()).await {
+                            Some(_) => {}
+                            None => return Ok(spot),
+                        },
+                        Err(failure) => error = failure.error,
+                    }
+                }
             }
         }
+    }
+
+    /// The revision at which the key was created, if it is there.
+    async fn look(&self) -> Option<i64> {
+        let found = self.core().get("lock", self.key.as_str(), None).await.ok()?;
+        Some(found.kvs().first()?.create_revision())
     }
 
     /// The key in etcd.
