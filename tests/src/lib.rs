@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test` sets the environment that [`EtcdServer`] and [`Cluster`] read.
 
+mod certs;
 mod cluster;
 mod ports;
 mod proxy;
@@ -9,6 +10,7 @@ mod server;
 pub mod soak;
 pub mod worlds;
 
+pub use certs::{Cert, Certs};
 pub use cluster::{Cluster, NODES, SlowDisk};
 pub use proxy::{Conditions, Fault, Line, Proxy};
-pub use server::EtcdServer;
+pub use server::{Clients, EtcdServer};

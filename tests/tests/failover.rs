@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use coord_api::{ConfigEvent, ConfigExt, Error, LossReason, Provider, ServiceInfo};
+use coord_api::{ConfigEvent, ConfigExt, Error, HEALTH_LIMIT, LossReason, Provider, ServiceInfo};
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::{EtcdServer, Fault, Proxy};
+use coord_tests::{Certs, Clients, EtcdServer, Fault, Proxy};
 use tokio::time::{Instant, sleep, timeout};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -222,4 +222,70 @@ async fn without_any_member_a_lease_is_lost_at_its_deadline() {
     let reason = timeout(LONG, held.lost()).await.expect("is told");
     assert_eq!(reason, LossReason::Expired);
     assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_finds_another_member_within_its_time() {
+    let fleet = Fleet::start(3).await;
+    let client = fleet.client().await;
+    for member in 0..3 {
+        fleet.fault(&[member], Fault::Blackhole);
+        let health = client.health().await.expect("two others answer");
+        println!("without member {member}: {health:?}");
+        assert!(health.is_ready());
+        fleet.fault(&[member], Fault::None);
+    }
+    fleet.fault(&[0, 1, 2], Fault::Refuse);
+    let begun = Instant::now();
+    let error = client.health().await.expect_err("nobody is there");
+    assert!(matches!(error, Error::Unavailable { .. } | Error::Timeout { .. }), "{error:?}");
+    assert!(begun.elapsed() < HEALTH_LIMIT * 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_of_each_member_is_known_also_over_tls() {
+    let plain = EtcdServer::start().await.expect("starts");
+    let client = Client::connect(EtcdConfig::new([plain.endpoint()])).await.expect("etcd answers");
+    let expected = client.server_versions().await.remove(0).version.expect("is told");
+    println!("etcd {expected}: {:?}", expected.faults());
+    assert!(plain.etcdctl(&["version"]).await.expect("etcdctl works").contains(&expected.to_string()));
+
+    let certs = Certs::new();
+    let strict = EtcdServer::start_tls(&certs, Clients::WithCertificate, &[]).await.expect("starts");
+    let nobody = "127.0.0.1:9".to_owned();
+    let config = EtcdConfig::new([strict.endpoint().to_owned(), nobody]).tls(certs.mutual());
+    let client = Client::connect(config).await.expect("is let in");
+    let [one, other] = &client.server_versions().await[..] else { panic!("there are two") };
+    assert_eq!(one.version.as_ref().ok(), Some(&expected), "{one:?}");
+    assert!(other.version.is_err(), "{other:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_etcd_says_what_to_do_and_what_is_held_can_be_given_back() {
+    let server = EtcdServer::start_with(&["--quota-backend-bytes", "3000000"]).await.expect("starts");
+    let client = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
+    let held = client.lock().acquire("before", Duration::from_secs(2)).await.expect("is free");
+    let info = ServiceInfo::new("im-logic", "1", "10.0.0.1", 80);
+    let registration = client.registry().register(info, TTL).await.expect("registers");
+    let value = "x".repeat(500_000);
+    let full = timeout(LONG, async {
+        for n in 0.. {
+            if let Err(error) = client.config().set(&format!("values/{n}"), &value).await {
+                return error;
+            }
+        }
+        unreachable!("there is a quota")
+    });
+    let full = full.await.expect("becomes full");
+    assert!(matches!(full, Error::NoSpace { .. }), "{full:?}");
+    assert!(full.to_string().contains("alarm disarm") && !full.is_retryable(), "{full}");
+    let refused = client.lock().acquire("after", TTL).await.expect_err("can not be written");
+    assert!(matches!(refused, Error::NoSpace { .. }), "{refused:?}");
+    // Longer than the lease would live without renewals.
+    assert!(timeout(Duration::from_secs(4), held.lost()).await.is_err(), "is renewed");
+    assert_eq!(client.registry().discover("im-logic").await.expect("etcd answers").len(), 1);
+    held.unlock().await.expect("is held");
+    registration.deregister().await.expect("is registered");
+    assert!(client.registry().discover("im-logic").await.expect("etcd answers").is_empty());
+    client.close().await.expect("leases are revoked");
 }

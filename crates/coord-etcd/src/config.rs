@@ -46,7 +46,9 @@ impl ConfigCenter for EtcdConfigCenter {
             };
             let settled = match settled.await {
                 // A slot is a write, of which a full store takes none.
-                Err(Error::Full { .. }) if only_deletes(&batch) => return self.delete_unmarked(&batch).await,
+                Err(Error::NoSpace { .. }) if only_deletes(&batch) => {
+                    return self.delete_unmarked(&batch).await;
+                }
                 settled => settled?,
             };
             match settled {

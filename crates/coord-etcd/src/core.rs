@@ -13,8 +13,8 @@ use etcd_client::{KvClient, LeaseClient};
 use tokio::{runtime, sync::watch};
 
 use crate::{
-    background::Background, commit::Slots, group::Group, ids::HeldIds, keys::Keys, queue::Queues,
-    records::Records, session::Sessions, watch::hub::Hub,
+    auth::Auth, background::Background, commit::Slots, connect::Connection, group::Group, ids::HeldIds,
+    keys::Keys, queue::Queues, records::Records, session::Sessions, version::Versions, watch::hub::Hub,
 };
 
 /// The largest answer that is accepted: a page of config values, each of the largest size.
@@ -26,6 +26,7 @@ pub(crate) struct Core {
     etcd: Etcd,
     pub(crate) keys: Keys,
     pub(crate) hub: Hub,
+    pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) sessions: Sessions,
     pub(crate) slots: Slots,
     pub(crate) group: Group,
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) try_limit: Option<Duration>,
     /// How many endpoints there are.
     pub(crate) members: usize,
+    pub(crate) versions: Versions,
     pub(crate) close_timeout: Duration,
     pub(crate) id_ttl: Ttl,
     /// How this client calls itself in what it stores.
@@ -72,11 +74,12 @@ pub(crate) struct Limits {
 
 impl Core {
     pub(crate) fn new(
-        client: &etcd_client::Client,
+        connection: Connection,
         keys: Keys,
         limits: &Limits,
         runtime: runtime::Handle,
     ) -> Arc<Self> {
+        let Connection { client, auth, versions } = connection;
         let host = gethostname::gethostname();
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
@@ -87,6 +90,7 @@ impl Core {
             },
             keys,
             hub: Hub::start(&runtime, client.watch_client(), core.clone()),
+            auth,
             sessions: Sessions::default(),
             slots: Slots::default(),
             group: Group::start(&runtime, core.clone()),
@@ -95,6 +99,7 @@ impl Core {
             request_timeout: limits.request_timeout,
             try_limit: limits.try_limit,
             members: limits.members,
+            versions,
             close_timeout: limits.close_timeout,
             id_ttl: limits.id_ttl,
             owner,

@@ -8,7 +8,7 @@ use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpResponse};
 
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure},
+    error::{Effect, Failure, may_pass},
     session::Session,
 };
 
@@ -67,7 +67,7 @@ impl Core {
             loop {
                 match core.delete_own(&own).await {
                     Ok(_) => return,
-                    Err(failure) if !failure.error.is_retryable() => {
+                    Err(failure) if !may_pass(&failure.error) => {
                         tracing::warn!(key = own.key, error = %failure.error, "could not be released");
                         return;
                     }

@@ -56,6 +56,10 @@ impl Core {
         loop {
             let failure = match self.try_until(deadline, operation, &tries, request()).await {
                 Ok(answer) => return Ok(answer),
+                // Why no member was ready before tells more than that the time is over.
+                Err(failure) if tries.instance().is_none() && Instant::now() >= deadline => {
+                    return Err(before.unwrap_or(failure));
+                }
                 Err(failure) => failure,
             };
             let may_repeat = repeat == Repeat::Freely || failure.effect == Effect::None;

@@ -31,8 +31,8 @@ const CHANGES: usize = 4096;
 
 /// Why a connection that ended at once may have ended: the other side does not say it in words.
 const CLOSED: &str = "the connection was closed right after it was made";
-const CLOSED_TLS: &str = "the connection was closed right after the TLS handshake: the server may ask for a client \
-                          certificate, or refuse the one it was given";
+const CLOSED_TLS: &str =
+    "the connection was closed after the TLS handshake, as servers do that want another client certificate";
 
 /// What a request says about where it should go.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::{Method, Request, Uri, Version, header::CONTENT_TYPE};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tonic::body::Body;
+use tonic::{body::Body, transport::Channel};
 use tower_service::Service;
 
 use crate::{balancer::Balancer, eject::Failure, options::Probe, table::Slot, wire::Link};
@@ -37,20 +37,22 @@ pub(crate) async fn keep(balancer: &Balancer) {
 /// Asks once; what it answers does not matter.
 async fn ask(balancer: &Balancer, slot: Arc<Slot<Link>>, probe: &Probe) {
     let reads = slot.link.reads();
-    let mut request = Request::new(Body::empty());
-    *request.method_mut() = Method::POST;
-    *request.version_mut() = Version::HTTP_2;
-    *request.uri_mut() = Uri::try_from(&probe.path).expect("the options were checked");
-    request.headers_mut().insert(CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-    let mut channel = slot.link.channel.clone();
-    let answer = async {
-        std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
-        channel.call(request).await
-    };
+    let answer = knock(slot.link.channel.clone(), &probe.path);
     if timeout(probe.limit, answer).await.is_err() && slot.link.reads() == reads {
         tracing::debug!(id = slot.node.id, "nothing comes from an instance with calls in flight");
         balancer.failed(&slot, Failure::Silence);
     }
+}
+
+/// Sends an empty request, to which any answer is good.
+pub(crate) async fn knock(mut channel: Channel, path: &str) -> Result<(), tonic::transport::Error> {
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = Uri::try_from(path).expect("the options were checked");
+    request.headers_mut().insert(CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+    std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
+    channel.call(request).await.map(drop)
 }
 
 /// Since when nothing has come over each connection. Pure.

@@ -25,7 +25,10 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::ConnectOptions;
+use crate::{ConnectOptions, probe::knock};
+
+/// A method that servers need not have: that there is none is an answer as well.
+const UNKNOWN: &str = "/grpc.health.v1.Health/Check";
 
 /// A connection that is ready for calls.
 #[derive(Clone, Debug)]
@@ -107,6 +110,12 @@ pub(crate) async fn dial(
         if wire.reads.load(Relaxed) == 0 {
             return Err("the connection was closed before anything came".into());
         }
+        if options.is_tls() {
+            // A server that does not accept this client says so only after the handshake, and not in words.
+            let path = options.probe.as_ref().map_or(UNKNOWN, |probe| &probe.path);
+            let answer = knock(channel.clone(), path).await;
+            answer.map_err(|error| format!("closed after the TLS handshake: {}", innermost(&error)))?;
+        }
         Ok(Link { channel, wire: wire.clone() })
     };
     let limit = options.connect_timeout;
@@ -117,11 +126,16 @@ pub(crate) async fn dial(
 
 /// "transport error" tells nobody anything, and "received corrupt message" not what it is about.
 fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
+    let inner = innermost(error);
+    if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
+}
+
+fn innermost(error: &tonic::transport::Error) -> &dyn std::error::Error {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
-    if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
+    inner
 }
 
 struct Socket {

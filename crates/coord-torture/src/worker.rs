@@ -215,7 +215,7 @@ impl Worker {
             | Error::Lost { .. }
             | Error::Conflict { .. }
             | Error::Exhausted { .. }
-            | Error::Full { .. }
+            | Error::NoSpace { .. }
             | Error::AlreadyRegistered { .. }
             | Error::PermissionDenied { .. }
             | Error::Unauthenticated { .. }

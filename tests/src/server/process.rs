@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use anyhow::{Context, Result, bail};
 
+use super::Listen;
+
 /// Everything is relative to a folder of its own, in which the program runs.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -18,16 +20,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// A member that is alone, with its clients on `port`.
-    pub(super) fn start(program: PathBuf, port: u16, args: &[String]) -> Result<Self> {
-        let url = format!("http://127.0.0.1:{port}");
-        let mut all = vec!["--listen-client-urls".to_owned(), url.clone()];
-        all.extend(["--advertise-client-urls".to_owned(), url]);
+    /// A member that is alone.
+    pub(super) fn start(program: PathBuf, listen: &Listen, args: &[String]) -> Result<Self> {
+        let mut all = listen.args("127.0.0.1", listen.port);
         // A single member never dials its peers, so any free port does.
         all.extend(["--listen-peer-urls", "http://127.0.0.1:0"].map(str::to_owned));
         all.extend(args.iter().cloned());
-        let folder = std::env::temp_dir().join(format!("coord-tests-etcd-{}-{port}", std::process::id()));
-        let process = Self::new(program, folder, all);
+        let name = format!("coord-tests-etcd-{}-{}", std::process::id(), listen.port);
+        let process = Self::new(program, std::env::temp_dir().join(name), all);
         process.start_empty()?;
         Ok(process)
     }

@@ -94,7 +94,7 @@ async fn a_full_store_refuses_by_name_and_lets_go() {
     }
     let refused = |error: coord_api::Error| {
         assert!(!error.is_retryable(), "waiting does not help: {error:?}");
-        assert!(matches!(error, coord_api::Error::Full { .. }), "{error:?}");
+        assert!(matches!(error, coord_api::Error::NoSpace { .. }), "{error:?}");
     };
     refused(locks.acquire("new", TTL).await.expect_err("is full"));
     refused(config.set("old", &2).await.expect_err("is full"));

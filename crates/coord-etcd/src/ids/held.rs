@@ -24,7 +24,7 @@ use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
 use super::{claim::pairs, record::Record};
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure},
+    error::{Effect, Failure, may_pass},
     place::LATE,
     request::Repeat,
     session::Session,
@@ -202,7 +202,7 @@ impl Core {
     async fn rest_soon(self: Arc<Self>, held: Held) {
         for _ in 0..120 {
             match self.rest(std::slice::from_ref(&held)).await {
-                Err(failure) if failure.error.is_retryable() => {}
+                Err(failure) if may_pass(&failure.error) => {}
                 Err(failure) => {
                     tracing::warn!(service = %held.service, id = held.id, error = %failure.error, "an id was not released");
                     break;
@@ -271,7 +271,7 @@ impl Core {
         loop {
             match self.txn("claim an id", Txn::new().and_then(operations.clone())).await {
                 Ok(answer) => return Some(answer.op_responses()),
-                Err(Failure { error, .. }) if error.is_retryable() => {
+                Err(Failure { error, .. }) if may_pass(&error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
                 }
                 Err(Failure { error, .. }) => {
@@ -321,7 +321,7 @@ impl Release for IdRelease {
             Ok(ended) => ended[0],
             // The answer was lost. Which of the two requests lets it rest is the same.
             Err(Failure { effect: Effect::Unknown, .. }) => core.rest(ids).await.map(|_| true)?,
-            Err(Failure { error: Error::Full { .. }, .. }) => core.vacate(&self.held).await?,
+            Err(Failure { error: Error::NoSpace { .. }, .. }) => core.vacate(&self.held).await?,
             Err(failure) => return Err(failure.into()),
         };
         core.held_ids.remove(&self.held);

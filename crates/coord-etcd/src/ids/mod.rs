@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     background::{CallerGone, owned},
     core::{Core, Shared},
-    error::{Effect, Failure},
+    error::{Effect, Failure, may_pass},
     keys::Range,
     queue::Spot,
     read::revision,
@@ -268,7 +268,7 @@ impl Source {
                 match self.claim_free(session.clone(), Order::AtTheHead).await {
                     Ok(Found::Claimed(claimed)) => return Ok(claimed),
                     Ok(_) => {}
-                    Err(error) if error.is_retryable() => {
+                    Err(error) if may_pass(&error) => {
                         tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(50..250))).await;
                         continue;
                     }

@@ -23,6 +23,7 @@ use tokio::{
 use super::mirror::Mirror;
 use crate::{
     core::Core,
+    error::may_pass,
     group::Look,
     keys::{Keys, Range},
     read::revision,
@@ -271,7 +272,7 @@ async fn keep(local: Arc<Local>, core: Weak<Core>) {
         drop(strong);
         match begun {
             Ok((changes, read_at)) => follow(&local, changes, read_at).await,
-            Err(error) if error.is_retryable() => {
+            Err(error) if may_pass(&error) => {
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
             }
             Err(error) => refuse(&local, &error),
@@ -315,7 +316,7 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
                     }
                 }
             }
-            Ok(Some(Delivery::Started)) | Err(_) => {}
+            Ok(Some(Delivery::Started { .. })) | Err(_) => {}
             Ok(Some(Delivery::Refused(_)) | None) => return,
         }
         if !local.state().waiters.is_empty() {

@@ -17,10 +17,11 @@ use tokio::time::Instant;
 use super::local::Member;
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure},
-    group::{Action, Answer, Look, Outcome},
+    error::{Effect, Failure, may_pass},
+    group::{Action, Answer, Heirs, Look, Outcome},
     keys::Range,
     place::LATE,
+    read::revision,
     session::Session,
     watch::hub::Delivery,
 };
@@ -36,7 +37,7 @@ pub(crate) struct Spot {
     state: State,
     at_head: bool,
     /// Who was next before it when it entered, if that is known.
-    predecessor: Option<String>,
+    predecessor: Option<Seen>,
     /// Whether the store is known to have deleted it.
     left: AtomicBool,
 }
@@ -51,6 +52,13 @@ enum State {
     Unknown,
     /// Never came into the queue.
     Refused,
+}
+
+/// A place that was there at a revision.
+#[derive(Clone, Debug)]
+struct Seen {
+    key: String,
+    at: i64,
 }
 
 /// What to do when the queue is not empty.
@@ -128,7 +136,8 @@ impl Spot {
         match outcome {
             Ok(Outcome { condition, predecessor, revision }) => {
                 spot.at_head = condition;
-                spot.predecessor = predecessor.filter(|_| look == Look::Predecessor);
+                let seen = predecessor.filter(|_| look == Look::Predecessor);
+                spot.predecessor = seen.map(|key| Seen { key, at: revision });
                 spot.state = if condition || if_occupied == IfOccupied::Wait {
                     State::Standing { created: revision }
                 } else {
@@ -244,36 +253,44 @@ impl Spot {
     }
 
     async fn follow_predecessors(&self) -> Result<()> {
-        let mut known = self.predecessor.clone();
-        loop {
-            let before = match known.take() {
-                Some(predecessor) => Some(predecessor),
-                None => self.predecessor().await?,
-            };
-            let Some(predecessor) = before else { return Ok(()) };
-            // Watch first and look again then: a watch from a revision of the past is served by etcd only
-            // every 100 ms, and one from now on might begin after the predecessor went.
-            let mut changes = self.core().hub.subscribe(Range::Key(predecessor.clone()));
+        let mut before = match self.predecessor.clone() {
+            Some(seen) => Some(seen),
+            None => self.predecessor(None).await?,
+        };
+        while let Some(Seen { key, at }) = before {
+            // From now on: a watch from a revision of the past is served by etcd only every 100 ms. One that begins
+            // after the predecessor was seen may have missed its end, so it is looked for again.
+            let mut changes = self.core().hub.subscribe(Range::Key(key.clone()));
             match changes.next().await {
-                Some(Delivery::Started) => {}
-                Some(Delivery::Refused(error)) => return Err(error),
+                Some(Delivery::Started { from }) if from <= at + 1 => {}
+                Some(Delivery::Started { .. }) => {
+                    if !self.is_before(&key).await? {
+                        before = self.predecessor(None).await?;
+                        continue;
+                    }
+                }
+                Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
                 _ => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
+                    before = self.predecessor(None).await?;
                     continue;
                 }
             }
-            if !self.is_before(&predecessor).await? {
-                continue;
-            }
-            tracing::debug!(key = self.key, behind = predecessor, "waiting in the queue");
-            loop {
+            tracing::debug!(key = self.key, behind = key, "waiting in the queue");
+            let gone = loop {
                 match changes.next().await {
-                    Some(Delivery::Changes(changes)) if changes.iter().all(|c| c.value.is_some()) => {}
-                    Some(Delivery::Refused(error)) => return Err(error),
-                    _ => break,
+                    Some(Delivery::Changes(changes)) => {
+                        if let Some(gone) = changes.iter().find(|change| change.value.is_none()) {
+                            break Some(gone.revision);
+                        }
+                    }
+                    Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
+                    _ => break None,
                 }
-            }
+            };
+            before = self.predecessor(gone).await?;
         }
+        Ok(())
     }
 
     /// Whether a key is a place before this one. The same key may be a later place by now: who leaves a queue
@@ -285,7 +302,7 @@ impl Spot {
                 Ok(found) => {
                     return Ok(found.kvs().first().is_some_and(|kv| kv.create_revision() < self.created()));
                 }
-                Err(failure) if failure.error.is_retryable() => {
+                Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -293,22 +310,25 @@ impl Spot {
         }
     }
 
-    /// Who is next before us in the queue; `None` at the head. Tries on while etcd is away.
-    async fn predecessor(&self) -> Result<Option<String>> {
+    /// Who is next before us in the queue; `None` at the head. With `after`, as of that revision or a later one,
+    /// which any member that has got so far can tell without asking the others. Tries on while etcd is away.
+    async fn predecessor(&self, mut after: Option<i64>) -> Result<Option<Seen>> {
         let before = GetOptions::new()
             .with_prefix()
-            .with_keys_only()
             .with_max_create_revision(self.created() - 1)
             .with_sort(SortTarget::Create, SortOrder::Descend)
             .with_limit(1);
         loop {
-            let look = Txn::new().and_then([
-                TxnOp::get(self.key.as_str(), Some(GetOptions::new().with_keys_only())),
-                TxnOp::get(&*self.queue, Some(before.clone())),
-            ]);
+            let get = |key: &str, options: GetOptions| {
+                let options = options.with_keys_only();
+                TxnOp::get(key, Some(if after.is_some() { options.with_serializable() } else { options }))
+            };
+            let look =
+                Txn::new().and_then([get(&self.key, GetOptions::new()), get(&self.queue, before.clone())]);
             match self.core().look("wait in a queue", look).await {
+                Ok(answer) if after.is_some_and(|after| revision(answer.header()) < after) => after = None,
                 Ok(answer) => return read_predecessor(&answer),
-                Err(failure) if failure.error.is_retryable() => {
+                Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -317,7 +337,7 @@ impl Spot {
     }
 }
 
-fn read_predecessor(answer: &TxnResponse) -> Result<Option<String>> {
+fn read_predecessor(answer: &TxnResponse) -> Result<Option<Seen>> {
     let answers = answer.op_responses();
     let key = |index: usize| match answers.get(index) {
         Some(TxnOpResponse::Get(found)) => found.kvs().first().map(|kv| kv.key_str().map(ToOwned::to_owned)),
@@ -326,7 +346,9 @@ fn read_predecessor(answer: &TxnResponse) -> Result<Option<String>> {
     if key(0).is_none() {
         return Err(Error::Lost { reason: LossReason::Deleted });
     }
+    let at = revision(answer.header());
     key(1)
+        .map(|key| key.map(|key| Seen { key, at }))
         .transpose()
         .map_err(|error| Error::Backend { operation: "wait in a queue", source: Box::new(error) })
 }
@@ -342,7 +364,8 @@ impl Release for Spot {
     async fn release(&self) -> Result<()> {
         self.core().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         let send = |action| self.core().group.send(self.queue.clone(), action);
-        let leave = || send(Action::Leave { key: self.key.clone() });
+        let heirs = if self.member().is_among_others() { Heirs::LeaverAndNext } else { Heirs::Leaver };
+        let leave = || send(Action::Leave { key: self.key.clone(), heirs });
         let outcome = match leave().wait().await {
             // The answer was lost. Which of two requests deletes our own key does not matter.
             Err(Failure { effect: Effect::Unknown, .. }) => {
@@ -407,12 +430,13 @@ async fn leave(
     // A request whose answer was lost may still be under way, so its place is looked for again later.
     let rounds: &[Duration] =
         if stray { &[Duration::ZERO, Duration::from_secs(1), LATE] } else { &[Duration::ZERO] };
+    let action = || Action::Leave { key: key.to_owned(), heirs: Heirs::Nobody };
     for pause in rounds {
         tokio::time::sleep(*pause).await;
         while session.lease.loss().is_none() {
-            match core.group.send(queue.clone(), Action::Leave { key: key.to_owned() }).wait().await {
+            match core.group.send(queue.clone(), action()).wait().await {
                 Ok(_) => break,
-                Err(failure) if !failure.error.is_retryable() => {
+                Err(failure) if !may_pass(&failure.error) => {
                     tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
                     return false;
                 }
