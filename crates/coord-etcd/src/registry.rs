@@ -1,6 +1,6 @@
 //! Registrations: one key per instance, whose value names its owner.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -45,18 +45,22 @@ impl ServiceRegistry for EtcdRegistry {
         let core = &self.shared.core;
         core.check_open()?;
         let (_, pairs) = core.read("discover", &Range::Prefix(core.keys.instances(&service))).await?;
-        let mut instances = Vec::with_capacity(pairs.len());
-        for kv in &pairs {
-            let Some(name) = kv.key_str().ok().and_then(|key| core.keys.instance_name(&service, key)) else {
-                continue;
-            };
-            match Record::from_entry(&service, &entry(kv, name)) {
-                Ok(record) => instances.push(record.service),
-                Err(error) => tracing::warn!(%service, %error, "record left out of discovery"),
-            }
-        }
-        instances.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(instances)
+        Ok(instances(core, &service, &pairs))
+    }
+
+    async fn services(&self) -> Result<BTreeMap<String, Vec<ServiceInfo>>> {
+        let core = &self.shared.core;
+        core.check_open()?;
+        let all = Range::Prefix(core.keys.services().to_owned());
+        let (_, pairs) = core.read("list services", &all).await?;
+        let name = |kv: &KeyValue| kv.key_str().ok().and_then(|key| core.keys.service_of(key));
+        // Ordered by key, so what is below one service is together.
+        let services = pairs.chunk_by(|one, next| name(one) == name(next)).filter_map(|pairs| {
+            let service = name(&pairs[0])?;
+            let instances = instances(core, &service, pairs);
+            (!instances.is_empty()).then(|| (service.to_string(), instances))
+        });
+        Ok(services.collect())
     }
 
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
@@ -74,6 +78,11 @@ impl ServiceRegistry for EtcdRegistry {
         core.check_open()?;
         core.views.view(&core.runtime, name, self.watch(service)).await
     }
+}
+
+fn instances(core: &Core, service: &ServiceName, pairs: &[KeyValue]) -> Vec<ServiceInfo> {
+    let named = |kv: &KeyValue| Some(entry(kv, core.keys.instance_name(service, kv.key_str().ok()?)?));
+    Record::instances(service, pairs.iter().filter_map(named))
 }
 
 /// Writes the record of one registration.
