@@ -4,6 +4,7 @@
 
 mod certs;
 mod cluster;
+mod leaderless;
 mod ports;
 mod proxy;
 mod server;
@@ -12,5 +13,6 @@ pub mod worlds;
 
 pub use certs::{Cert, Certs};
 pub use cluster::{Cluster, NODES, SlowDisk};
+pub use leaderless::Leaderless;
 pub use proxy::{Conditions, Fault, Line, Proxy};
 pub use server::{Clients, EtcdServer};
