@@ -35,31 +35,16 @@ impl Core {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.call_within(self.request_timeout, operation, repeat, request).await
-    }
-
-    /// As [`call`](Self::call), with a limit of its own.
-    pub(crate) async fn call_within<T, F>(
-        &self,
-        limit: Duration,
-        operation: &'static str,
-        repeat: Repeat,
-        request: impl Fn() -> F,
-    ) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<T, etcd_client::Error>>,
-    {
         let tries = Tries::new();
+        let limit = self.request_timeout;
         let deadline = Instant::now() + limit;
         let mut pauses = pauses();
         let mut before = None;
         loop {
             let failure = match self.try_until(deadline, operation, &tries, request()).await {
                 Ok(answer) => return Ok(answer),
-                // Why no member was ready before tells more than that the time is over.
-                Err(failure) if tries.instance().is_none() && Instant::now() >= deadline => {
-                    return Err(before.unwrap_or(failure));
-                }
+                // Why no member was ready before tells more than that this one waited in vain.
+                Err(failure) if tries.instance().is_none() => before.take().unwrap_or(failure),
                 Err(failure) => failure,
             };
             let may_repeat = repeat == Repeat::Freely || failure.effect == Effect::None;
@@ -70,11 +55,9 @@ impl Core {
             let pause =
                 if tries.count() < self.members { Duration::ZERO } else { pauses.next().unwrap_or_default() };
             if Instant::now() + pause >= deadline {
-                return Err(match (failure, before) {
-                    (Failure { error: Error::Timeout { .. }, .. }, _) => Failure::timeout(operation, limit),
-                    // The last one waited for a member in vain; the one before may know why.
-                    (failure, before) if tries.instance().is_none() => before.unwrap_or(failure),
-                    (failure, _) => failure,
+                return Err(match failure.error {
+                    Error::Timeout { .. } => Failure::timeout(operation, limit),
+                    _ => failure,
                 });
             }
             tracing::debug!(operation, error = %failure.error, "a request is made again");

@@ -67,7 +67,7 @@ async fn hold_one(worker: &mut Worker, allocator: &Arc<dyn InstanceIdAllocator>,
 
 async fn make_numbers(worker: &mut Worker, allocator: &dyn InstanceIdAllocator, hold: u64, clock: &Clock) {
     let Outcome::Answer(snowflake) =
-        worker.call("start", Snowflake::start_with(allocator, clock.options())).await
+        worker.call("start", Snowflake::start_with(allocator, clock.options(worker.process.number))).await
     else {
         return;
     };
@@ -85,12 +85,16 @@ async fn make_numbers(worker: &mut Worker, allocator: &dyn InstanceIdAllocator, 
     }
 }
 
-/// The clock of numbers: that of the run, so that it is virtual where the run is.
+/// The clock of numbers: that of the run, so that it is virtual where the run is, and ahead by another time in each
+/// process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     base: SystemTime,
     begun: Instant,
 }
+
+/// How far each process is ahead of the one before.
+const AHEAD: Duration = Duration::from_millis(700);
 
 impl Clock {
     pub(crate) fn new() -> Self {
@@ -100,7 +104,8 @@ impl Clock {
         Self { base: UNIX_EPOCH + Duration::from_secs(now.as_secs()), begun: Instant::now() }
     }
 
-    fn options(self) -> SnowflakeOptions {
-        SnowflakeOptions::default().epoch(self.base).clock(move || self.base + self.begun.elapsed())
+    fn options(self, process: usize) -> SnowflakeOptions {
+        let ahead = AHEAD * process as u32;
+        SnowflakeOptions::default().epoch(self.base).clock(move || self.base + ahead + self.begun.elapsed())
     }
 }

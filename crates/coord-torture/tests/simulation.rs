@@ -9,9 +9,12 @@ mod nemesis;
 mod world;
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use world::simulate;
@@ -29,18 +32,41 @@ fn again(seed: u64) -> String {
     format!("cargo xtask sim --seed {seed}")
 }
 
-/// Runs `each` on so many seeds, on all cores.
+/// How long a seed takes that will never end: a moment otherwise.
+const NEVER: Duration = Duration::from_secs(60);
+
+/// Runs `each` on so many seeds, on all cores. Virtual time that stands still, since tasks wake each other without end, is
+/// told as well.
 fn on_all_cores(count: u64, each: impl Fn(u64) + Sync) {
     let from = number("COORD_SIM_FROM").unwrap_or(0);
     let (next, end) = (AtomicU64::new(from), from.saturating_add(count));
     let threads = thread::available_parallelism().map_or(2, usize::from);
+    let running: Vec<_> = (0..threads).map(|_| Mutex::new(Some((from, Instant::now())))).collect();
+    let is = |now: &Mutex<Option<(u64, Instant)>>| *now.lock().expect("nothing panics while this is locked");
+    let (is, each) = (&is, &each);
     thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|seed| *seed < end) {
+        for now in &running {
+            let next = &next;
+            scope.spawn(move || {
+                let set = |to| *now.lock().expect("nothing panics while this is locked") = to;
+                let seeds =
+                    std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::SeqCst)).filter(|it| *it < end));
+                for seed in seeds {
+                    set(Some((seed, Instant::now())));
                     each(seed);
                 }
+                set(None);
             });
+        }
+        while running.iter().any(|now| is(now).is_some()) {
+            for (seed, since) in running.iter().filter_map(is) {
+                if since.elapsed() > NEVER {
+                    eprintln!("seed {seed} does not end\n  once more: {}", again(seed));
+                    // A thread that goes round in circles can not be stopped in another way.
+                    std::process::exit(101);
+                }
+            }
+            thread::sleep(Duration::from_millis(50));
         }
     });
 }

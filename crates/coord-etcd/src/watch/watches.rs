@@ -199,7 +199,7 @@ mod tests {
         let mut watches = Watches::default();
         let (_, mut one) = user(&mut watches, "a", 1);
         let (_, mut other) = user(&mut watches, "a", 2);
-        watches.end(1).expect("is watched").refuse(&super::refusal::refusal("permission denied"));
+        watches.end(1).expect("is watched").refuse(&crate::watch::refusal::refusal("permission denied"));
         for inbox in [&mut one, &mut other] {
             assert!(matches!(inbox.try_recv(), Ok(Delivery::Refused(Error::PermissionDenied { .. }))));
             assert!(matches!(inbox.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));

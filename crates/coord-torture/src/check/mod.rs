@@ -46,7 +46,7 @@ pub enum Promise {
     EndState,
     /// An instance is listed as it was answered, and not after it has left.
     Registry,
-    /// No number is made twice, and those of one holder grow.
+    /// No number is made twice, and those of one id grow, also from holder to holder.
     Numbers,
     /// Calls end, with errors that their faults explain.
     Calls,
@@ -97,18 +97,31 @@ pub fn check(events: &[Event], operator: Operator) -> Vec<Violation> {
     found.0
 }
 
+/// Numbers of one id grow, also from holder to holder: each is above those that were known when its hold began.
 fn numbers(events: &[Event], found: &mut Violations) {
-    let mut made = BTreeMap::new();
-    let mut last = BTreeMap::<u64, u64>::new();
+    let (mut made, mut holds) = (BTreeMap::new(), BTreeMap::new());
+    let mut largest = ByName::<u64>::new();
     for (at, event) in events.iter().enumerate() {
-        let What::Number { hold, number } = &event.what else { continue };
-        if let Some(before) = made.insert(*number, at) {
-            found.add(Promise::Numbers, format!("#{at}: {number} was made before, at #{before}"));
-        }
-        if let Some(before) = last.insert(*hold, *number)
-            && before >= *number
-        {
-            found.add(Promise::Numbers, format!("#{at}: {number} of hold {hold} is not above {before}"));
+        match &event.what {
+            What::Acquires { place, hold, token: None } => {
+                holds.insert(*hold, (place, largest.get(place).copied()));
+            }
+            What::Number { hold, number } => {
+                if let Some(before) = made.insert(*number, at) {
+                    found.add(Promise::Numbers, format!("#{at}: {number} was made before, at #{before}"));
+                }
+                let Some((place, last)) = holds.get_mut(hold) else { continue };
+                if let Some(before) = *last
+                    && before >= *number
+                {
+                    let detail = format!("#{at} {place}: {number} of hold {hold} is not above {before}");
+                    found.add(Promise::Numbers, detail);
+                }
+                *last = Some(*number);
+                let of_all = largest.entry((*place).clone()).or_default();
+                *of_all = (*number).max(*of_all);
+            }
+            _ => {}
         }
     }
 }
@@ -136,11 +149,13 @@ mod tests {
     use crate::history::Value;
 
     #[test]
-    fn a_number_that_is_made_twice_is_seen() {
+    fn a_number_that_is_made_twice_or_goes_back_is_seen() {
+        let holds = |hold| What::Acquires { place: "id 1".into(), hold, token: None };
         let number = |hold, number| What::Number { hold, number };
-        assert_eq!(promises([number(1, 10), number(2, 12), number(1, 11)]), []);
+        assert_eq!(promises([holds(1), number(1, 10), number(1, 11), holds(2), number(2, 12)]), []);
         assert_eq!(promises([number(1, 10), number(2, 10)]), [Promise::Numbers]);
-        assert_eq!(promises([number(1, 11), number(1, 10)]), [Promise::Numbers]);
+        assert_eq!(promises([holds(1), number(1, 11), number(1, 10)]), [Promise::Numbers]);
+        assert_eq!(promises([holds(1), number(1, 11), holds(2), number(2, 10)]), [Promise::Numbers]);
     }
 
     #[test]
