@@ -156,9 +156,10 @@ async fn an_acquire_that_times_out_half_way_leaves_neither_key_nor_lease() {
     for has_lease in [false, true] {
         let network = Proxy::start(cluster.endpoint(1)).await.expect("a port is free");
         let client = client([network.address().to_owned()]).await;
-        let held: Option<LockGuard> = match has_lease {
-            true => Some(client.lock().acquire("another", TTL).await.expect("is free")),
-            false => None,
+        let held: Option<LockGuard> = if has_lease {
+            Some(client.lock().acquire("another", TTL).await.expect("is free"))
+        } else {
+            None
         };
         let before = admin.lease_client().leases().await.expect("etcd answers").leases().len();
         network.down().set(Conditions::Silent);

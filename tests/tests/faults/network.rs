@@ -71,9 +71,9 @@ async fn nodes_that_come_and_go_at_random_leave_everything_whole_and_cause_no_st
             fastrand::shuffle(&mut order);
             for &n in &order {
                 if fastrand::bool() {
-                    cluster.isolate(n)
+                    cluster.isolate(n);
                 } else {
-                    cluster.cut_peers(n)
+                    cluster.cut_peers(n);
                 }
                 sleep(Duration::from_millis(fastrand::u64(100..1_500))).await;
             }
