@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
-use coord_etcd::{Client, EtcdConfig, Layout, TlsFiles};
+use coord_etcd::{Client, EtcdConfig, Layout, PlaintextPassword, TlsFiles};
 
 use crate::exit::Failure;
 
@@ -26,6 +26,9 @@ pub(crate) struct ConnectArgs {
     /// A file with the user's password; line breaks at its end do not count
     #[arg(long, global = true, env = "COORD_PASSWORD_FILE", value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// Send the password without TLS as well, where everyone on the way can read it: for tests
+    #[arg(long, global = true, env = "COORD_ALLOW_PLAINTEXT_PASSWORD")]
+    allow_plaintext_password: bool,
     /// Use TLS with the certificate authorities of this system; not needed beside the options below
     #[arg(long, global = true)]
     tls: bool,
@@ -74,8 +77,7 @@ impl ConnectArgs {
             LayoutArg::Namespace => Layout::Namespace,
             LayoutArg::GoOriginal => Layout::GoOriginal,
         };
-        config.username.clone_from(&self.username);
-        config.password = self.password()?;
+        self.say_who(&mut config)?;
         let named = [&self.ca_file, &self.cert_file, &self.key_file];
         if self.tls || self.server_name.is_some() || named.into_iter().any(Option::is_some) {
             let mut files = TlsFiles::default();
@@ -92,17 +94,19 @@ impl ConnectArgs {
         Ok(config)
     }
 
-    fn password(&self) -> Result<Option<secrecy::SecretString>, Failure> {
-        let password = match &self.password_file {
-            Some(file) => std::fs::read_to_string(file).map_err(|error| {
-                Failure::usage(format!("can not read the password file `{}`: {error}", file.display()))
-            })?,
-            // Without a user it is that of another program, or of another call.
-            None if self.username.is_none() => return Ok(None),
-            None => std::env::var("COORD_PASSWORD")
-                .map_err(|_| Failure::usage("--username needs --password-file FILE or COORD_PASSWORD"))?,
-        };
-        Ok(Some(password.trim_end_matches(['\n', '\r']).to_owned().into()))
+    fn say_who(&self, config: &mut EtcdConfig) -> Result<(), Failure> {
+        config.username.clone_from(&self.username);
+        config.password_file.clone_from(&self.password_file);
+        if self.allow_plaintext_password {
+            config.plaintext_password = PlaintextPassword::Allowed;
+        }
+        // Without a user, COORD_PASSWORD is that of another call.
+        if self.username.is_some() && self.password_file.is_none() {
+            let password = std::env::var("COORD_PASSWORD")
+                .map_err(|_| Failure::usage("--username needs --password-file FILE or COORD_PASSWORD"))?;
+            config.password = Some(password.into());
+        }
+        Ok(())
     }
 
     /// Where it connects to, for people.

@@ -104,6 +104,12 @@ pub(crate) struct Versions {
     pub(crate) tls: Option<TlsSource>,
 }
 
+/// What etcd answers to `GET /version`, as far as it matters here.
+#[derive(Deserialize)]
+struct Answer {
+    etcdserver: String,
+}
+
 impl Versions {
     /// Asks every endpoint. It needs no user, and no permission.
     pub(crate) async fn ask(&self) -> Vec<MemberVersion> {

@@ -3,6 +3,7 @@
 mod areas;
 mod clock;
 mod finding;
+mod server;
 
 use std::io::Write;
 
@@ -58,6 +59,7 @@ impl DoctorArgs {
                 return Ok(findings);
             }
         };
+        findings.extend(server::examine(&client).await);
         findings.push(clock::examine(&endpoints, speaks_tls, limit).await);
         areas::examine(&client, self.commits, &mut findings).await;
         // What was tried is given back already.

@@ -1,6 +1,12 @@
 //! Whether `coord doctor` finds what is wrong.
 
+use std::net::Ipv4Addr;
+
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional, sink},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::tools::{Shop, output, stdout};
 
@@ -25,6 +31,11 @@ async fn a_good_etcd_has_no_problem_and_nothing_stays_in_it() {
     for check in ["connection", "clock", "locks", "services", "config", "ids", "latency"] {
         assert_eq!(finding(&report, check)["level"], "ok", "{report}");
     }
+    // Whether it is a good version depends on which etcd the tests have.
+    assert!(
+        finding(&report, "server")["said"].as_str().is_some_and(|said| said.starts_with("etcd 3.")),
+        "{report}"
+    );
     let left = shop.server.etcdctl(&["get", "--prefix", "/", "--keys-only"]).await.expect("etcd answers");
     assert_eq!(left.trim(), "", "nothing that was tried is left");
     let text = shop.ok(&["doctor"]).await;
@@ -61,7 +72,7 @@ async fn a_wrong_password_and_missing_permissions_are_found() {
     let (anonymous, code) = report(&mut shop.coord(&["doctor"])).await;
     assert_eq!((code, &finding(&anonymous, "connection")["level"]), (Some(1), &"problem".into()));
 
-    let mut wrong = shop.coord(&["--username", "half", "doctor"]);
+    let mut wrong = shop.coord(&["--username", "half", "--allow-plaintext-password", "doctor"]);
     let (found, code) = report(wrong.env("COORD_PASSWORD", "s3cret-wrong")).await;
     assert_eq!(code, Some(1));
     let connection = finding(&found, "connection");
@@ -74,6 +85,7 @@ async fn a_wrong_password_and_missing_permissions_are_found() {
     let file = tempfile::NamedTempFile::new().expect("can be made");
     std::fs::write(file.path(), "s3cret-half\n").expect("is written");
     let mut half = shop.coord(&[
+        "--allow-plaintext-password",
         "--username",
         "half",
         "--password-file",
@@ -92,9 +104,56 @@ async fn a_wrong_password_and_missing_permissions_are_found() {
         );
     }
     let half = async |args: &[&str]| {
-        let mut command = shop.coord(&[&["--username", "half"], args].concat());
+        let mut command = shop.coord(&[&["--username", "half", "--allow-plaintext-password"], args].concat());
         output(command.env("COORD_PASSWORD", "s3cret-half")).await.status.code()
     };
     assert_eq!(half(&["lock", "job", "--", "true"]).await, Some(0));
     assert_eq!(half(&["service", "list"]).await, Some(5));
+}
+
+/// An etcd that says of itself that it is old, and has an old clock: all but that comes from the real one.
+async fn old(server: String) -> String {
+    const SAID: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 49\r\n\
+        Content-Type: application/json\r\n\r\n{\"etcdserver\":\"3.4.23\",\"etcdcluster\":\"3.4.0\"}    ";
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+    let address = listener.local_addr().expect("is bound").to_string();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let server = server.clone();
+            tokio::spawn(async move {
+                let mut begin = [0; 3];
+                client.read_exact(&mut begin).await?;
+                if &begin == b"GET" {
+                    let mut request = vec![0; 4096];
+                    let length = client.read(&mut request).await?;
+                    client.write_all(SAID).await?;
+                    if !String::from_utf8_lossy(&request[..length]).contains("Connection: close") {
+                        copy(&mut client, &mut sink()).await?;
+                    }
+                    return Ok(());
+                }
+                let mut etcd = TcpStream::connect(server).await?;
+                etcd.write_all(&begin).await?;
+                copy_bidirectional(&mut client, &mut etcd).await.map(drop)
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_old_version_and_a_wrong_clock_are_found() {
+    let shop = Shop::open().await;
+    let old = old(shop.server.endpoint().trim_start_matches("http://").to_owned()).await;
+    let (report, code) = report(&mut shop.coord(&["--url", &format!("etcd://{old}/shop"), "doctor"])).await;
+    let server = finding(&report, "server");
+    assert_eq!(server["level"], "warning", "{report}");
+    assert!(
+        server["said"].as_str().is_some_and(|said| said.contains("3.4.23") && said.contains("15247")),
+        "{server}"
+    );
+    let clock = finding(&report, "clock");
+    assert_eq!(clock["level"], "warning");
+    assert!(clock["said"].as_str().is_some_and(|said| said.contains("ahead of etcd's")), "{clock}");
+    assert_eq!((code, &report["ok"]), (Some(0), &true.into()), "warnings are no problems");
 }
