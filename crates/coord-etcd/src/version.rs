@@ -132,12 +132,6 @@ impl Versions {
     }
 }
 
-/// The part of the answer that matters.
-#[derive(Deserialize)]
-struct Answer {
-    etcdserver: String,
-}
-
 /// HTTP/1.1, since etcd takes everything else on a port without TLS for gRPC.
 async fn ask_plainly(member: &Member) -> Result<Vec<u8>, BoxError> {
     let stream = TcpStream::connect((member.host.as_str(), member.port)).await?;
