@@ -96,8 +96,8 @@ impl Client {
     }
 
     /// Asks each endpoint which version of etcd runs there; what is known to be wrong with one,
-    /// [`ServerVersion::faults`] tells. When a client connects this is done in the background, and faults are logged as
-    /// warnings.
+    /// [`faults`](crate::ServerVersion::faults) tells. When a client connects this is done in the background, and
+    /// faults are logged as warnings.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
