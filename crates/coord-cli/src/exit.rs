@@ -104,6 +104,7 @@ impl From<Error> for Failure {
             Error::PermissionDenied { .. } => (Exit::DENIED, "permission_denied"),
             Error::Unauthenticated { .. } => (Exit::DENIED, "unauthenticated"),
             Error::Unavailable { .. } => (Exit::UNAVAILABLE, "unavailable"),
+            Error::Tls { .. } => (Exit::UNAVAILABLE, "tls"),
             Error::Timeout { .. } => (Exit::UNAVAILABLE, "timeout"),
             Error::Exhausted { .. } => (Exit::NOT_ACQUIRED, "exhausted"),
             Error::Lost { .. } => (Exit::LOST, "lost"),

@@ -66,6 +66,7 @@ pub(super) fn of_connection(error: &Error, url: &str) -> Finding {
             "check --ca-file, --server-name, and --cert-file with --key-file if etcd asks for a certificate"
                 .into()
         }
+        Error::Tls { hint, .. } => hint.clone(),
         Error::Unavailable { .. } | Error::Timeout { .. } => format!(
             "is etcd at {url}? Try `etcdctl --endpoints HOST:PORT endpoint health`; see --url, firewalls, and --tls if \
              etcd speaks TLS only"
@@ -85,6 +86,7 @@ pub(super) fn of_area(area: &'static str, error: &Error) -> Finding {
                 .to_owned()
         }
         Error::Unauthenticated { .. } => "check --username and --password-file or COORD_PASSWORD".into(),
+        Error::Tls { hint, .. } => hint.clone(),
         Error::Unavailable { .. } | Error::Timeout { .. } => {
             "has etcd lost its quorum? Try `etcdctl endpoint status --cluster`".into()
         }
