@@ -13,6 +13,9 @@ mod connect;
 mod core;
 mod endpoint;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod group;
 mod ids;
 mod keys;
