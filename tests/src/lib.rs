@@ -2,9 +2,11 @@
 //!
 //! `cargo xtask test` sets the environment that [`EtcdServer`] reads.
 
+mod certs;
 mod proxy;
 mod server;
 pub mod worlds;
 
-pub use proxy::Proxy;
-pub use server::EtcdServer;
+pub use certs::{Cert, Certs};
+pub use proxy::{Fault, Proxy};
+pub use server::{Clients, EtcdServer};

@@ -16,6 +16,8 @@ use tokio::time::sleep;
 use container::Container;
 use process::Process;
 
+use crate::Certs;
+
 const READY: Duration = Duration::from_secs(30);
 const GIVEN_READY: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(50);
@@ -30,7 +32,63 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 #[derive(Debug)]
 pub struct EtcdServer {
     endpoint: String,
+    /// Where health and metrics are, without TLS.
+    watched: String,
+    /// How etcdctl gets in.
+    etcdctl: Vec<String>,
     kind: Kind,
+}
+
+/// How a member listens for clients.
+#[derive(Clone, Debug)]
+struct Listen {
+    port: u16,
+    tls: Option<Tls>,
+}
+
+/// With TLS, health and metrics have a port of their own that needs none.
+#[derive(Clone, Debug)]
+struct Tls {
+    metrics_port: u16,
+    certs: PathBuf,
+    clients: Clients,
+}
+
+/// Who may connect to a server with TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// Everyone.
+    All,
+    /// Those with a certificate of the authority.
+    WithCertificate,
+}
+
+impl Listen {
+    fn url(&self, host: &str, port: u16) -> String {
+        format!("{}://{host}:{port}", if self.tls.is_some() { "https" } else { "http" })
+    }
+
+    /// The arguments for it, where `host` is the address to listen on and `port` the port there.
+    fn args(&self, host: &str, port: u16) -> Vec<String> {
+        let mut args = vec![
+            format!("--listen-client-urls={}", self.url(host, port)),
+            format!("--advertise-client-urls={}", self.url("127.0.0.1", self.port)),
+        ];
+        if let Some(tls) = &self.tls {
+            let file = |name: &str| tls.certs.join(name).display().to_string();
+            args.extend([
+                format!("--listen-metrics-urls=http://{host}:{}", tls.metrics_port),
+                format!("--cert-file={}", file("server.pem")),
+                format!("--key-file={}", file("server.key")),
+            ]);
+            // To know an authority is to ask for its certificates, for etcd.
+            if tls.clients == Clients::WithCertificate {
+                args.push(format!("--trusted-ca-file={}", file("ca.pem")));
+                args.push("--client-cert-auth".to_owned());
+            }
+        }
+        args
+    }
 }
 
 #[derive(Debug)]
@@ -55,11 +113,25 @@ impl EtcdServer {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_with(args: &[&str]) -> Result<Self> {
+        Self::start_listening(args, None).await
+    }
+
+    /// As [`start_with`](Self::start_with), but with TLS, and the certificates of `certs`, which it reads for each
+    /// new connection.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_tls(certs: &Certs, clients: Clients, args: &[&str]) -> Result<Self> {
+        let tls = Tls { metrics_port: 0, certs: certs.folder().to_owned(), clients };
+        Self::start_listening(args, Some(tls)).await
+    }
+
+    async fn start_listening(args: &[&str], tls: Option<Tls>) -> Result<Self> {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         let mut tries = 3;
         loop {
             tries -= 1;
-            match Self::try_start(&args).await {
+            match Self::try_start(&args, tls.clone()).await {
                 // Somebody took the port between the look for a free one and the start.
                 Err(error) if tries > 0 && port_taken(&error) => {}
                 result => return result,
@@ -77,7 +149,7 @@ impl EtcdServer {
             return Self::start().await;
         };
         let endpoint = if given.contains("://") { given } else { format!("http://{given}") };
-        let server = Self { endpoint, kind: Kind::Given };
+        let server = Self { watched: endpoint.clone(), endpoint, etcdctl: Vec::new(), kind: Kind::Given };
         let endpoint = &server.endpoint;
         server.wait_until_ready(GIVEN_READY).await.with_context(|| {
             format!("COORD_TEST_ETCD names {endpoint}; start an etcd there or unset the variable")
@@ -85,19 +157,73 @@ impl EtcdServer {
         Ok(server)
     }
 
-    async fn try_start(args: &[String]) -> Result<Self> {
+    async fn try_start(args: &[String], tls: Option<Tls>) -> Result<Self> {
         let port = free_port()?;
+        let mut etcdctl = Vec::new();
+        let tls =
+            tls.map(|tls| Ok::<_, anyhow::Error>(Tls { metrics_port: free_port()?, ..tls })).transpose()?;
+        if let Some(tls) = &tls {
+            for (flag, name) in [("cacert", "ca.pem"), ("cert", "client.pem"), ("key", "client.key")] {
+                etcdctl.push(format!("--{flag}={}", tls.certs.join(name).display()));
+            }
+        }
+        let listen = Listen { port, tls };
+        let endpoint = listen.url("127.0.0.1", port);
+        let metrics_port = listen.tls.as_ref().map_or(port, |tls| tls.metrics_port);
         let kind = if let Some(image) = var("COORD_TEST_ETCD_IMAGE") {
-            Kind::Container(Container::start(&image, port, args).await?)
+            Kind::Container(Container::start(&image, listen, args).await?)
         } else {
-            Kind::Process(Process::start(program()?, port, args)?)
+            Kind::Process(Process::start(program()?, listen, args)?)
         };
-        let server = Self { endpoint: format!("http://127.0.0.1:{port}"), kind };
+        let server = Self { endpoint, watched: format!("http://127.0.0.1:{metrics_port}"), etcdctl, kind };
         server.wait_until_ready(READY).await?;
         Ok(server)
     }
 
-    /// Where etcd's own clients find it: `http://127.0.0.1:PORT`.
+    /// Enables authentication with the user `root` and gives etcdctl its password.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn enable_auth(&mut self) -> Result<()> {
+        for command in ["user add root:rootpw", "user grant-role root root", "auth enable"] {
+            self.etcdctl(&command.split(' ').collect::<Vec<_>>()).await?;
+        }
+        self.etcdctl.push("--user=root:rootpw".to_owned());
+        Ok(())
+    }
+
+    /// Adds a user with a role that may `permission` (`read` or `readwrite`) what begins with `prefix`.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn add_user(&self, user: &str, password: &str, permission: &str, prefix: &str) -> Result<()> {
+        let role = format!("coord-{user}");
+        self.etcdctl(&["role", "add", &role]).await?;
+        self.etcdctl(&["role", "grant-permission", &role, "--prefix=true", permission, prefix]).await?;
+        self.etcdctl(&["user", "add", &format!("{user}:{password}")]).await?;
+        self.etcdctl(&["user", "grant-role", user, &role]).await?;
+        Ok(())
+    }
+
+    /// Changes a password, which ends all tokens of the user.
+    ///
+    /// # Errors
+    /// As [`etcdctl`](Self::etcdctl).
+    pub async fn change_password(&self, user: &str, password: &str) -> Result<()> {
+        let mut command = self.etcdctl_process(&["user", "passwd", user, "--interactive=false"])?;
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn()?;
+        let mut input = child.stdin.take().context("stdin was piped above")?;
+        tokio::io::AsyncWriteExt::write_all(&mut input, password.as_bytes()).await?;
+        drop(input);
+        let output = child.wait_with_output().await?;
+        if !output.status.success() {
+            bail!("etcdctl user passwd: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// Where etcd's own clients find it: `http://127.0.0.1:PORT`, or `https` with TLS.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -178,7 +304,7 @@ impl EtcdServer {
     /// # Errors
     /// When nothing answers.
     pub async fn requests(&self) -> Result<BTreeMap<String, u64>> {
-        let metrics = http::get(&self.endpoint, "/metrics").await?;
+        let metrics = http::get(&self.watched, "/metrics").await?;
         let started = metrics.lines().filter_map(|line| line.strip_prefix("grpc_server_started_total{"));
         Ok(started
             .filter_map(|line| {
@@ -197,7 +323,7 @@ impl EtcdServer {
     /// When nothing answers.
     #[expect(clippy::cast_sign_loss, reason = "counters are not negative, though etcd may write 1e+06")]
     pub async fn metric(&self, start: &str, part: &str) -> Result<u64> {
-        let metrics = http::get(&self.endpoint, "/metrics").await?;
+        let metrics = http::get(&self.watched, "/metrics").await?;
         let lines = metrics.lines().filter(|line| line.starts_with(start) && line.contains(part));
         Ok(lines
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
@@ -211,12 +337,15 @@ impl EtcdServer {
     /// When there is no etcdctl, or it exits non-zero.
     pub async fn etcdctl(&self, args: &[&str]) -> Result<String> {
         if let (Kind::Container(container), None) = (&self.kind, var("COORD_TEST_ETCDCTL")) {
-            return container.etcdctl(args).await;
+            let args: Vec<&str> =
+                self.etcdctl.iter().map(String::as_str).chain(args.iter().copied()).collect();
+            return container.etcdctl(&args).await;
         }
         let program = var("COORD_TEST_ETCDCTL").unwrap_or_else(|| "etcdctl".to_owned());
         let output = Command::new(&program)
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.endpoint])
+            .args(&self.etcdctl)
             .args(args)
             .kill_on_drop(true)
             .output()
@@ -241,14 +370,14 @@ impl EtcdServer {
                 command
             }
         };
-        command.args(args).kill_on_drop(true);
+        command.args(&self.etcdctl).args(args).kill_on_drop(true);
         Ok(command)
     }
 
     async fn wait_until_ready(&self, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         loop {
-            let reason = match http::get(&self.endpoint, "/health").await {
+            let reason = match http::get(&self.watched, "/health").await {
                 Ok(body) if body.contains(r#""health":"true""#) => return Ok(()),
                 Ok(body) => body,
                 Err(error) => format!("{error:#}"),
@@ -287,7 +416,7 @@ fn program() -> Result<PathBuf> {
     )
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     (0..100)
         .map(|_| fastrand::u16(PORTS))
         .find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())

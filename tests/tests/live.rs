@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use coord_api::{ConfigCenter, ConfigEvent, ConfigExt, Error, Provider};
 use coord_config::{Live, LiveExt, Origin, RejectionCause};
-use coord_etcd::{Client, Connect, EtcdConfig};
+use coord_etcd::{Client, Connect, EtcdConfig, PlaintextPassword};
 use coord_tests::EtcdServer;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -109,9 +109,11 @@ async fn a_service_with_a_password_starts_while_etcd_is_down() {
     }
     server.kill9().await.expect("is killed");
 
-    let lazily = async |password| {
-        let mut config = EtcdConfig::new([server.endpoint()]).connect(Connect::Lazily);
-        (config.username, config.password) = (Some("shop".into()), Some(String::from(password).into()));
+    let lazily = async |password: &str| {
+        let config = EtcdConfig::new([server.endpoint()])
+            .connect(Connect::Lazily)
+            .user("shop", password)
+            .plaintext_password(PlaintextPassword::Allowed);
         Client::connect(config).await.expect("needs no etcd").config()
     };
     let (config, wrong) = (lazily("s3cret").await, lazily("wr0ng").await);

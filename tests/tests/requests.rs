@@ -130,6 +130,28 @@ async fn a_hand_off_within_a_process_costs_the_release_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_that_is_alone_in_its_process_watches_and_looks_once() {
+    let bench = Bench::new().await;
+    let other = client(&bench.server).await;
+    other.lock().acquire("warm-up", TTL).await.expect("is free").unlock().await.expect("is held");
+    let guard = bench.acquire("job").await;
+    let watches = || bench.server.metric("etcd_debugging_mvcc_watcher_total", "");
+    let before = watches().await.expect("etcd answers");
+    let handed_over = async {
+        let waiter = tokio::spawn(async move { other.lock().acquire("job", TTL).await });
+        while watches().await.expect("etcd answers") == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        guard.unlock().await.expect("is held");
+        timeout(LIMIT, waiter).await.expect("in time").expect("no panic").expect("is granted")
+    };
+    let (_next, requests) = bench.requests_of(handed_over).await;
+    // It enters and sees who is before it, watches that one, and looks who is before it when that one has gone. The
+    // store has not changed between its entering and its watch, so it does not look in between.
+    assert_eq!(requests, BTreeMap::from([("Txn".to_owned(), 3), ("Watch".to_owned(), 1)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn locks_of_different_names_that_wait_together_travel_together() {
     const NAMES: usize = 64;
     let bench = Bench::new().await;

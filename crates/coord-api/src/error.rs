@@ -106,7 +106,7 @@ pub enum Error {
     },
 
     /// The store knows who asks and refuses: give the user a role that covers the namespace.
-    #[error("{operation}: the user has no permission for this namespace")]
+    #[error("{operation}: the user has no permission for this namespace, a role has to grant it")]
     PermissionDenied {
         /// What was tried.
         operation: &'static str,
@@ -115,11 +115,38 @@ pub enum Error {
         source: BoxError,
     },
 
-    /// The store does not accept the credentials: correct them.
-    #[error("{operation}: the credentials were not accepted")]
+    /// The store does not accept the credentials: correct them. Where they come from a file or a provider, what is
+    /// there is tried again by itself.
+    #[error("{operation}: the credentials were not accepted, user name or password have to be corrected")]
     Unauthenticated {
         /// What was tried.
         operation: &'static str,
+        /// The store's answer.
+        #[source]
+        source: BoxError,
+    },
+
+    /// No trusted connection to the store can be made: mend what `hint` names. Nothing was sent. It is tried again by
+    /// itself, with the files as they are then.
+    #[error("no trusted connection to {what}: {hint}")]
+    Tls {
+        /// What can not be reached, for example `etcd`.
+        what: String,
+        /// What is wrong and what to do about it.
+        hint: String,
+        /// The words of the TLS library, where there are some.
+        #[source]
+        source: BoxError,
+    },
+
+    /// The store takes no more writes until someone frees space: do what `hint` says. Nothing was written. What is held
+    /// stays held, and can be renewed and given back.
+    #[error("no space left in {what}: {hint}")]
+    NoSpace {
+        /// What is full, for example `etcd`.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
         /// The store's answer.
         #[source]
         source: BoxError,
@@ -160,10 +187,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the very same call may succeed later without anything being mended.
+    /// Whether the very same call may succeed later without the caller mending anything.
     ///
     /// True for [`Unavailable`](Self::Unavailable), [`Exhausted`](Self::Exhausted),
-    /// [`ClockWentBack`](Self::ClockWentBack) and [`Timeout`](Self::Timeout); after a `Timeout` of an unconditional write, read first.
+    /// [`ClockWentBack`](Self::ClockWentBack) and [`Timeout`](Self::Timeout); after a `Timeout` of an unconditional write,
+    /// read first. Also for [`Tls`](Self::Tls), since certificates are often renewed by machines.
     ///
     /// ```
     /// use coord_api::Error;
@@ -174,6 +202,7 @@ impl Error {
         matches!(
             self,
             Self::Unavailable { .. }
+                | Self::Tls { .. }
                 | Self::Timeout { .. }
                 | Self::Exhausted { .. }
                 | Self::ClockWentBack { .. }

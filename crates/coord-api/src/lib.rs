@@ -19,6 +19,7 @@ mod config;
 mod contact;
 mod entry;
 mod error;
+mod health;
 mod ids;
 mod lease;
 mod lock;
@@ -38,6 +39,7 @@ pub use config::{ConfigCenter, ConfigEvent, ConfigExt, Covered, Scope, Setting};
 pub use contact::{Contact, Freshness};
 pub use entry::{Entry, EntryEvent};
 pub use error::{BoxError, Error, Result};
+pub use health::{HEALTH_LIMIT, Health};
 pub use ids::{
     HeldId, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, MAX_IDENTITY_BYTES, MAX_MAX_ID,
     MAX_QUARANTINE, check_max_id,

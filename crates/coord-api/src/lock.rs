@@ -1,6 +1,6 @@
 //! Distributed locks that tell their holder when they are lost.
 
-use std::{fmt, pin::pin, time::Duration};
+use std::{collections::BTreeMap, fmt, pin::pin, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,13 @@ pub trait DistributedLock: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::Closed`], [`Error::Unavailable`], [`Error::Timeout`].
     async fn holders(&self, name: &str) -> Result<Vec<Holder>>;
+
+    /// Every lock that someone holds or waits for, with its queue as [`holders`](Self::holders) tells it, as they were
+    /// at one moment. For people who look after a store: it reads all places of all queues.
+    ///
+    /// # Errors
+    /// As [`holders`](Self::holders).
+    async fn queues(&self) -> Result<BTreeMap<String, Vec<Holder>>>;
 }
 
 /// One place in the queue of a lock.

@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use crate::{
-    ConfigCenter, DistributedLock, InstanceIdAllocator, InstanceIds, LeaseHealth, Result, ServiceRegistry,
+    ConfigCenter, DistributedLock, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Result,
+    ServiceRegistry,
 };
 
 /// One client of a coordination store. Code that takes an `Arc<dyn Provider>` runs on every backend.
@@ -64,6 +65,34 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// healthy if there are none; lost until the store is known to have freed the lease. For metrics and
     /// readiness probes; what a single lock or id is worth, its own `lost()` tells.
     fn lease_health(&self) -> LeaseHealth;
+
+    /// Whether the store answers, with the time that it took for one linearizable read, and how the leases are doing:
+    /// for a readiness probe, and answered within [`HEALTH_LIMIT`](crate::HEALTH_LIMIT) whatever the store does. Not for
+    /// a liveness probe: a new process would not find the store either, and lose what this one holds.
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed) after close. Any other says why the store does not answer this client:
+    /// [`Error::Unavailable`](crate::Error::Unavailable), [`Error::Timeout`](crate::Error::Timeout), or that it does not
+    /// let the client in. The leases may be held all the same, as [`lease_health`](Self::lease_health) tells.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    ///
+    /// ```
+    /// use coord_api::Provider;
+    ///
+    /// async fn is_ready(provider: &dyn Provider) -> bool {
+    ///     provider.health().await.is_ok_and(|health| health.is_ready())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// let client = coord_memory::Store::new().client();
+    /// assert!(is_ready(&client).await);
+    /// client.close().await?;
+    /// assert!(!is_ready(&client).await);
+    /// # Ok(()) }
+    /// ```
+    async fn health(&self) -> Result<Health>;
 
     /// Gives back everything and ends every wait; see the contract above.
     ///

@@ -69,6 +69,13 @@ pub trait ServiceRegistry: fmt::Debug + Send + Sync {
     /// [`Error::InvalidArgument`], [`Error::Closed`], [`Error::Unavailable`], [`Error::Timeout`].
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>>;
 
+    /// Every service that has an instance now, with its instances as [`discover`](Self::discover) tells them, as they
+    /// were at one moment. For people who look after a store: it reads all records of all services.
+    ///
+    /// # Errors
+    /// As [`discover`](Self::discover).
+    async fn services(&self) -> Result<BTreeMap<String, Vec<ServiceInfo>>>;
+
     /// Watches the instances of a service; see [`Watch`] for what is promised.
     ///
     /// # Errors

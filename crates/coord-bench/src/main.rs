@@ -31,7 +31,7 @@ use run::{Measured, Runner};
 async fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let done = match words.next().as_deref() {
-        Some("child") => contend(&words.next().unwrap_or_default(), Args::parse(words)).await,
+        Some("child") => Box::pin(contend(&words.next().unwrap_or_default(), Args::parse(words))).await,
         Some(area) => measure(area, Args::parse(words)).await,
         None => Err(anyhow::anyhow!("no area: this is started by `cargo xtask bench`")),
     };
@@ -48,7 +48,7 @@ async fn contend(area: &str, args: Result<Args>) -> Result<()> {
     let (args, mut runner) = (args?, child::Runner::new());
     match area {
         "lock" => lock::child(&args, &mut runner).await,
-        "ids" => ids::child(&args, &mut runner).await,
+        "ids" => Box::pin(ids::child(&args, &mut runner)).await,
         "grpc" => grpc::child(&args, &mut runner).await,
         "registry" => registry::child(&args, &mut runner).await,
         "config" => config::child(&args, &mut runner).await,

@@ -30,6 +30,7 @@ mod close;
 mod config;
 mod expect;
 mod ids;
+mod listener;
 mod lock;
 mod names;
 mod registry;

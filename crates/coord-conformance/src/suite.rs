@@ -12,7 +12,7 @@ use std::{
 use futures::future::BoxFuture;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::{Backend, World, close, config, ids, lock, names, registry};
+use crate::{Backend, World, close, config, ids, listener, lock, names, registry};
 
 /// Far more than any test takes: a backend that hangs fails its test instead of the whole run.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
@@ -99,6 +99,7 @@ pub fn contract() -> impl Iterator<Item = Test> {
         config::history::TESTS,
         config::gray::TESTS,
         config::schema::TESTS,
+        config::secrets::TESTS,
         ids::range::TESTS,
         ids::rest::TESTS,
         ids::loss::TESTS,
@@ -132,9 +133,14 @@ impl Backends {
         self
     }
 
-    /// Runs what the command line asks for, then drops the backends.
+    /// Runs what the command line asks for, then drops the backends. It listens to all that coord traces meanwhile, and
+    /// fails if that ever shows a value that a test stored as a secret.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        if let Err(error) = listener::start() {
+            eprintln!("nothing else may listen to what is traced here: {error}");
+            return ExitCode::FAILURE;
+        }
         let mut arguments = Arguments::from_args();
         arguments.test_threads.get_or_insert(THREADS);
         let trials = self
@@ -142,7 +148,17 @@ impl Backends {
             .iter()
             .flat_map(|(name, backend)| contract().map(move |test| trial(name, backend.clone(), test)))
             .collect();
-        libtest_mimic::run(&arguments, trials).exit_code()
+        let list = arguments.list;
+        let outcome = libtest_mimic::run(&arguments, trials);
+        let (events, secrets) = listener::heard();
+        if !secrets.is_empty() {
+            eprintln!("a stored value is traced by {}", secrets.join(", "));
+            return ExitCode::FAILURE;
+        }
+        if !list {
+            println!("{events} traced events, none with a secret");
+        }
+        outcome.exit_code()
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth, Provider,
-    Result, ServiceRegistry,
+    ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
+    Provider, Result, ServiceRegistry,
 };
 
 use crate::{
@@ -16,8 +16,11 @@ use crate::{
     ids::EtcdIds,
     keys::{Keys, Range},
     lock::EtcdLock,
-    options::{Connect, EtcdConfig},
+    options::{Checked, Connect, EtcdConfig},
     registry::EtcdRegistry,
+    tls,
+    transport::try_limit,
+    version::{MemberVersion, warn_of_faults},
 };
 
 /// One client of etcd. Clones are cheap and share the connection, the leases and the background thread.
@@ -48,29 +51,39 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad configuration, before anything is sent;
-    /// [`Error::Unavailable`], [`Error::Timeout`], [`Error::Unauthenticated`] or
+    /// [`Error::Unavailable`], [`Error::Timeout`], [`Error::Tls`], [`Error::Unauthenticated`] or
     /// [`Error::PermissionDenied`] when etcd can not be used.
     ///
     /// # Cancel safety
     /// Dropping this future drops the connection.
     pub async fn connect(config: EtcdConfig) -> Result<Self> {
         let checked = config.check()?;
+        let scheme = checked.endpoints.scheme;
+        Self::connect_as(config, checked).await.map_err(|error| tls::at_the_start(scheme, error))
+    }
+
+    async fn connect_as(config: EtcdConfig, checked: Checked) -> Result<Self> {
         let background = Background::start().map_err(|error| Error::Unavailable {
             what: "a background thread".into(),
             source: Some(error.into()),
         })?;
         let limits = Limits {
             request_timeout: config.request_timeout,
+            try_limit: try_limit(&checked.endpoints, config.request_timeout),
+            members: checked.endpoints.all.len(),
             close_timeout: config.close_timeout,
             id_ttl: checked.instance_id_ttl,
             label: config.label.clone(),
         };
-        let keys = Keys::below(checked.roots);
+        let keys = Keys::below(checked.roots.clone());
         let must_answer = config.connect == Connect::AtOnce;
         let runtime = background.handle().clone();
         let core = owned(background.handle(), move |_gone| async move {
-            let client = connect(&config, &checked.endpoints).await?;
-            Ok(Core::new(&client, keys, &limits, runtime))
+            let connection = connect(&config, &checked).await?;
+            let versions = connection.versions.clone();
+            let core = Core::new(connection, keys, &limits, runtime);
+            tokio::spawn(warn_of_faults(versions, Arc::downgrade(&core)));
+            Ok(core)
         })
         .await?;
         let shared = Shared::new(core, background);
@@ -80,6 +93,16 @@ impl Client {
             client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
         }
         Ok(client)
+    }
+
+    /// Asks each endpoint which version of etcd runs there; what is known to be wrong with one,
+    /// [`ServerVersion::faults`] tells. When a client connects this is done in the background, and faults are logged as
+    /// warnings.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub async fn server_versions(&self) -> Vec<MemberVersion> {
+        self.shared.core.versions.ask().await
     }
 }
 
@@ -107,6 +130,10 @@ impl Provider for Client {
 
     fn lease_health(&self) -> LeaseHealth {
         self.shared.core.sessions.health()
+    }
+
+    async fn health(&self) -> Result<Health> {
+        self.shared.core.health().await
     }
 
     async fn close(&self) -> Result<()> {

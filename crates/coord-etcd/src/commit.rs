@@ -65,6 +65,8 @@ pub(crate) enum Settled {
     Refused(TxnResponse),
     /// The slot's lease is gone. Nothing was written, another slot will do.
     SlotGone,
+    /// It did not take effect and never will, because of this.
+    NeverWritten(Error),
 }
 
 impl Core {
@@ -139,8 +141,9 @@ impl InUse {
                     }
                     Some(Cleared { was_committed: None, now }) => {
                         self.put_back(now);
-                        // It did not take effect and never will, so this is not the time-out that it was.
-                        Err(Error::Unavailable { what: "etcd".into(), source: Some(error.into()) })
+                        // So this is not the time-out that it was.
+                        let source = Some(error.into());
+                        Ok(Settled::NeverWritten(Error::Unavailable { what: "etcd".into(), source }))
                     }
                     None => Err(Error::Timeout {
                         operation: "write config values",
@@ -224,9 +227,7 @@ impl Core {
         let mut existed = 0;
         for key in keys {
             let before = GetOptions::new().with_revision(at - 1).with_count_only();
-            let found = self
-                .call("write config values", async { self.kv().get(key.as_str(), Some(before)).await })
-                .await?;
+            let found = self.get("write config values", key, Some(before)).await?;
             existed += usize::from(found.count() > 0);
         }
         Ok(existed)

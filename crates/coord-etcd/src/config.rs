@@ -8,6 +8,7 @@ use coord_api::{
     Version, Watch, Write,
 };
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tokio::time::Instant;
 
 use crate::{
     commit::{InUse, Settled},
@@ -35,6 +36,7 @@ impl ConfigCenter for EtcdConfigCenter {
     async fn commit(&self, batch: Batch) -> Result<Committed> {
         let core = &self.shared.core;
         core.check_open()?;
+        let begun = Instant::now();
         loop {
             let slot = core.slot().await?;
             let answer = core.txn("write config values", transaction(core, &batch, &slot)).await;
@@ -52,6 +54,8 @@ impl ConfigCenter for EtcdConfigCenter {
                     None => core.forget_slots(),
                 },
                 Settled::SlotGone => core.check_open()?,
+                Settled::NeverWritten(error) if core.may_begin_anew(begun, &error) => {}
+                Settled::NeverWritten(error) => return Err(error),
             }
         }
     }

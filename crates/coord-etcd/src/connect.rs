@@ -1,81 +1,57 @@
 //! Making the connection, with every setting that keeps it from hanging.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use coord_api::{Error, Result};
-use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
-use secrecy::{ExposeSecret, SecretString};
+use etcd_client::ConnectOptions;
 
 use crate::{
-    endpoint::{Endpoints, Scheme},
+    auth::Auth,
+    endpoint::Scheme,
     error::{Failure, classify},
-    options::{Connect, EtcdConfig, TlsFiles},
+    options::{Checked, Connect, EtcdConfig},
+    tls::TlsSource,
+    transport::{self, Timeouts},
+    version::Versions,
 };
 
-/// How often an open stream is probed, and how long the answer may take. Without this a frozen server
-/// or a cut cable hangs a stream for ever; probing more often than every 5 s is punished by etcd.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection, and who this client is on it.
+pub(crate) struct Connection {
+    pub(crate) client: etcd_client::Client,
+    pub(crate) auth: Option<Arc<Auth>>,
+    pub(crate) versions: Versions,
+}
 
 /// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the connection.
-pub(crate) async fn connect(config: &EtcdConfig, endpoints: &Endpoints) -> Result<etcd_client::Client> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(config.connect_timeout)
-        .with_keep_alive(PROBE_INTERVAL, PROBE_TIMEOUT)
-        // etcd closes connections that probe without an open stream.
-        .with_keep_alive_while_idle(false)
-        .with_auto_token_refresh(true);
-    let user = config.username.as_ref().zip(config.password.as_ref());
-    if let (Some((user, password)), Connect::AtOnce) = (user, config.connect) {
-        options = options.with_user(user, password.expose_secret());
-    }
-    if endpoints.scheme == Scheme::Https {
-        options = options.with_tls(tls(config.tls.as_ref()).await?);
-    }
-    let connecting = etcd_client::Client::connect(&endpoints.urls, Some(options));
+pub(crate) async fn connect(config: &EtcdConfig, checked: &Checked) -> Result<Connection> {
     let limit = config.connect_timeout;
-    let client = match tokio::time::timeout(limit, connecting).await {
-        Ok(Ok(client)) => client,
-        Ok(Err(error)) => return Err(classify("connect", limit, error).into()),
-        Err(_elapsed) => return Err(Failure::timeout("connect", limit).into()),
-    };
-    if let (Some((user, password)), Connect::Lazily) = (user, config.connect) {
-        tokio::spawn(authenticate(client.clone(), user.clone(), password.clone()));
+    let timeouts = Timeouts { connect: limit, request: config.request_timeout };
+    let mut transport = transport::options(&checked.endpoints, &timeouts);
+    let mut versions = Versions { endpoints: checked.endpoints.clone(), tls: None };
+    if checked.endpoints.scheme == Scheme::Https {
+        let tls = TlsSource::new(config.tls.clone());
+        // Files that can not be used now are a mistake; later ones are waited out.
+        tls.load().await.map_err(|error| Error::invalid("tls", error.to_string()))?;
+        versions.tls = Some(tls.clone());
+        transport = transport.tls_from(move || {
+            let tls = tls.clone();
+            async move { tls.load().await }
+        });
     }
-    Ok(client)
-}
-
-/// Tries until etcd is there and accepts the user; ends with the client's thread.
-async fn authenticate(mut client: etcd_client::Client, user: String, password: SecretString) {
-    let mut pauses = crate::watch::pauses();
-    while let Err(error) = client.update_user(Some((user.clone(), password.expose_secret().into()))).await {
-        tracing::warn!(%error, "not authenticated with etcd yet, trying again");
-        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+    let members = transport::channel(&checked.endpoints, transport)?;
+    let source = checked.credentials.clone();
+    let auth = source.map(|source| Auth::start(source, members.clone(), config.request_timeout));
+    let channel = auth.iter().fold(members, |channel, auth| auth.on(channel));
+    // A member that lost its leader says so at once, and ends its streams: others may have one. Tokens are not the
+    // library's matter, which would get new ones for some requests and with the first password only.
+    let options = ConnectOptions::new().with_require_leader(true);
+    let client = etcd_client::Client::from_channel(channel, Some(options)).await;
+    let client = client.map_err(|error| classify("connect", limit, error).error)?;
+    if let (Some(auth), Connect::AtOnce) = (&auth, config.connect) {
+        let first = tokio::time::timeout(limit, auth.first()).await;
+        first
+            .map_err(|_| Failure::timeout("connect", limit))?
+            .map_err(|status| classify("connect", limit, status.into()))?;
     }
-}
-
-async fn tls(files: Option<&TlsFiles>) -> Result<TlsOptions> {
-    let Some(files) = files else {
-        return Ok(TlsOptions::new().with_native_roots());
-    };
-    let mut tls = match &files.ca_file {
-        Some(path) => TlsOptions::new().ca_certificate(Certificate::from_pem(read(path).await?)),
-        None => TlsOptions::new().with_native_roots(),
-    };
-    if let (Some(cert), Some(key)) = (&files.cert_file, &files.key_file) {
-        tls = tls.identity(Identity::from_pem(read(cert).await?, read(key).await?));
-    }
-    if let Some(name) = &files.server_name {
-        tls = tls.domain_name(name);
-    }
-    Ok(tls)
-}
-
-async fn read(path: &std::path::Path) -> Result<Vec<u8>> {
-    let owned = path.to_owned();
-    tokio::task::spawn_blocking(move || std::fs::read(owned))
-        .await
-        .map_err(|error| error.to_string())
-        .and_then(|content| content.map_err(|error| error.to_string()))
-        .map_err(|error| Error::invalid("tls", format!("{} can not be read: {error}", path.display())))
+    Ok(Connection { client, auth, versions })
 }

@@ -9,20 +9,12 @@ use std::{
 };
 
 use coord_api::{Error, Owner, Result, Ttl, backend::Views};
-use etcd_client::{KvClient, LeaseClient, Txn, TxnResponse};
+use etcd_client::{KvClient, LeaseClient};
 use tokio::{runtime, sync::watch};
 
 use crate::{
-    background::Background,
-    commit::Slots,
-    error::{Failure, classify},
-    group::Group,
-    ids::HeldIds,
-    keys::Keys,
-    queue::Queues,
-    records::Records,
-    session::{Session, Sessions},
-    watch::hub::Hub,
+    auth::Auth, background::Background, commit::Slots, connect::Connection, group::Group, ids::HeldIds,
+    keys::Keys, queue::Queues, records::Records, session::Sessions, version::Versions, watch::hub::Hub,
 };
 
 /// The largest answer that is accepted: a page of config values, each of the largest size.
@@ -34,12 +26,18 @@ pub(crate) struct Core {
     etcd: Etcd,
     pub(crate) keys: Keys,
     pub(crate) hub: Hub,
+    pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) sessions: Sessions,
     pub(crate) slots: Slots,
     pub(crate) group: Group,
     pub(crate) queues: Queues,
     pub(crate) runtime: runtime::Handle,
     pub(crate) request_timeout: Duration,
+    /// How long one member has for one request, where there are others.
+    pub(crate) try_limit: Option<Duration>,
+    /// How many endpoints there are.
+    pub(crate) members: usize,
+    pub(crate) versions: Versions,
     pub(crate) close_timeout: Duration,
     pub(crate) id_ttl: Ttl,
     /// How this client calls itself in what it stores.
@@ -67,6 +65,8 @@ impl std::fmt::Debug for Etcd {
 /// The numbers that [`Core::new`] takes from the configuration.
 pub(crate) struct Limits {
     pub(crate) request_timeout: Duration,
+    pub(crate) try_limit: Option<Duration>,
+    pub(crate) members: usize,
     pub(crate) close_timeout: Duration,
     pub(crate) id_ttl: Ttl,
     pub(crate) label: Option<String>,
@@ -74,11 +74,12 @@ pub(crate) struct Limits {
 
 impl Core {
     pub(crate) fn new(
-        client: &etcd_client::Client,
+        connection: Connection,
         keys: Keys,
         limits: &Limits,
         runtime: runtime::Handle,
     ) -> Arc<Self> {
+        let Connection { client, auth, versions } = connection;
         let host = gethostname::gethostname();
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
@@ -88,13 +89,17 @@ impl Core {
                 lease: client.lease_client(),
             },
             keys,
-            hub: Hub::start(&runtime, client.watch_client()),
+            hub: Hub::start(&runtime, client.watch_client(), core.clone()),
+            auth,
             sessions: Sessions::default(),
             slots: Slots::default(),
             group: Group::start(&runtime, core.clone()),
             queues: Queues::default(),
             runtime,
             request_timeout: limits.request_timeout,
+            try_limit: limits.try_limit,
+            members: limits.members,
+            versions,
             close_timeout: limits.close_timeout,
             id_ttl: limits.id_ttl,
             owner,
@@ -122,49 +127,6 @@ impl Core {
     /// What is stored in a place of ours, for people who look there.
     pub(crate) fn holder(&self) -> Vec<u8> {
         serde_json::to_vec(&self.owner).expect("strings and numbers always serialize")
-    }
-
-    /// Sends one request and waits for its answer within the request timeout.
-    pub(crate) async fn call<T>(
-        &self,
-        operation: &'static str,
-        request: impl Future<Output = Result<T, etcd_client::Error>>,
-    ) -> Result<T, Failure> {
-        self.call_within(self.request_timeout, operation, request).await
-    }
-
-    /// As [`call`](Self::call), with a limit of its own.
-    pub(crate) async fn call_within<T>(
-        &self,
-        limit: Duration,
-        operation: &'static str,
-        request: impl Future<Output = Result<T, etcd_client::Error>>,
-    ) -> Result<T, Failure> {
-        match tokio::time::timeout(limit, request).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(classify(operation, limit, error)),
-            Err(_elapsed) => Err(Failure::timeout(operation, limit)),
-        }
-    }
-
-    /// One transaction.
-    pub(crate) async fn txn(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
-        self.call(operation, async { self.kv().txn(txn).await }).await
-    }
-
-    /// One transaction that writes on the lease of `session`. If etcd does not know the lease any more, all that
-    /// is held on it learns so now, and not at the next renewal.
-    pub(crate) async fn txn_on(
-        &self,
-        session: &Session,
-        operation: &'static str,
-        txn: Txn,
-    ) -> Result<TxnResponse, Failure> {
-        let answer = self.txn(operation, txn).await;
-        if let Err(Failure { error: Error::Lost { reason }, .. }) = &answer {
-            session.lease.lose(*reason);
-        }
-        answer
     }
 
     /// `Ok` while the client is open.

@@ -4,11 +4,27 @@ use std::net::Ipv6Addr;
 
 use coord_api::{Error, Result};
 
-/// Parsed endpoints as URLs of one scheme.
+/// Parsed endpoints of one scheme, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoints {
-    pub(crate) urls: Vec<String>,
+    pub(crate) all: Vec<Member>,
     pub(crate) scheme: Scheme,
+}
+
+/// Where one member listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// In lower case; without brackets if it is an IPv6 address.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Member {
+    /// As `host:port`.
+    pub(crate) fn authority(&self) -> String {
+        let Self { host, port } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
 }
 
 /// How to talk to all of them.
@@ -33,16 +49,21 @@ pub(crate) fn parse(endpoints: &[String], tls: bool) -> Result<Endpoints> {
     if tls && scheme == Scheme::Http {
         return Err(refuse("`tls` is configured, but the endpoints say http: write https, or remove `tls`"));
     }
-    let prefix = if scheme == Scheme::Https { "https" } else { "http" };
-    let urls = parsed.into_iter().map(|(_, authority)| format!("{prefix}://{authority}")).collect();
-    Ok(Endpoints { urls, scheme })
+    let mut all = Vec::with_capacity(parsed.len());
+    for (_, member) in parsed {
+        if all.contains(&member) {
+            return Err(refuse(format!("`{}` is listed twice", member.authority())));
+        }
+        all.push(member);
+    }
+    Ok(Endpoints { all, scheme })
 }
 
 fn refuse(reason: impl Into<String>) -> Error {
     Error::invalid("endpoints", reason)
 }
 
-fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, &str)> {
+fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, Member)> {
     let (scheme, authority) = match endpoint.split_once("://") {
         Some(("http", rest)) => (Scheme::Http, rest),
         Some(("https", rest)) => (Scheme::Https, rest),
@@ -62,20 +83,23 @@ fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, &str)> {
     let Some((host, port)) = authority.rsplit_once(':') else {
         return Err(refuse(format!("`{shown}` has no port, for example `host:2379`")));
     };
-    match port.parse::<u16>() {
-        Ok(1..) => {}
-        _ => {
-            return Err(refuse(format!("`{shown}` has a port that is not within 1 and 65535")));
-        }
-    }
-    let valid = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
+    // `+1` is a number to Rust.
+    let is_number = port.bytes().all(|digit| digit.is_ascii_digit());
+    let port = match port.parse::<u16>() {
+        Ok(port @ 1..) if is_number => port,
+        _ => return Err(refuse(format!("`{shown}` has a port that is not within 1 and 65535"))),
     };
-    if !valid {
-        return Err(refuse(format!("`{shown}` has no valid host; IPv6 addresses are written in brackets")));
-    }
-    Ok((scheme, authority))
+    let is_name =
+        |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // In its shortest form, so that the same address twice is seen.
+        Some(ip) => ip.parse::<Ipv6Addr>().ok().map(|ip| ip.to_string()),
+        None => is_name(host).then(|| host.to_ascii_lowercase()),
+    };
+    let host = host.ok_or_else(|| {
+        refuse(format!("`{shown}` has no valid host; IPv6 addresses are written in brackets"))
+    })?;
+    Ok((scheme, Member { host, port }))
 }
 
 #[cfg(test)]
@@ -87,11 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn good_ones_become_urls() {
-        let plain = parsed(&["127.0.0.1:2379", "http://etcd-2:2379", "[::1]:1"], false).expect("are good");
-        assert_eq!(plain.urls, ["http://127.0.0.1:2379", "http://etcd-2:2379", "http://[::1]:1"]);
+    fn good_ones_become_members() {
+        let good = ["127.0.0.1:2379", "http://Etcd-2:2379", "[0::1]:1", "h:65535"];
+        let plain = parsed(&good, false).expect("are good");
+        let all: Vec<_> = plain.all.iter().map(Member::authority).collect();
+        assert_eq!(all, ["127.0.0.1:2379", "etcd-2:2379", "[::1]:1", "h:65535"]);
+        assert_eq!(plain.all[2].host, "::1");
         assert_eq!(plain.scheme, Scheme::Http);
-        assert_eq!(parsed(&["h:1"], true).expect("is good").urls, ["https://h:1"]);
+        assert_eq!(parsed(&["h:1"], true).expect("is good").scheme, Scheme::Https);
         assert_eq!(parsed(&["https://h:1"], false).expect("is good").scheme, Scheme::Https);
     }
 
@@ -117,6 +144,16 @@ mod tests {
             (&["h:1", "https://h:2"], false, "mixed"),
             (&["http://h:1"], true, "`tls` is configured"),
             (&["root:s3cret@h:1"], false, "contains `@`"),
+            (&["h:+1"], false, "port that is not within"),
+            (&["h:1 "], false, "port that is not within"),
+            (&[" h:1"], false, "no valid host"),
+            (&["h\n:1"], false, "no valid host"),
+            (&["HTTP://h:1"], false, "neither http nor https"),
+            (&["unix://h:1"], false, "neither http nor https"),
+            (&["h:1,i:2"], false, "no valid host"),
+            (&["h:1", ""], false, "has no port"),
+            (&["h:1", "i:1", "http://H:1"], false, "`h:1` is listed twice"),
+            (&["[::1]:1", "[0:0::1]:1"], false, "`[::1]:1` is listed twice"),
         ];
         for (endpoints, tls, reason) in table {
             let error = parsed(endpoints, *tls).expect_err(reason).to_string();

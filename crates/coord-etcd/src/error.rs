@@ -3,7 +3,17 @@
 use std::{error::Error as _, time::Duration};
 
 use coord_api::{BoxError, Error, LossReason};
+use coord_grpc::is_unsent;
 use tonic::Code;
+
+use crate::{auth::NoCredentials, tls};
+
+/// When no member can be reached.
+const WHAT_TO_DO: &str = "check the endpoints, and that etcd runs and can be reached from here";
+
+/// When etcd has raised its alarm about space.
+const FREE_SPACE: &str = "it has reached its quota; compact and defragment it, or raise --quota-backend-bytes, and then \
+                          run `etcdctl alarm disarm`";
 
 /// Whether a request may have taken effect although it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,20 +43,45 @@ impl Failure {
         Self { error: Error::Closed, effect: Effect::None }
     }
 
+    /// The request was not sent, since no member was ready for it.
+    pub(crate) fn not_sent() -> Self {
+        refused(unavailable(WHAT_TO_DO.into()))
+    }
+
     /// The same failure for another request that shared its fate.
     pub(crate) fn again(&self) -> Self {
-        let error = match &self.error {
-            Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
-            Error::Closed => Error::Closed,
-            other => unavailable(other.to_string().into()),
-        };
-        Self { error, effect: self.effect }
+        Self { error: again(&self.error), effect: self.effect }
     }
 
     /// The request was not answered in time.
     pub(crate) fn timeout(operation: &'static str, after: Duration) -> Self {
         Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
     }
+}
+
+/// The same error for somebody else whom it concerns.
+pub(crate) fn again(error: &Error) -> Error {
+    let words = |source: &BoxError| source.to_string().into();
+    match error {
+        Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
+        Error::Closed => Error::Closed,
+        Error::PermissionDenied { operation, source } => {
+            Error::PermissionDenied { operation, source: words(source) }
+        }
+        Error::Unauthenticated { operation, source } => {
+            Error::Unauthenticated { operation, source: words(source) }
+        }
+        Error::Tls { what, hint, source } => {
+            Error::Tls { what: what.clone(), hint: hint.clone(), source: words(source) }
+        }
+        other => unavailable(other.to_string().into()),
+    }
+}
+
+/// Whether what is waited for, or has to be cleaned up, may be possible later: when the way to etcd is back, or new
+/// credentials are, or space.
+pub(crate) fn may_pass(error: &Error) -> bool {
+    error.is_retryable() || matches!(error, Error::Unauthenticated { .. } | Error::NoSpace { .. })
 }
 
 /// Classifies what the client library answered to `operation`, which was given `limit`.
@@ -64,42 +99,91 @@ pub(crate) fn classify(operation: &'static str, limit: Duration, error: etcd_cli
 
 fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Status) -> Failure {
     let message = status.message();
+    if let Some(error) = status.source().filter(|error| error.is::<NoCredentials>()) {
+        let what = "the password for etcd".into();
+        return refused(Error::Unavailable { what, source: Some(error.to_string().into()) });
+    }
+    if is_unsent(status) {
+        return refused(not_connected(message));
+    }
     let source = || -> BoxError { Box::new(status.clone()) };
-    match status.code() {
-        Code::PermissionDenied => refused(Error::PermissionDenied { operation, source: source() }),
-        Code::Unauthenticated => refused(Error::Unauthenticated { operation, source: source() }),
-        // etcd says so for a wrong password, an unknown user, and no user where one is needed.
-        Code::InvalidArgument
-            if message.contains("authentication failed") || message.contains("user name is empty") =>
-        {
-            refused(Error::Unauthenticated { operation, source: source() })
+    let by_words = WORDS.iter().find(|(words, _)| message.contains(words)).map(|(_, meaning)| *meaning);
+    let meaning = by_words.unwrap_or_else(|| by_code(status));
+    match meaning {
+        Meaning::NotAllowed => refused(Error::PermissionDenied { operation, source: source() }),
+        Meaning::NotAccepted => refused(Error::Unauthenticated { operation, source: source() }),
+        Meaning::LeaseGone => lease_gone(),
+        Meaning::Full => refused(Error::NoSpace { what: "etcd".into(), hint: FREE_SPACE, source: source() }),
+        Meaning::NotNow => refused(unavailable(source())),
+        Meaning::NoAnswer => unreachable_server(source()),
+        Meaning::Late => Failure::timeout(operation, limit),
+        Meaning::Other => refused(Error::Backend { operation, source: source() }),
+        Meaning::Strange => {
+            Failure { error: Error::Backend { operation, source: source() }, effect: Effect::Unknown }
         }
-        Code::NotFound if message.contains("lease not found") => lease_gone(),
-        Code::DeadlineExceeded => Failure::timeout(operation, limit),
-        // The client library's own timer says it in this way.
-        Code::Cancelled if message.contains("Timeout expired") => Failure::timeout(operation, limit),
-        Code::Unavailable if message.contains("no leader") || message.contains("not leader") => {
-            refused(unavailable(source()))
-        }
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled if was_never_sent(status) => {
-            refused(unavailable(source()))
-        }
-        Code::Unavailable | Code::Cancelled => unreachable_server(source()),
-        Code::Unknown | Code::Internal if is_transport(status) => unreachable_server(source()),
-        _ => refused(Error::Backend { operation, source: source() }),
     }
 }
 
-/// The connection was refused or could not be made, so no byte of the request left.
-fn was_never_sent(status: &tonic::Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if error.to_string().contains("tcp connect error") {
-            return true;
-        }
-        cause = error.source();
+/// What an answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// Another user, or another role.
+    NotAllowed,
+    /// Other credentials, or another token.
+    NotAccepted,
+    LeaseGone,
+    Full,
+    /// It was not begun. Another member may do it, or this one later.
+    NotNow,
+    /// It may have been done.
+    NoAnswer,
+    /// As `NoAnswer`, after all its time.
+    Late,
+    /// Refused for a reason that nobody foresaw,
+    Other,
+    /// or perhaps not only refused.
+    Strange,
+}
+
+/// etcd uses few codes for many things, and not the same ones in each version; its words have stayed. Whatever may be said
+/// after a write was handed on is `NoAnswer`.
+const WORDS: &[(&str, Meaning)] = &[
+    ("permission denied", Meaning::NotAllowed),
+    // A wrong password, an unknown user, and no user where one is needed have the code of a bad argument.
+    ("authentication failed", Meaning::NotAccepted),
+    ("user name is empty", Meaning::NotAccepted),
+    ("invalid auth token", Meaning::NotAccepted),
+    ("revision of auth store is old", Meaning::NotAccepted),
+    ("lease not found", Meaning::LeaseGone),
+    ("database space exceeded", Meaning::Full),
+    ("no leader", Meaning::NotNow),
+    ("not leader", Meaning::NotNow),
+    // The log has become longer than what is applied of it: refused before it is longer still.
+    ("too many requests", Meaning::NotNow),
+    // By a member without a leader, before anyone saw it.
+    ("raft proposal dropped", Meaning::NotNow),
+    // By a cluster that has not agreed on its version yet.
+    ("not capable", Meaning::NotNow),
+    ("not supported for learner", Meaning::NotNow),
+    ("leader changed", Meaning::NoAnswer),
+    // Also "possibly due to previous leader failure", and "… to connection lost".
+    ("request timed out", Meaning::NoAnswer),
+    ("server stopped", Meaning::NoAnswer),
+    ("unhealthy cluster", Meaning::NoAnswer),
+    // The library's own timer.
+    ("Timeout expired", Meaning::Late),
+];
+
+fn by_code(status: &tonic::Status) -> Meaning {
+    match status.code() {
+        Code::PermissionDenied => Meaning::NotAllowed,
+        Code::Unauthenticated => Meaning::NotAccepted,
+        Code::DeadlineExceeded => Meaning::Late,
+        Code::Unavailable | Code::Cancelled => Meaning::NoAnswer,
+        Code::Unknown | Code::Internal if is_transport(status) => Meaning::NoAnswer,
+        Code::Unknown | Code::Internal | Code::DataLoss => Meaning::Strange,
+        _ => Meaning::Other,
     }
-    status.message().contains("tcp connect error")
 }
 
 fn is_transport(status: &tonic::Status) -> bool {
@@ -110,6 +194,14 @@ fn is_transport(status: &tonic::Status) -> bool {
 
 fn unavailable(source: BoxError) -> Error {
     Error::Unavailable { what: "etcd".into(), source: Some(source) }
+}
+
+/// Why no member is ready, as the balancer says it.
+fn not_connected(words: &str) -> Error {
+    match tls::hint(words) {
+        Some(hint) => Error::Tls { what: "etcd".into(), hint, source: words.into() },
+        None => unavailable(format!("{words}: {WHAT_TO_DO}").into()),
+    }
 }
 
 fn refused(error: Error) -> Failure {
@@ -132,39 +224,60 @@ mod tests {
 
     #[test]
     fn every_known_answer_has_its_error() {
+        use Effect::{None, Unknown};
+        let (denied, credentials) = ("no permission", "credentials were not accepted");
+        let (away, late, other) = ("etcd is unavailable", "got no answer within 5s", "failed in the store");
+        let full = "no space left in etcd: it has reached its quota; compact";
         let table = [
-            (Code::PermissionDenied, "etcdserver: permission denied", "no permission", Effect::None),
-            (
-                Code::Unauthenticated,
-                "etcdserver: invalid auth token",
-                "credentials were not accepted",
-                Effect::None,
-            ),
+            (Code::PermissionDenied, "etcdserver: permission denied", denied, None),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", credentials, None),
+            // Lock and election services lose the code.
+            (Code::Unknown, "etcdserver: invalid auth token", credentials, None),
             (
                 Code::InvalidArgument,
                 "etcdserver: authentication failed, invalid user ID or password",
-                "credentials were not accepted",
-                Effect::None,
+                credentials,
+                None,
+            ),
+            (Code::InvalidArgument, "etcdserver: user name is empty", credentials, None),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old", credentials, None),
+            (Code::NotFound, "etcdserver: requested lease not found", "no longer held", None),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", full, None),
+            (Code::DeadlineExceeded, "", late, Unknown),
+            (Code::Cancelled, "Timeout expired", late, Unknown),
+            (Code::Unavailable, "etcdserver: no leader", away, None),
+            (Code::FailedPrecondition, "etcdserver: not leader", away, None),
+            (Code::ResourceExhausted, "etcdserver: too many requests", away, None),
+            (Code::Unknown, "raft proposal dropped", away, None),
+            (Code::Unavailable, "etcdserver: not capable", away, None),
+            (Code::Unavailable, "etcdserver: rpc not supported for learner", away, None),
+            (Code::FailedPrecondition, "etcdserver: rpc not supported for learner", away, None),
+            (Code::Unavailable, "etcdserver: leader changed", away, Unknown),
+            (Code::Unavailable, "etcdserver: request timed out", away, Unknown),
+            (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+                away,
+                Unknown,
             ),
             (
-                Code::InvalidArgument,
-                "etcdserver: user name is empty",
-                "credentials were not accepted",
-                Effect::None,
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to connection lost",
+                away,
+                Unknown,
             ),
-            (Code::NotFound, "etcdserver: requested lease not found", "no longer held", Effect::None),
-            (Code::DeadlineExceeded, "", "got no answer within 5s", Effect::Unknown),
-            (Code::Cancelled, "Timeout expired", "got no answer within 5s", Effect::Unknown),
-            (Code::Unavailable, "etcdserver: request timed out", "etcd is unavailable", Effect::Unknown),
-            (Code::Unavailable, "etcdserver: no leader", "etcd is unavailable", Effect::None),
-            (Code::Unavailable, "tcp connect error", "etcd is unavailable", Effect::None),
-            (Code::Unknown, "h2 protocol error: broken pipe", "etcd is unavailable", Effect::Unknown),
-            (
-                Code::ResourceExhausted,
-                "etcdserver: mvcc: database space exceeded",
-                "failed in the store",
-                Effect::None,
-            ),
+            (Code::Unavailable, "etcdserver: server stopped", away, Unknown),
+            (Code::Unavailable, "etcdserver: unhealthy cluster", away, Unknown),
+            // Nothing but the balancer's own mark says that a request was not sent.
+            (Code::Unavailable, "tcp connect error", away, Unknown),
+            (Code::Unavailable, "etcd at h:1: connection closed", away, Unknown),
+            (Code::Unknown, "h2 protocol error: broken pipe", away, Unknown),
+            (Code::Internal, "h2 protocol error: error reading a body from connection", away, Unknown),
+            (Code::Cancelled, "", away, Unknown),
+            (Code::InvalidArgument, "etcdserver: request is too large", other, None),
+            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", other, None),
+            (Code::DataLoss, "etcdserver: corrupt cluster", other, Unknown),
+            (Code::Unknown, "etcdserver: something new", other, Unknown),
         ];
         for (code, message, expected, effect) in table {
             let answer = etcd_client::Error::GRpcStatus(tonic::Status::new(code, message));

@@ -44,8 +44,11 @@ pub fn endpoints(text: &str) {
     for tls in [false, true] {
         match endpoint::parse(&list, tls) {
             Ok(endpoints) => {
-                assert_eq!(endpoints.urls.len(), list.len());
-                assert_eq!(endpoint::parse(&endpoints.urls, tls).expect("are good"), endpoints);
+                assert_eq!(endpoints.all.len(), list.len());
+                let scheme = if endpoints.scheme == endpoint::Scheme::Https { "https" } else { "http" };
+                let urls = endpoints.all.iter().map(|member| format!("{scheme}://{}", member.authority()));
+                let again = endpoint::parse(&urls.collect::<Vec<_>>(), tls);
+                assert_eq!(again.expect("are good"), endpoints);
             }
             Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
         }

@@ -31,9 +31,29 @@ impl Keys {
         format!("{}{}/", self.0.locks, escaped(name.as_str()))
     }
 
+    /// All queues.
+    pub(crate) fn lock_queues(&self) -> &str {
+        &self.0.locks
+    }
+
+    /// The lock in whose queue a key stands: all that is below the queue's key stands in it.
+    pub(crate) fn lock_of(&self, key: &str) -> Option<LockName> {
+        LockName::parse(&first_segment(&self.0.locks, key)?).ok()
+    }
+
     /// One place in a queue.
     pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64) -> String {
         format!("{queue}{lease:x}-{attempt:x}")
+    }
+
+    /// Everything below all services.
+    pub(crate) fn services(&self) -> &str {
+        &self.0.services
+    }
+
+    /// The service that a key is below.
+    pub(crate) fn service_of(&self, key: &str) -> Option<ServiceName> {
+        ServiceName::parse(&first_segment(&self.0.services, key)?).ok()
     }
 
     /// Everything below a service.
@@ -135,6 +155,12 @@ impl Keys {
 /// An inner `/` would make `a/b` a part of `a`; names never contain `%`, so nothing else looks like this.
 fn escaped(name: &str) -> String {
     name.replace('/', "%2F")
+}
+
+/// The first name below a root, as it was before it was escaped.
+fn first_segment(root: &str, key: &str) -> Option<String> {
+    let (name, _) = key.strip_prefix(root)?.split_once('/')?;
+    Some(name.replace("%2F", "/"))
 }
 
 #[cfg(test)]

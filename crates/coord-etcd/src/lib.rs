@@ -5,18 +5,22 @@
 //! thread of this crate's own, where a busy runtime of the user's can not starve it. See
 //! [`Client::connect`].
 
+mod auth;
 mod background;
 mod client;
 mod commit;
 mod config;
 mod connect;
 mod core;
+mod credentials;
 mod endpoint;
 mod error;
+mod files;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
 mod group;
+mod health;
 mod ids;
 mod keys;
 mod layout;
@@ -27,9 +31,15 @@ mod queue;
 mod read;
 mod records;
 mod registry;
+mod request;
 mod session;
+mod tls;
+mod transport;
+mod version;
 mod watch;
 
 pub use client::Client;
+pub use credentials::{Credentials, CredentialsProvider};
 pub use layout::{Layout, Roots};
-pub use options::{Connect, EtcdConfig, TlsFiles};
+pub use options::{Connect, EtcdConfig, PlaintextPassword, TlsFiles};
+pub use version::{MemberVersion, ServerVersion};

@@ -1,6 +1,6 @@
 //! Locks: the head of a queue holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{DistributedLock, FencingToken, Holder, LockGuard, LockName, Result, Ttl};
@@ -43,6 +43,21 @@ impl DistributedLock for EtcdLock {
         let (_, mut places) = core.read("list holders", &queue).await?;
         places.sort_by_key(KeyValue::create_revision);
         Ok(places.iter().filter_map(holder).collect())
+    }
+
+    async fn queues(&self) -> Result<BTreeMap<String, Vec<Holder>>> {
+        let core = &self.shared.core;
+        core.check_open()?;
+        let all = Range::Prefix(core.keys.lock_queues().to_owned());
+        let (_, mut places) = core.read("list locks", &all).await?;
+        places.sort_by_key(KeyValue::create_revision);
+        let mut queues = BTreeMap::<_, Vec<_>>::new();
+        for place in places.iter().filter_map(holder) {
+            if let Some(name) = core.keys.lock_of(&place.key) {
+                queues.entry(name.to_string()).or_default().push(place);
+            }
+        }
+        Ok(queues)
     }
 }
 

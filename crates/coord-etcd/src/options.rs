@@ -1,13 +1,14 @@
 //! How to reach etcd, and where in it to work.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use coord_api::{Error, Owner, Result, Ttl};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::{
-    endpoint::{self, Endpoints},
+    credentials::{Credentials, CredentialsProvider, Source},
+    endpoint::{self, Endpoints, Scheme},
     layout::{CheckedRoots, Layout},
 };
 
@@ -19,14 +20,14 @@ use crate::{
 /// let config: EtcdConfig = serde_json::from_str(r#"{
 ///     "endpoints": ["https://etcd-1:2379", "https://etcd-2:2379", "https://etcd-3:2379"],
 ///     "namespace": "shop",
-///     "username": "shop", "password": "…",
+///     "username": "shop", "password_file": "/run/secrets/etcd-password",
 ///     "tls": { "ca_file": "/etc/shop/etcd-ca.pem" },
 ///     "request_timeout": "3s"
 /// }"#)?;
 /// assert_eq!(config.namespace, "shop");
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EtcdConfig {
@@ -41,9 +42,19 @@ pub struct EtcdConfig {
     /// The user, where authentication is enabled.
     #[serde(default)]
     pub username: Option<String>,
-    /// The user's password; never printed.
+    /// The user's password; never printed. One that may be replaced while the service runs belongs into
+    /// `password_file`, or comes from a [provider](Self::credentials).
     #[serde(default)]
     pub password: Option<SecretString>,
+    /// A file with the user's password, read again before each authentication. Line ends after the password are no part
+    /// of it.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Whether a password may cross the network where everyone on the way can read it. Default: it may not.
+    #[serde(default)]
+    pub plaintext_password: PlaintextPassword,
+    #[serde(skip)]
+    provider: Option<Provider>,
     /// Files for TLS. Without it, `https` endpoints are checked against the system's certificates.
     #[serde(default)]
     pub tls: Option<TlsFiles>,
@@ -80,7 +91,30 @@ pub enum Connect {
     Lazily,
 }
 
-/// PEM files for TLS.
+/// Whether a password may be sent to `http` endpoints.
+///
+/// There is no exception for loopback: what listens on a port of this machine need not be etcd, and an address that is
+/// loopback in a test is another in production.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlaintextPassword {
+    /// Connecting with a password to `http` endpoints is refused before anything is sent.
+    #[default]
+    Refused,
+    /// It is sent. For tests, and for networks that encrypt by themselves.
+    Allowed,
+}
+
+#[derive(Clone)]
+struct Provider(Arc<dyn CredentialsProvider>);
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialsProvider")
+    }
+}
+
+/// PEM files for TLS, read again for each new connection: whoever replaces them need not restart anything.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -97,6 +131,30 @@ pub struct TlsFiles {
     /// The name in the servers' certificates, where it is not the endpoint's host.
     #[serde(default)]
     pub server_name: Option<String>,
+}
+
+/// Shows no password, also none that was put where it does not belong.
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after_user = |endpoint: &String| endpoint.rsplit('@').next().unwrap_or_default().to_owned();
+        f.debug_struct("EtcdConfig")
+            .field("endpoints", &self.endpoints.iter().map(after_user).collect::<Vec<_>>())
+            .field("namespace", &self.namespace)
+            .field("layout", &self.layout)
+            .field("username", &self.username)
+            .field("password", &self.password)
+            .field("password_file", &self.password_file)
+            .field("plaintext_password", &self.plaintext_password)
+            .field("provider", &self.provider)
+            .field("tls", &self.tls)
+            .field("label", &self.label)
+            .field("connect", &self.connect)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("request_timeout", &self.request_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .field("instance_id_ttl", &self.instance_id_ttl)
+            .finish()
+    }
 }
 
 fn default_namespace() -> String {
@@ -120,6 +178,9 @@ impl EtcdConfig {
             layout: Layout::default(),
             username: None,
             password: None,
+            password_file: None,
+            plaintext_password: PlaintextPassword::default(),
+            provider: None,
             tls: None,
             label: None,
             connect: Connect::default(),
@@ -176,6 +237,34 @@ impl EtcdConfig {
         self
     }
 
+    /// Sets the user, and its password as it is now and stays.
+    #[must_use]
+    pub fn user(mut self, username: impl Into<String>, password: impl Into<SecretString>) -> Self {
+        (self.username, self.password) = (Some(username.into()), Some(password.into()));
+        self
+    }
+
+    /// Takes user and password from a provider, in place of `username` and `password`.
+    #[must_use]
+    pub fn credentials(mut self, provider: impl CredentialsProvider + 'static) -> Self {
+        self.provider = Some(Provider(Arc::new(provider)));
+        self
+    }
+
+    /// Sets the files for TLS.
+    #[must_use]
+    pub fn tls(mut self, files: TlsFiles) -> Self {
+        self.tls = Some(files);
+        self
+    }
+
+    /// Sets whether a password may be sent unencrypted.
+    #[must_use]
+    pub fn plaintext_password(mut self, plaintext_password: PlaintextPassword) -> Self {
+        self.plaintext_password = plaintext_password;
+        self
+    }
+
     /// Sets the label.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
@@ -215,8 +304,16 @@ impl EtcdConfig {
         if let Some(label) = &self.label {
             Owner::check_label(label)?;
         }
-        if self.username.is_some() != self.password.is_some() {
-            return Err(Error::invalid("username", "and `password` are only useful together"));
+        let credentials = self.check_credentials()?;
+        if credentials.is_some()
+            && endpoints.scheme == Scheme::Http
+            && self.plaintext_password == PlaintextPassword::Refused
+        {
+            return Err(Error::invalid(
+                "password",
+                "would cross the network unencrypted: use https endpoints, \
+                 or allow it with `plaintext_password`: \"allowed\"",
+            ));
         }
         let timeouts = [
             ("connect_timeout", self.connect_timeout),
@@ -233,7 +330,38 @@ impl EtcdConfig {
         {
             return Err(Error::invalid("tls", "needs both `cert_file` and `key_file`, or neither"));
         }
-        Ok(Checked { endpoints, roots, instance_id_ttl })
+        Ok(Checked { endpoints, roots, instance_id_ttl, credentials })
+    }
+
+    fn check_credentials(&self) -> Result<Option<Source>> {
+        let source = match (&self.username, &self.password, &self.password_file, &self.provider) {
+            (None, None, None, None) => return Ok(None),
+            (None, None, None, Some(Provider(provider))) => Source::Provider(provider.clone()),
+            (_, _, _, Some(_)) => {
+                return Err(Error::invalid(
+                    "username",
+                    "is the provider's: leave `username` and the password out",
+                ));
+            }
+            (_, Some(_), Some(_), _) => {
+                return Err(Error::invalid("password_file", "and `password` are given both: leave one out"));
+            }
+            (Some(user), Some(password), None, None) => {
+                Source::Fixed(Credentials::new(user.as_str(), password.clone()))
+            }
+            (Some(user), None, Some(path), None) => Source::file(user, path),
+            _ => {
+                let reason = "and one of `password` and `password_file` are only useful together";
+                return Err(Error::invalid("username", reason));
+            }
+        };
+        if self.username.as_deref() == Some("") {
+            return Err(Error::invalid("username", "is empty"));
+        }
+        if self.password.as_ref().is_some_and(|password| password.expose_secret().is_empty()) {
+            return Err(Error::invalid("password", "is empty"));
+        }
+        Ok(Some(source))
     }
 }
 
@@ -242,6 +370,7 @@ pub(crate) struct Checked {
     pub(crate) endpoints: Endpoints,
     pub(crate) roots: CheckedRoots,
     pub(crate) instance_id_ttl: Ttl,
+    pub(crate) credentials: Option<Source>,
 }
 
 impl fmt::Debug for Checked {
@@ -266,6 +395,27 @@ mod tests {
             (refused(|c| c.namespace = "a/".into()), "invalid namespace: "),
             (refused(|c| c.username = Some("u".into())), "invalid username: "),
             (refused(|c| c.password = Some("p".into())), "invalid username: "),
+            (refused(|c| c.password_file = Some("/p".into())), "invalid username: "),
+            (refused(|c| *c = c.clone().user("", "p")), "invalid username: is empty"),
+            (refused(|c| *c = c.clone().user("u", "")), "invalid password: is empty"),
+            (refused(|c| *c = c.clone().user("u", "s3cret")), "invalid password: would cross the network"),
+            (
+                refused(|c| *c = c.clone().credentials(async || Ok(Credentials::new("u", "s3cret")))),
+                "invalid password: would cross the network",
+            ),
+            (
+                refused(|c| {
+                    *c = c.clone().user("u", "s3cret");
+                    c.password_file = Some("/p".into());
+                }),
+                "invalid password_file: ",
+            ),
+            (
+                refused(|c| {
+                    *c = c.clone().user("u", "s3cret").credentials(async || Err("no".into()));
+                }),
+                "invalid username: is the provider's",
+            ),
             (refused(|c| c.request_timeout = Duration::ZERO), "invalid request_timeout: 0ns is not"),
             (refused(|c| c.close_timeout = Duration::MAX), "invalid close_timeout: "),
             (refused(|c| c.instance_id_ttl = Duration::ZERO), "invalid instance_id_ttl: "),
@@ -280,7 +430,22 @@ mod tests {
         ];
         for (message, expected) in table {
             assert!(message.starts_with(expected), "{message}");
+            assert!(!message.contains("s3cret"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_password_is_for_encrypted_endpoints_unless_allowed_by_name() {
+        let with = |endpoint: &str| EtcdConfig::new([endpoint]).user("u", "p");
+        assert!(with("https://h:1").check().is_ok());
+        assert!(with("h:1").tls(TlsFiles::default()).check().is_ok(), "tls means https");
+        for endpoint in ["http://h:1", "h:1", "127.0.0.1:1", "localhost:1", "[::1]:1"] {
+            assert!(with(endpoint).check().is_err(), "{endpoint}");
+            assert!(with(endpoint).plaintext_password(PlaintextPassword::Allowed).check().is_ok());
+        }
+        let json =
+            r#"{"endpoints":["h:1"],"username":"u","password_file":"/p","plaintext_password":"allowed"}"#;
+        assert!(serde_json::from_str::<EtcdConfig>(json).expect("is good").check().is_ok());
     }
 
     #[test]
@@ -298,8 +463,11 @@ mod tests {
 
     #[test]
     fn debug_hides_the_password() {
-        let mut config = EtcdConfig::new(["h:1"]);
-        config.password = Some("s3cret".into());
+        let config = EtcdConfig::new(["h:1"]).user("u", "s3cret");
         assert!(!format!("{config:?}").contains("s3cret"));
+        let config = EtcdConfig::new(["http://u:s3cret@h:1"]);
+        assert!(!format!("{config:?}").contains("s3cret"));
+        let config = EtcdConfig::new(["h:1"]).credentials(async || Ok(Credentials::new("u", "s3cret")));
+        assert!(!format!("{config:?} {:?}", config.check_credentials()).contains("s3cret"));
     }
 }

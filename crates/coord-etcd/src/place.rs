@@ -8,7 +8,7 @@ use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure},
+    error::{Effect, Failure, may_pass},
     session::Session,
 };
 
@@ -46,7 +46,7 @@ impl Core {
             loop {
                 match core.delete_own(&own).await {
                     Ok(_) => return,
-                    Err(failure) if !failure.error.is_retryable() => {
+                    Err(failure) if !may_pass(&failure.error) => {
                         tracing::warn!(key = own.key, error = %failure.error, "could not be released");
                         return;
                     }
@@ -80,7 +80,7 @@ impl Core {
     }
 
     async fn delete_if_stray(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
-        let found = self.call("clean up", async { self.kv().get(key, None).await }).await?;
+        let found = self.get("clean up", key, None).await?;
         let Some(stray) = found.kvs().first().filter(|kv| kv.value() == value) else { return Ok(()) };
         // After reading: an attempt that begins later replaces what was found, and then this deletes nothing.
         if self.records.is_wanted(key) {

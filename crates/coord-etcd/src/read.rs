@@ -17,8 +17,7 @@ impl Core {
     ) -> Result<(i64, Vec<KeyValue>), Failure> {
         match range {
             Range::Key(key) => {
-                let mut answer =
-                    self.call(operation, async { self.kv().get(key.as_str(), None).await }).await?;
+                let mut answer = self.get(operation, key, None).await?;
                 Ok((revision(answer.header()), answer.take_kvs()))
             }
             Range::Prefix(prefix) => self.read_pages(operation, prefix).await,
@@ -36,8 +35,7 @@ impl Core {
         let mut at = 0;
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
-            let page = self.call(operation, async { self.kv().get(from.clone(), Some(options)).await }).await;
-            let mut page = match page {
+            let mut page = match self.get(operation, &from, Some(options)).await {
                 // The revision of the first page was compacted meanwhile: begin again.
                 Err(failure) if at != 0 && is_compacted(&failure) => {
                     from = prefix.as_bytes().to_vec();

@@ -1,6 +1,6 @@
 //! Registrations: one key per instance, whose value names its owner.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use coord_api::{
     backend::{Place, Record, registration::Publish, service_events},
 };
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
+use tokio::time::Instant;
 
 use crate::{
     background::owned,
@@ -43,18 +44,22 @@ impl ServiceRegistry for EtcdRegistry {
         let core = &self.shared.core;
         core.check_open()?;
         let (_, pairs) = core.read("discover", &Range::Prefix(core.keys.instances(&service))).await?;
-        let mut instances = Vec::with_capacity(pairs.len());
-        for kv in &pairs {
-            let Some(name) = kv.key_str().ok().and_then(|key| core.keys.instance_name(&service, key)) else {
-                continue;
-            };
-            match Record::from_entry(&service, &entry(kv, name)) {
-                Ok(record) => instances.push(record.service),
-                Err(error) => tracing::warn!(%service, %error, "record left out of discovery"),
-            }
-        }
-        instances.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(instances)
+        Ok(instances(core, &service, &pairs))
+    }
+
+    async fn services(&self) -> Result<BTreeMap<String, Vec<ServiceInfo>>> {
+        let core = &self.shared.core;
+        core.check_open()?;
+        let all = Range::Prefix(core.keys.services().to_owned());
+        let (_, pairs) = core.read("list services", &all).await?;
+        let name = |kv: &KeyValue| kv.key_str().ok().and_then(|key| core.keys.service_of(key));
+        // Ordered by key, so what is below one service is together.
+        let services = pairs.chunk_by(|one, next| name(one) == name(next)).filter_map(|pairs| {
+            let service = name(&pairs[0])?;
+            let instances = instances(core, &service, pairs);
+            (!instances.is_empty()).then(|| (service.to_string(), instances))
+        });
+        Ok(services.collect())
     }
 
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
@@ -72,6 +77,11 @@ impl ServiceRegistry for EtcdRegistry {
         core.check_open()?;
         core.views.view(&core.runtime, name, self.watch(service)).await
     }
+}
+
+fn instances(core: &Core, service: &ServiceName, pairs: &[KeyValue]) -> Vec<ServiceInfo> {
+    let named = |kv: &KeyValue| Some(entry(kv, core.keys.instance_name(service, kv.key_str().ok()?)?));
+    Record::instances(service, pairs.iter().filter_map(named))
 }
 
 /// Writes the record of one registration.
@@ -113,15 +123,32 @@ async fn write_over_own(
 ) -> Result<OwnKey> {
     // What we expect to find: nothing, or our own record at this revision.
     let mut expected = 0;
-    loop {
-        match core.write_record(key, record, &session, expected).await? {
-            Write::Done(revision) => {
+    let begun = Instant::now();
+    let mut may_come_late = false;
+    let error = loop {
+        match core.write_record(key, record, &session, expected).await {
+            Ok(Write::Done(revision)) => {
                 return Ok(OwnKey { key: key.to_owned(), written: revision, session });
             }
-            Write::Found(None) => expected = 0,
-            Write::Found(Some(found)) => expected = own_revision(core, service, id, &found)?,
+            Ok(Write::Found(None)) => expected = 0,
+            Ok(Write::Found(Some(found))) => match own_revision(core, service, id, &found) {
+                Ok(revision) => expected = revision,
+                Err(error) => break error,
+            },
+            // The condition on the key lets at most one of two writes through.
+            Ok(Write::Unknown(error)) => {
+                may_come_late = true;
+                if !core.may_begin_anew(begun, &error) {
+                    break error;
+                }
+            }
+            Err(error) => break error,
         }
+    };
+    if may_come_late {
+        core.delete_stray(key.into(), record.to_vec(), session);
     }
+    Err(error)
 }
 
 /// The revision of a record that we may replace, since we wrote it ourselves.
@@ -143,6 +170,8 @@ enum Write {
     Done(i64),
     /// Not written: the key has another revision than expected, or does not exist any more.
     Found(Option<KeyValue>),
+    /// The answer was lost. It was not written so far, but may be later, unless the key is changed before.
+    Unknown(Error),
 }
 
 impl Core {
@@ -167,17 +196,12 @@ impl Core {
             })),
             Err(Failure { error, effect: Effect::None }) => Err(error),
             // The answer was lost. The record names this client, so reading it tells whether it is there.
-            Err(Failure { error, effect: Effect::Unknown }) => {
-                match self.call("register", async { self.kv().get(key, None).await }).await {
-                    Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == record) => {
-                        Ok(Write::Done(found.kvs()[0].mod_revision()))
-                    }
-                    _ => {
-                        self.delete_stray(key.into(), record.to_vec(), session.clone());
-                        Err(error)
-                    }
+            Err(Failure { error, effect: Effect::Unknown }) => match self.get("register", key, None).await {
+                Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == record) => {
+                    Ok(Write::Done(found.kvs()[0].mod_revision()))
                 }
-            }
+                _ => Ok(Write::Unknown(error)),
+            },
         }
     }
 }

@@ -7,11 +7,12 @@ use std::{
 };
 
 use coord_api::{Contact, Error, Lease, LeaseHealth, LossReason, Result, Ttl};
+use coord_grpc::Tries;
 use etcd_client::{LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
 use futures::future::{self, BoxFuture};
 use tokio::time::Instant;
 
-use crate::{background::owned, core::Core, error::Failure};
+use crate::{background::owned, core::Core, error::Failure, request::Repeat};
 
 /// The most users of one session. Revoking a lease deletes its keys in one commit, which should stay bounded.
 const MOST_USERS: usize = 1 << 14;
@@ -25,6 +26,14 @@ pub(crate) struct Session {
     pub(crate) id: i64,
     pub(crate) lease: Lease,
     class: Ttl,
+}
+
+/// A lease as it was granted.
+pub(crate) struct Granted {
+    pub(crate) id: i64,
+    /// When it was asked for.
+    sent: Instant,
+    ttl: Duration,
 }
 
 /// The sessions of one client.
@@ -160,21 +169,40 @@ impl Core {
         }
     }
 
-    /// A lease of our own choosing of id, so that it can be revoked when the answer does not come.
-    async fn grant(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
-        let id = fastrand::i64(1..i64::MAX);
-        let sent = Instant::now();
-        let options = LeaseGrantOptions::new().with_id(id);
-        let granted = self
-            .call("grant a lease", async { self.lease().grant(ttl.as_secs().into(), Some(options)).await })
-            .await;
-        let granted = match granted {
-            Ok(answer) => Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or_default()),
-            Err(failure) => {
-                self.revoke_later(id);
-                return Err(failure.into());
+    /// Grants a lease, and another one if the answer is lost, for as long as a request may take. Ids are of our own
+    /// choosing, so that leases can be revoked that may have been granted: `unanswered` is told of them.
+    pub(crate) async fn grant_lease(
+        &self,
+        operation: &'static str,
+        seconds: i64,
+        unanswered: impl Fn(i64),
+    ) -> Result<Granted, Failure> {
+        let begun = Instant::now();
+        loop {
+            let id = fastrand::i64(1..i64::MAX);
+            let ask = || async {
+                let sent = Instant::now();
+                let options = LeaseGrantOptions::new().with_id(id);
+                Ok((sent, self.lease().grant(seconds, Some(options)).await?))
+            };
+            match self.call(operation, Repeat::WithoutEffect, ask).await {
+                Ok((sent, answer)) => {
+                    let ttl = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or_default());
+                    return Ok(Granted { id, sent, ttl });
+                }
+                Err(failure) => {
+                    unanswered(id);
+                    if !self.may_begin_anew(begun, &failure.error) {
+                        return Err(failure);
+                    }
+                }
             }
-        };
+        }
+    }
+
+    async fn grant(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
+        let granted = self.grant_lease("grant a lease", ttl.as_secs().into(), |id| self.revoke_later(id));
+        let Granted { id, sent, ttl: granted } = granted.await?;
         let session = Arc::new(Session { id, lease: Lease::granted(sent, granted), class: ttl });
         self.sessions.alive().insert(id, session.clone());
         // Closing marks first and revokes then, so either it sees this session or we see that it is closed.
@@ -189,7 +217,8 @@ impl Core {
     }
 
     async fn revoke(&self, id: i64) -> Result<(), Failure> {
-        let revoked = self.call("revoke a lease", async { self.lease().revoke(id).await }).await;
+        let ask = || async { self.lease().revoke(id).await };
+        let revoked = self.call("revoke a lease", Repeat::Freely, ask).await;
         match revoked {
             Ok(_) | Err(Failure { error: Error::Lost { .. }, .. }) => {
                 self.sessions.alive().remove(&id);
@@ -236,7 +265,7 @@ impl Core {
 
 /// Renews one lease until it is lost, then frees what is left of it at the server.
 async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
-    let mut stream = None;
+    let mut renewals = Renewals::default();
     let mut contact = core.hub.contact();
     let reason = loop {
         let ttl = session.lease.ttl();
@@ -244,9 +273,9 @@ async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
         let pause = ttl.mul_f64(fastrand::f64().mul_add(0.05, 0.34));
         let reason = tokio::select! {
             reason = session.lease.lost() => Some(reason),
-            () = tokio::time::sleep(pause) => renew(&core, &session, &mut stream).await,
+            () = tokio::time::sleep(pause) => renew(&core, &session, &mut renewals).await,
             // An etcd that was away may have come back without the lease: better to know now.
-            () = heard_again(&mut contact) => renew(&core, &session, &mut stream).await,
+            () = heard_again(&mut contact) => renew(&core, &session, &mut renewals).await,
         };
         if let Some(reason) = reason {
             break reason;
@@ -264,6 +293,20 @@ async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
     }
 }
 
+/// The stream for the renewals of one lease, and the member that it goes to.
+#[derive(Default)]
+struct Renewals {
+    stream: Option<(LeaseKeeper, LeaseKeepAliveStream)>,
+    tries: Tries,
+}
+
+impl Renewals {
+    /// Another stream, to another member if one is ready.
+    fn elsewhere(&self) -> Self {
+        Self { stream: None, tries: Tries::new().avoiding(self.tries.instance()) }
+    }
+}
+
 /// Waits until etcd is heard after it was not. May be dropped and called again.
 async fn heard_again(contact: &mut Contact) {
     while !contact.changed().await.is_fresh() {}
@@ -278,20 +321,18 @@ fn have_session(core: Arc<Core>, ttl: Ttl) -> BoxFuture<'static, ()> {
 }
 
 /// Renews once, trying again until an answer comes or the lease is lost; the reason if it is.
-async fn renew(
-    core: &Arc<Core>,
-    session: &Session,
-    stream: &mut Option<(LeaseKeeper, LeaseKeepAliveStream)>,
-) -> Option<LossReason> {
+async fn renew(core: &Arc<Core>, session: &Session, renewals: &mut Renewals) -> Option<LossReason> {
     let ttl = session.lease.ttl();
     // At least three tries fit into what is left after a third of the TTL.
     let limit = (ttl / 5).min(core.request_timeout);
     let retry = ttl / 20;
     loop {
         let sent = Instant::now();
+        let Renewals { stream, tries } = renewals;
+        let renewing = renew_on(core, session.id, stream);
         let answer = tokio::select! {
             reason = session.lease.lost() => return Some(reason),
-            answer = core.call_within(limit, "renew a lease", renew_on(core, session.id, stream)) => answer,
+            answer = core.try_until(sent + limit, "renew a lease", tries, renewing) => answer,
         };
         match answer {
             Ok(Some(granted)) => return session.lease.renewed(sent, granted).err(),
@@ -300,7 +341,7 @@ async fn renew(
                 return session.lease.loss();
             }
             Err(failure) => {
-                *stream = None;
+                *renewals = renewals.elsewhere();
                 tracing::debug!(lease = format!("{:x}", session.id), error = %failure.error, "renewal failed");
                 tokio::time::sleep(retry.mul_f64(fastrand::f64() + 0.5)).await;
             }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -16,15 +17,29 @@ use tonic::Status;
 use tower::discover::Change;
 
 use crate::{
-    ConnectOptions, HashKey,
+    ConnectOptions, HashKey, Tries,
     eject::{Failure, Verdict},
+    probe,
     roster::{Dial, Roster},
     table::{Slot, Table},
+    tries::unsent,
     wire::{Link, dial},
 };
 
 /// So many changes are taken in at once.
 const CHANGES: usize = 4096;
+
+/// Why a connection that ended at once may have ended: the other side does not say it in words.
+const CLOSED: &str = "the connection was closed right after it was made";
+const CLOSED_TLS: &str =
+    "the connection was closed after the TLS handshake, as servers do that want another client certificate";
+
+/// What a request says about where it should go.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) key: Option<HashKey>,
+    pub(crate) tries: Option<Tries>,
+}
 
 /// See [the module](self).
 pub(crate) struct Balancer {
@@ -57,11 +72,11 @@ impl Balancer {
     /// An instance for a call, and when it was chosen. Waits for one until `deadline` if none is ready.
     pub(crate) async fn choose(
         &self,
-        key: Option<HashKey>,
+        wish: &Wish,
         now: Instant,
         deadline: Instant,
     ) -> Result<(Arc<Slot<Link>>, Instant), Status> {
-        if let Some(slot) = self.pick(key, now) {
+        if let Some(slot) = self.pick(wish, now) {
             return Ok((slot, now));
         }
         let mut counts = self.counts.subscribe();
@@ -70,7 +85,7 @@ impl Balancer {
                 // The sender is here, so this waits as long as it takes.
                 let _ = counts.wait_for(|counts| counts.ready > 0).await;
                 let now = Instant::now();
-                if let Some(slot) = self.pick(key, now) {
+                if let Some(slot) = self.pick(wish, now) {
                     return (slot, now);
                 }
                 let _ = counts.changed().await;
@@ -79,13 +94,18 @@ impl Balancer {
         timeout_at(deadline, waiting).await.map_err(|_| status(&self.nobody()))
     }
 
-    fn pick(&self, key: Option<HashKey>, now: Instant) -> Option<Arc<Slot<Link>>> {
-        self.table.load().pick(key, now).cloned()
+    fn pick(&self, wish: &Wish, now: Instant) -> Option<Arc<Slot<Link>>> {
+        let table = self.table.load();
+        let Some(tries) = &wish.tries else { return table.pick(wish.key, now).cloned() };
+        tries.waits();
+        let slot = table.pick_again(wish.key, now, tries)?;
+        tries.given_to(&slot.node.id);
+        Some(slot.clone())
     }
 
     /// Why no call can be made.
     pub(crate) fn nobody(&self) -> Error {
-        let limit = self.options.connect_timeout;
+        let limit = self.options.wait();
         let roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
         let reason = match (roster.known(), &roster.last_error) {
             (0, _) => format!("no instance was registered within {limit:?}"),
@@ -97,14 +117,20 @@ impl Balancer {
 
     /// A connection has ended.
     pub(crate) fn lost(&self, id: &str, turn: u64) {
-        if self.change(|roster| roster.lost(id, turn, Instant::now())) {
+        let hint = if self.options.is_tls() { CLOSED_TLS } else { CLOSED };
+        if self.change(|roster| roster.lost(id, turn, hint, Instant::now())) {
             self.wake.notify_one();
         }
     }
 
     /// A call has failed.
-    pub(crate) fn failed(&self, id: &str, turn: u64, failure: Failure) {
+    pub(crate) fn failed(&self, slot: &Slot<Link>, failure: Failure) {
+        let (id, turn) = (slot.node.id.as_str(), slot.turn);
         let verdict = self.change(|roster| roster.failed(id, turn, failure, Instant::now()));
+        if failure == Failure::Silence && self.options.probe.is_some() {
+            // Streams on it would wait for nothing.
+            slot.link.sever();
+        }
         if let Verdict::Eject { .. } = verdict {
             let service = self.service.to_string();
             metrics::counter!("coord_grpc_ejections_total", "service" => service).increment(1);
@@ -112,6 +138,11 @@ impl Balancer {
         if verdict != Verdict::Stay {
             self.wake.notify_one();
         }
+    }
+
+    /// Instances that calls are in flight to.
+    pub(crate) fn in_use(&self) -> Vec<Arc<Slot<Link>>> {
+        self.table.load().slots().filter(|slot| slot.node.load.pending() > 0).cloned().collect()
     }
 
     pub(crate) fn counts(&self) -> watch::Receiver<Counts> {
@@ -141,9 +172,10 @@ impl Balancer {
         self: Arc<Self>,
         changes: impl Stream<Item = Result<Change<String, ServiceInfo>, E>> + Send,
     ) {
-        let mut changes = std::pin::pin!(changes.fuse());
+        let mut changes = pin!(changes.fuse());
         let mut dialling = FuturesUnordered::new();
         let mut ended = false;
+        let mut probing = pin!(probe::keep(&self));
         loop {
             let (dials, next) = self.due();
             dialling.extend(dials.into_iter().map(|dial| self.clone().dial(dial)));
@@ -169,6 +201,7 @@ impl Balancer {
                 Some((dial, outcome)) = dialling.next() => self.dialled(&dial, outcome),
                 () = self.wake.notified() => {}
                 () = due => {}
+                () = &mut probing => {}
             }
         }
     }
@@ -215,10 +248,10 @@ impl Balancer {
     }
 }
 
-/// An error of coord's as an answer to a call.
+/// An error of coord's as an answer to a call that was not sent.
 pub(crate) fn status(error: &Error) -> Status {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    Status::unavailable(format!("{error}{source}"))
+    unsent(format!("{error}{source}"))
 }
 
 impl fmt::Debug for Balancer {

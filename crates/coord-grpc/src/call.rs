@@ -12,11 +12,12 @@ use tonic::{Code, Status, TimeoutExpired, body::Body};
 use tower_service::Service;
 
 use crate::{
-    HashKey,
-    balancer::Balancer,
+    HashKey, Tries,
+    balancer::{Balancer, Wish},
     body::{counted, lend, says_unavailable},
     eject::Failure,
     table::Slot,
+    tries,
     wire::Link,
 };
 
@@ -26,9 +27,10 @@ pub(crate) async fn call(
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let key = HashKey::of(&request, balancer.options.hash_header.as_deref());
+    let wish = Wish { key, tries: request.extensions().get::<Tries>().cloned() };
     let begun = Instant::now();
-    let deadline = begun + balancer.options.connect_timeout;
-    let (slot, now) = balancer.choose(key, begun, deadline).await?;
+    let deadline = begun + balancer.options.wait();
+    let (slot, now) = balancer.choose(&wish, begun, deadline).await?;
     // The head is small; the body is lent, never copied.
     let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
     let (body, lender) = lend(std::mem::take(request.body_mut()));
@@ -47,7 +49,7 @@ pub(crate) async fn call(
     metrics::counter!("coord_grpc_retries_total", "service" => balancer.service.to_string()).increment(1);
     let mut again = Request::new(body);
     (*again.method_mut(), *again.uri_mut(), *again.headers_mut()) = (method, uri, headers);
-    let (slot, now) = balancer.choose(key, Instant::now(), deadline).await?;
+    let (slot, now) = balancer.choose(&wish, Instant::now(), deadline).await?;
     Attempt::begin(balancer, slot, now).send(again).await.map_err(|trouble| trouble.status)
 }
 
@@ -123,7 +125,7 @@ impl Attempt {
         let node = &self.slot.node;
         node.failures.fetch_add(1, Relaxed);
         node.in_a_row.fetch_add(1, Relaxed);
-        self.balancer.failed(&node.id, self.slot.turn, failure);
+        self.balancer.failed(&self.slot, failure);
     }
 
     fn silence_or(&self, other: Failure) -> Failure {
@@ -153,6 +155,11 @@ impl Attempt {
             self.failed(Failure::Answer);
         }
         let cause = chain(&error).last().map(ToString::to_string).unwrap_or_default();
+        if unsent {
+            let address = &self.slot.node.authority;
+            let status = tries::unsent(format!("{} at {address}: {cause}", self.balancer.service));
+            return Trouble { status, unsent, node };
+        }
         let mut status = Status::from_error(error.into());
         // What tonic has no code for is a connection that broke off, which gRPC calls unavailable.
         if status.code() == Code::Unknown {

@@ -76,6 +76,7 @@ impl Instances {
     /// [`Error::InvalidArgument`] with the option that can not be used.
     pub fn channels(self, options: ConnectOptions) -> Result<Channels> {
         options.check()?;
+        options.check_fixed()?;
         Ok(Channels { instances: self, options })
     }
 }

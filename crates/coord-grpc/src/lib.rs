@@ -61,10 +61,12 @@ mod instances;
 mod load;
 mod options;
 mod policy;
+mod probe;
 mod roster;
 mod sharing;
 mod state;
 mod table;
+mod tries;
 mod wire;
 
 pub use connection::{Connection, ResponseFuture};
@@ -72,6 +74,7 @@ pub use instances::{Channels, Instances};
 pub use options::ConnectOptions;
 pub use policy::{HashKey, Policy};
 pub use state::{ConnectionState, InstanceState, InstanceStatus};
+pub use tries::{Tries, is_unsent};
 
 use std::sync::Arc;
 

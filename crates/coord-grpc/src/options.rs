@@ -1,12 +1,22 @@
 //! How a connection is made.
 
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use coord_api::{BoxError, Error, Result};
-use http::HeaderName;
+#[cfg(feature = "tls")]
+use futures::future::BoxFuture;
+use http::{HeaderName, uri::PathAndQuery};
+#[cfg(feature = "tls")]
+use tonic::transport::ClientTlsConfig;
 use tonic::transport::Endpoint;
 
-use crate::{Policy, eject::Rules, roster::Plan};
+use crate::{
+    Policy,
+    eject::Rules,
+    roster::{LONGEST_PAUSE, Plan},
+};
 
 /// Options of a [`Connection`](crate::Connection). They are checked when it is made, before anything is sent.
 ///
@@ -24,6 +34,9 @@ use crate::{Policy, eject::Rules, roster::Plan};
 pub struct ConnectOptions {
     pub(crate) connect_timeout: Duration,
     pub(crate) try_timeout: Option<Duration>,
+    wait_timeout: Option<Duration>,
+    longest_pause: Duration,
+    pub(crate) probe: Option<Probe>,
     pub(crate) keep_when_empty: bool,
     pub(crate) hash_header: Option<String>,
     policy: Policy,
@@ -33,6 +46,16 @@ pub struct ConnectOptions {
     rules: Option<Rules>,
     keep_alive: Option<KeepAlive>,
     tls: Option<Tls>,
+}
+
+/// How an instance that is silent is asked whether it is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) path: String,
+    /// After so much silence.
+    pub(crate) after: Duration,
+    /// How long it has to say anything.
+    pub(crate) limit: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +69,9 @@ impl Default for ConnectOptions {
         Self {
             connect_timeout: Duration::from_secs(5),
             try_timeout: None,
+            wait_timeout: None,
+            longest_pause: LONGEST_PAUSE,
+            probe: None,
             keep_when_empty: false,
             hash_header: None,
             policy: Policy::default(),
@@ -83,6 +109,35 @@ impl ConnectOptions {
     #[must_use]
     pub fn try_timeout(mut self, timeout: Duration) -> Self {
         self.try_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a call waits for an instance while none is ready, where that is not the
+    /// [`connect_timeout`](Self::connect_timeout).
+    #[must_use]
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.wait_timeout = Some(timeout);
+        self
+    }
+
+    /// The longest pause between two tries to reach an instance, 5 s by default. The first ones are shorter; all
+    /// vary by a fifth.
+    #[must_use]
+    pub fn longest_pause(mut self, pause: Duration) -> Self {
+        self.longest_pause = pause;
+        self
+    }
+
+    /// Asks an instance from which nothing has come for the time of `after`, while calls or streams are in flight to
+    /// it, with an empty request to `path`. Whatever it answers is good; if nothing at all comes within `limit` it
+    /// is ejected, and its connection is given up with all that is on it. So streams are not left waiting on an
+    /// instance that is frozen or cut off. It needs a server that answers any method at once, also an unknown one
+    /// such as `/grpc.health.v1.Health/Check` may be. Not by default: then only pings find that out.
+    ///
+    /// With this, whoever is found silent by a [`try_timeout`](Self::try_timeout) loses its connection as well.
+    #[must_use]
+    pub fn probe(mut self, path: impl Into<String>, after: Duration, limit: Duration) -> Self {
+        self.probe = Some(Probe { path: path.into(), after, limit });
         self
     }
 
@@ -185,8 +240,21 @@ impl ConnectOptions {
     /// where certificates carry a name instead, give it with `domain_name`.
     #[cfg(feature = "tls")]
     #[must_use]
-    pub fn tls(mut self, config: tonic::transport::ClientTlsConfig) -> Self {
-        self.tls = Some(Tls(std::sync::Arc::new(config)));
+    pub fn tls(mut self, config: ClientTlsConfig) -> Self {
+        self.tls = Some(Tls::Fixed(Arc::new(config)));
+        self
+    }
+
+    /// As [`tls`](Self::tls), with a configuration that is asked for anew whenever an instance is connected, so that
+    /// certificates can be replaced while the process runs. While it can not be had, no connection is made.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls_from<F, A>(mut self, source: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = Result<ClientTlsConfig, BoxError>> + Send + 'static,
+    {
+        self.tls = Some(Tls::Asked(Arc::new(move || Box::pin(source()))));
         self
     }
 
@@ -197,6 +265,15 @@ impl ConnectOptions {
         };
         positive("connect_timeout", self.connect_timeout)?;
         self.try_timeout.map_or(Ok(()), |time| positive("try_timeout", time))?;
+        self.wait_timeout.map_or(Ok(()), |time| positive("wait_timeout", time))?;
+        positive("longest_pause", self.longest_pause)?;
+        if let Some(Probe { path, after, limit }) = &self.probe {
+            positive("probe after", *after)?;
+            positive("probe limit", *limit)?;
+            if !path.starts_with('/') || PathAndQuery::try_from(path.as_str()).is_err() {
+                return Err(Error::invalid("probe path", "is no path of a method"));
+            }
+        }
         if let Some(KeepAlive { interval, timeout }) = self.keep_alive {
             positive("keep_alive interval", interval)?;
             positive("keep_alive timeout", timeout)?;
@@ -241,8 +318,13 @@ impl ConnectOptions {
     }
 
     pub(crate) fn plan(&self) -> Plan {
-        let Self { policy, zone, only, subset, rules, .. } = self.clone();
-        Plan { policy, zone, only, subset, rules }
+        let Self { policy, zone, only, subset, rules, longest_pause, .. } = self.clone();
+        Plan { policy, zone, only, subset, rules, longest_pause }
+    }
+
+    /// How long a call waits for an instance.
+    pub(crate) fn wait(&self) -> Duration {
+        self.wait_timeout.unwrap_or(self.connect_timeout)
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -253,6 +335,26 @@ impl ConnectOptions {
         if self.is_tls() { "https" } else { "http" }
     }
 
+    /// Whether everything is known now that a connection needs.
+    pub(crate) fn check_fixed(&self) -> Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(Tls::Asked(_)) = self.tls {
+            return Err(Error::invalid("tls", "is asked for anew, which channels of one's own can not"));
+        }
+        Ok(())
+    }
+
+    /// The endpoint with all that the options say, as it is now.
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_async, reason = "TLS may be asked for"))]
+    pub(crate) async fn apply_now(&self, endpoint: Endpoint) -> Result<Endpoint, BoxError> {
+        let endpoint = self.apply(endpoint)?;
+        #[cfg(feature = "tls")]
+        if let Some(Tls::Asked(source)) = &self.tls {
+            return Ok(endpoint.tls_config(source().await?)?);
+        }
+        Ok(endpoint)
+    }
+
     #[cfg_attr(not(feature = "tls"), allow(clippy::unnecessary_wraps, reason = "TLS can fail"))]
     pub(crate) fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, BoxError> {
         let mut endpoint = endpoint.connect_timeout(self.connect_timeout);
@@ -260,7 +362,7 @@ impl ConnectOptions {
             endpoint = endpoint.http2_keep_alive_interval(*interval).keep_alive_timeout(*timeout);
         }
         #[cfg(feature = "tls")]
-        if let Some(Tls(config)) = &self.tls {
+        if let Some(Tls::Fixed(config)) = &self.tls {
             endpoint = endpoint.tls_config(config.as_ref().clone())?;
         }
         Ok(endpoint)
@@ -275,7 +377,15 @@ fn shown(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Certificates and keys stay out of logs.
 #[derive(Clone)]
-struct Tls(#[cfg(feature = "tls")] std::sync::Arc<tonic::transport::ClientTlsConfig>);
+enum Tls {
+    #[cfg(feature = "tls")]
+    Fixed(Arc<ClientTlsConfig>),
+    #[cfg(feature = "tls")]
+    Asked(TlsSource),
+}
+
+#[cfg(feature = "tls")]
+type TlsSource = Arc<dyn Fn() -> BoxFuture<'static, Result<ClientTlsConfig, BoxError>> + Send + Sync>;
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -286,10 +396,14 @@ impl fmt::Debug for Tls {
 /// Two configurations can not be compared, so only the very same one is equal.
 impl PartialEq for Tls {
     fn eq(&self, other: &Self) -> bool {
-        #[cfg(feature = "tls")]
-        return std::sync::Arc::ptr_eq(&self.0, &other.0);
-        #[cfg(not(feature = "tls"))]
-        matches!((self, other), (Self(), Self()))
+        match (self, other) {
+            #[cfg(feature = "tls")]
+            (Self::Fixed(one), Self::Fixed(other)) => Arc::ptr_eq(one, other),
+            #[cfg(feature = "tls")]
+            (Self::Asked(one), Self::Asked(other)) => Arc::ptr_eq(one, other),
+            #[allow(unreachable_patterns, reason = "there is no TLS without the feature")]
+            _ => false,
+        }
     }
 }
 
@@ -312,6 +426,11 @@ mod tests {
             (good().cool_off(second * 2, second), "invalid cool_off: its longest time 1s is below"),
             (good().eject_after(0), "invalid eject_after: is 0"),
             (good().keep_in_use(101), "invalid keep_in_use: 101 is above 100"),
+            (good().wait_timeout(zero), "invalid wait_timeout: is 0"),
+            (good().longest_pause(zero), "invalid longest_pause: is 0"),
+            (good().probe("/a/b", zero, second), "invalid probe after: is 0"),
+            (good().probe("/a/b", second, zero), "invalid probe limit: is 0"),
+            (good().probe("a/b", second, second), "invalid probe path: is no path"),
             (good().zone(""), "invalid zone: is empty"),
             (good().subset(0), "invalid subset: is 0"),
             (hash().subset(5), "invalid subset: each client"),
@@ -339,5 +458,10 @@ mod tests {
         assert!(!format!("{secret:?}").contains("secret"));
         assert_eq!(secret, secret.clone());
         assert_ne!(secret, with(ClientTlsConfig::new()));
+
+        let asked = ConnectOptions::new().tls_from(|| async { Err("not now".into()) });
+        asked.check().expect("it is asked later");
+        assert!(asked.is_tls() && asked == asked.clone() && asked != secret);
+        assert!(asked.check_fixed().is_err());
     }
 }

@@ -25,17 +25,20 @@ use crate::{
 const DIALS: usize = 32;
 /// The first pause after a failed try to connect, doubled with each that follows,
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// up to this, unless the options say otherwise.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that ends before this age was hardly accepted.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// What a roster is told by the options.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) policy: Policy,
     pub(crate) zone: Option<String>,
     pub(crate) only: BTreeMap<String, String>,
     pub(crate) subset: Option<usize>,
     pub(crate) rules: Option<Rules>,
+    pub(crate) longest_pause: Duration,
 }
 
 /// An order to connect to an instance.
@@ -62,8 +65,19 @@ pub(crate) struct Member<C> {
     pub(crate) ejected: Option<Instant>,
     info: ServiceInfo,
     turn: u64,
+    /// Since when its connection is there, if it is.
+    since: Instant,
+    /// Without a connection that lasted between them.
     failed_dials: u32,
     record: Record,
+}
+
+impl<C> Member<C> {
+    /// How long to wait with the next connection; not at all before the first failure.
+    fn pause(&self, longest: Duration) -> Option<Duration> {
+        let doublings = self.failed_dials.checked_sub(1)?.min(16);
+        Some(FIRST_PAUSE.saturating_mul(1 << doublings).min(longest).mul_f64(0.8 + 0.4 * fastrand::f64()))
+    }
 }
 
 /// See [the module](self).
@@ -125,6 +139,7 @@ impl<C: Clone> Roster<C> {
                         ejected: None,
                         info,
                         turn: self.turns,
+                        since: now,
                         failed_dials: 0,
                         record: Record::default(),
                     };
@@ -188,6 +203,7 @@ impl<C: Clone> Roster<C> {
     /// What came of a [`Dial`]. Of one that nobody waits for any more the connection is dropped.
     pub(crate) fn dialled(&mut self, dial: &Dial, outcome: Result<C, String>, now: Instant) {
         self.dials -= 1;
+        let longest = self.plan.longest_pause;
         let Some(member) = member(&mut self.members, &dial.id, dial.turn) else { return };
         match outcome {
             Ok(link) => {
@@ -200,15 +216,16 @@ impl<C: Clone> Roster<C> {
                         "an instance is back after an ejection"
                     );
                 }
-                member.failed_dials = 0;
+                member.since = now;
                 // What broke with the connection before tells nothing of this one.
                 member.node.in_a_row.store(0, Relaxed);
                 member.phase = Phase::Ready(link);
             }
             Err(error) => {
-                let pause = FIRST_PAUSE.saturating_mul(1 << member.failed_dials.min(16)).min(LONGEST_PAUSE);
-                member.phase = Phase::Due(now + pause.mul_f64(0.8 + 0.4 * fastrand::f64()));
-                if member.failed_dials == 0 {
+                let is_first = member.failed_dials == 0;
+                member.failed_dials = member.failed_dials.saturating_add(1);
+                member.phase = Phase::Due(now + member.pause(longest).unwrap_or_default());
+                if is_first {
                     tracing::debug!(
                         id = dial.id,
                         address = dial.authority,
@@ -216,20 +233,28 @@ impl<C: Clone> Roster<C> {
                         "an instance can not be reached"
                     );
                 }
-                member.failed_dials = member.failed_dials.saturating_add(1);
                 self.last_error = Some(error);
             }
         }
     }
 
-    /// A connection ended. Calls no longer go there, and it is tried again at once.
-    pub(crate) fn lost(&mut self, id: &str, turn: u64, now: Instant) -> bool {
+    /// A connection ended. Calls no longer go there, and it is tried again at once; with growing pauses if
+    /// one connection after the other ends as soon as it is made, for which `hint` may be the reason.
+    pub(crate) fn lost(&mut self, id: &str, turn: u64, hint: &str, now: Instant) -> bool {
         self.turns += 1;
         let next = self.turns;
+        let longest = self.plan.longest_pause;
         let Some(member) = member(&mut self.members, id, turn) else { return false };
         let Phase::Ready(_) = member.phase else { return false };
         member.turn = next;
-        member.phase = Phase::Due(now);
+        if now < member.since + YOUNG {
+            member.phase = Phase::Due(now + member.pause(longest).unwrap_or_default());
+            member.failed_dials += 1;
+            self.last_error = Some(hint.to_owned());
+        } else {
+            member.phase = Phase::Due(now);
+            member.failed_dials = 0;
+        }
         true
     }
 
@@ -312,7 +337,14 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        Plan { rules: Some(Rules { after: 2, ..Rules::DEFAULT }), ..Plan::default() }
+        Plan {
+            policy: Policy::default(),
+            zone: None,
+            only: BTreeMap::new(),
+            subset: None,
+            rules: Some(Rules { after: 2, ..Rules::DEFAULT }),
+            longest_pause: LONGEST_PAUSE,
+        }
     }
 
     /// A roster whose instances are all ready.
@@ -374,22 +406,42 @@ mod tests {
     async fn a_lost_connection_is_left_at_once_and_what_is_late_changes_nothing() {
         let mut roster = ready(plan(), &["a", "b"]);
         let turn = roster.members["a"].turn;
-        assert!(roster.lost("a", turn, Instant::now()));
-        assert!(!roster.lost("a", turn, Instant::now()), "is told twice");
+        assert!(roster.lost("a", turn, "", Instant::now()));
+        assert!(!roster.lost("a", turn, "", Instant::now()), "is told twice");
         assert_eq!(roster.table().len(), 1);
         assert_eq!(connect(&mut roster), 1);
         assert_eq!(roster.table().len(), 2);
-        assert!(!roster.lost("a", turn, Instant::now()), "that was the connection before");
+        assert!(!roster.lost("a", turn, "", Instant::now()), "that was the connection before");
         for _ in 0..9 {
             assert_eq!(roster.failed("a", turn, Failure::Silence, Instant::now()), Verdict::Stay);
         }
         // Removed while it is being connected.
+        tokio::time::sleep(YOUNG).await;
         let turn = roster.members["a"].turn;
-        roster.lost("a", turn, Instant::now());
+        roster.lost("a", turn, "", Instant::now());
         let dial = roster.due(Instant::now()).pop().expect("is due");
         roster.apply([Change::Remove("a".into())], Instant::now());
         roster.dialled(&dial, Ok(9), Instant::now());
         assert_eq!((roster.known(), roster.table().len()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_end_at_once_are_made_more_and_more_seldom() {
+        let mut roster = ready(plan(), &["a"]);
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            let begun = Instant::now();
+            assert!(roster.lost("a", roster.members["a"].turn, "closed at once", begun));
+            tokio::time::sleep_until(roster.next_due().expect("is tried again")).await;
+            pauses.push(begun.elapsed());
+            assert_eq!(connect(&mut roster), 1);
+        }
+        assert!(pauses[0].is_zero() && pauses[1] > Duration::from_millis(30), "{pauses:?}");
+        assert!(pauses[9] > Duration::from_secs(3), "{pauses:?}");
+        assert_eq!(roster.last_error.as_deref(), Some("closed at once"));
+        tokio::time::sleep(YOUNG).await;
+        roster.lost("a", roster.members["a"].turn, "", Instant::now());
+        assert_eq!(roster.next_due(), Some(Instant::now()), "that one lasted");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! so that a choice costs the same among a thousand as among three.
 
 use std::{
+    cmp::{Ordering::Equal, Reverse},
     ops::Range,
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{HashKey, Policy, hash::Ring, load::Load};
+use crate::{HashKey, Policy, Tries, hash::Ring, load::Load};
 
 /// What is counted of one instance for as long as it is known.
 #[derive(Debug)]
@@ -125,6 +126,10 @@ impl<C> Table<C> {
         self.slots.len()
     }
 
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot<C>>> {
+        self.slots.iter()
+    }
+
     /// Chooses for one call; `None` only if nothing is ready.
     pub(crate) fn pick(&self, key: Option<HashKey>, now: Instant) -> Option<&Arc<Slot<C>>> {
         if self.slots.is_empty() {
@@ -144,6 +149,25 @@ impl<C> Table<C> {
             Policy::Weighted => self.untroubled(|| self.by_weight(&among)),
         };
         Some(&self.slots[index])
+    }
+
+    /// As [`pick`](Self::pick), but not one that had a try of this request, if there is another; else the one whose
+    /// try is the longest ago.
+    pub(crate) fn pick_again(
+        &self,
+        key: Option<HashKey>,
+        now: Instant,
+        tries: &Tries,
+    ) -> Option<&Arc<Slot<C>>> {
+        let first = self.pick(key, now)?;
+        if tries.since(&first.node.id) == usize::MAX {
+            return Some(first);
+        }
+        let rank = |slot: &Slot<C>| {
+            (Reverse(tries.since(&slot.node.id)), slot.node.is_busy_on_trial(), slot.node.load.cost(now))
+        };
+        let ranked = self.slots.iter().map(|slot| (rank(slot), slot));
+        ranked.min_by(|(one, _), (other, _)| one.partial_cmp(other).unwrap_or(Equal)).map(|(_, slot)| slot)
     }
 
     /// The slots of the own zone, or the others if the zone has too few.
@@ -274,6 +298,21 @@ mod tests {
             // Four dice in a row may show it all the same.
             assert!(share(&chosen(&table, 100), "a") < 20, "{policy:?}");
         }
+    }
+
+    #[test]
+    fn a_request_that_is_made_again_goes_where_it_was_not() {
+        let table = table(Policy::PeakEwma, &["a", "b", "c"]);
+        let tries = Tries::new();
+        let mut went = Vec::new();
+        for _ in 0..9 {
+            let slot = table.pick_again(None, Instant::now(), &tries).expect("some are ready");
+            tries.given_to(&slot.node.id);
+            went.push(slot.node.id.clone());
+        }
+        let first: std::collections::BTreeSet<_> = went[..3].iter().collect();
+        assert_eq!(first.len(), 3, "{went:?}");
+        assert_eq!((&went[3..6], &went[6..]), (&went[..3], &went[..3]), "then in turn");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::{
 };
 
 use coord_api::BoxError;
+use futures::task::AtomicWaker;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -24,7 +25,10 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::ConnectOptions;
+use crate::{ConnectOptions, probe::knock};
+
+/// A method that servers need not have: that there is none is an answer as well.
+const UNKNOWN: &str = "/grpc.health.v1.Health/Check";
 
 /// A connection that is ready for calls.
 #[derive(Clone, Debug)]
@@ -37,6 +41,12 @@ impl Link {
     /// How often something has come from the instance: as long as this stays, it is silent.
     pub(crate) fn reads(&self) -> u64 {
         self.wire.reads.load(Relaxed)
+    }
+
+    /// Ends the connection and all that is on it, also what the system has not sent yet.
+    pub(crate) fn sever(&self) {
+        self.wire.severed.store(true, SeqCst);
+        self.wire.reader.wake();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -55,6 +65,9 @@ struct Wire {
     open: AtomicBool,
     /// and it is no more.
     closed: AtomicBool,
+    /// It is given up.
+    severed: AtomicBool,
+    reader: AtomicWaker,
 }
 
 impl Wire {
@@ -74,7 +87,6 @@ pub(crate) async fn dial(
     closed: impl FnOnce() + Send + 'static,
 ) -> Result<Link, BoxError> {
     let uri = Uri::builder().scheme(options.scheme()).authority(authority).path_and_query("/").build()?;
-    let endpoint = options.apply(Endpoint::from(uri))?;
     let wire = Arc::new(Wire::default());
     let mut once = Some((wire.clone(), Box::new(closed) as OnClose));
     let connector = tower::service_fn(move |uri: Uri| {
@@ -90,10 +102,20 @@ pub(crate) async fn dial(
         }
     });
     let connecting = async {
+        let endpoint = options.apply_now(Endpoint::from(uri)).await?;
         let connected = endpoint.connect_with_connector(connector).await;
         let channel =
             connected.map_err(|error| explain(&error, options.is_tls() && wire.open.load(SeqCst)))?;
         wire.speaks.notified().await;
+        if wire.reads.load(Relaxed) == 0 {
+            return Err("the connection was closed before anything came".into());
+        }
+        if options.is_tls() {
+            // A server that does not accept this client says so only after the handshake, and not in words.
+            let path = options.probe.as_ref().map_or(UNKNOWN, |probe| &probe.path);
+            let answer = knock(channel.clone(), path).await;
+            answer.map_err(|error| format!("closed after the TLS handshake: {}", innermost(&error)))?;
+        }
         Ok(Link { channel, wire: wire.clone() })
     };
     let limit = options.connect_timeout;
@@ -104,11 +126,16 @@ pub(crate) async fn dial(
 
 /// "transport error" tells nobody anything, and "received corrupt message" not what it is about.
 fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
+    let inner = innermost(error);
+    if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
+}
+
+fn innermost(error: &tonic::transport::Error) -> &dyn std::error::Error {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
-    if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
+    inner
 }
 
 struct Socket {
@@ -119,7 +146,12 @@ struct Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        if self.wire.severed.load(SeqCst) {
+            // What is still to be sent must not arrive when the other side is back; fails only on a closed socket.
+            let _ = self.stream.set_zero_linger();
+        }
         self.wire.closed.store(true, SeqCst);
+        self.wire.speaks.notify_one();
         if let Some(closed) = self.closed.take() {
             closed();
         }
@@ -132,6 +164,10 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.wire.reader.register(cx.waker());
+        if self.wire.severed.load(SeqCst) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long")));
+        }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {

@@ -1,6 +1,7 @@
 //! Connections over the memory backend, with real servers on loopback.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -216,6 +217,10 @@ impl ServiceRegistry for Watched {
 
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>> {
         self.registry.discover(service).await
+    }
+
+    async fn services(&self) -> Result<BTreeMap<String, Vec<ServiceInfo>>> {
+        self.registry.services().await
     }
 
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {

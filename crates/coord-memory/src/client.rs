@@ -4,8 +4,8 @@ use std::{fmt, process, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth, Owner,
-    Provider, Result, ServiceRegistry, Ttl,
+    ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
+    Owner, Provider, Result, ServiceRegistry, Ttl,
 };
 
 use crate::{Store, config::Config, connection::Connection, ids::Ids, lock::Locks, registry::Registry};
@@ -128,6 +128,10 @@ impl Provider for Client {
 
     fn lease_health(&self) -> LeaseHealth {
         self.connection.lease_health()
+    }
+
+    async fn health(&self) -> Result<Health> {
+        self.connection.health().await
     }
 
     async fn close(&self) -> Result<()> {

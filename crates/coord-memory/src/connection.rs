@@ -7,10 +7,13 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Contact, Error, LeaseHealth, LossReason, Lost, Owner, Result,
+    Contact, Error, HEALTH_LIMIT, Health, LeaseHealth, LossReason, Lost, Owner, Result,
     backend::{Place, Release, Views},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout},
+};
 
 use crate::{
     lease::LeaseId,
@@ -97,6 +100,17 @@ impl Connection {
 
     pub(crate) fn lease_health(&self) -> LeaseHealth {
         self.store.lock_now().lease_health(self.id)
+    }
+
+    pub(crate) async fn health(&self) -> Result<Health> {
+        let begun = Instant::now();
+        let answered = timeout(HEALTH_LIMIT, self.call()).await;
+        let answered = answered.map(|answer| answer.map(drop));
+        match answered {
+            Ok(Ok(())) => Ok(Health::new(begun.elapsed(), self.lease_health())),
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => Err(Error::Timeout { operation: "health", after: HEALTH_LIMIT }),
+        }
     }
 
     pub(crate) fn close(&self) -> Result<()> {

@@ -45,6 +45,12 @@ pub(crate) fn service(name: &ServiceName) -> String {
     format!("{SERVICES}{}/", escape(name.as_str()))
 }
 
+/// The service that a key belongs to.
+pub(crate) fn service_of(key: &str) -> Option<ServiceName> {
+    let (service, _) = key.strip_prefix(SERVICES)?.split_once('/')?;
+    ServiceName::parse(&unescape(service)).ok()
+}
+
 /// The record of one instance.
 pub(crate) fn instance(service: &ServiceName, id: &InstanceId) -> String {
     self::service(service) + &escape(id.as_str())

@@ -4,7 +4,7 @@
 //! guard, which frees the place, and if the place had just become the first, the next one is told.
 
 use std::{
-    collections::{VecDeque, hash_map},
+    collections::{BTreeMap, VecDeque, hash_map},
     sync::Arc,
     time::Duration,
 };
@@ -136,6 +136,11 @@ impl DistributedLock for Locks {
         let guard = self.guard(name, grip);
         tracing::debug!(lock = guard.name(), token = %guard.token(), "lock acquired");
         Ok(Some(guard))
+    }
+
+    async fn queues(&self) -> Result<BTreeMap<String, Vec<Holder>>> {
+        let state = self.0.call().await?;
+        Ok(state.locks.keys().map(|name| (name.to_string(), state.holders(name))).collect())
     }
 
     async fn holders(&self, name: &str) -> Result<Vec<Holder>> {

@@ -1,6 +1,6 @@
 //! The registry: one entry per instance, on the lease of the client that registered it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
@@ -32,16 +32,19 @@ impl ServiceRegistry for Registry {
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>> {
         let service = ServiceName::parse(service)?;
         let entries = self.0.call().await?.list(&View::service(&service));
-        let mut instances = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match Record::from_entry(&service, &entry) {
-                Ok(record) => instances.push(record.service),
-                Err(error) => tracing::warn!(%error, "a record is left out"),
+        Ok(Record::instances(&service, entries))
+    }
+
+    async fn services(&self) -> Result<BTreeMap<String, Vec<ServiceInfo>>> {
+        let state = self.0.call().await?;
+        let mut services = BTreeMap::new();
+        for service in state.services() {
+            let instances = Record::instances(&service, state.list(&View::service(&service)));
+            if !instances.is_empty() {
+                services.insert(service.to_string(), instances);
             }
         }
-        // Stored keys are escaped, which orders ids that contain a `/` differently.
-        instances.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        Ok(instances)
+        Ok(services)
     }
 
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {

@@ -3,7 +3,10 @@
 //! A watcher has no task and no buffer. One that is so slow that the log has forgotten what comes next, or
 //! that finds the history compacted, gets a fresh snapshot and goes on from there.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use coord_api::{Covered, Entry, EntryEvent, Error, Result, Scope, ServiceName, Version, Watch};
@@ -105,6 +108,13 @@ impl State {
                 covered.filter_map(|(key, stored)| Some(stored.entry(view.name(key)?))).collect()
             }
         }
+    }
+
+    /// The services that have an entry.
+    pub(crate) fn services(&self) -> BTreeSet<ServiceName> {
+        let from_start = self.entries.range(keys::SERVICES.to_owned()..);
+        let keys = from_start.map(|(key, _)| key).take_while(|key| key.starts_with(keys::SERVICES));
+        keys.filter_map(|key| keys::service_of(key)).collect()
     }
 
     fn snapshot(&self, view: &View) -> EntryEvent {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Config, ConfigCenter, DistributedLock, InstanceIdAllocator, InstanceIds, LeaseHealth, Provider, Result,
-    ServiceRegistry,
+    Config, ConfigCenter, DistributedLock, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Provider,
+    Result, ServiceRegistry,
 };
 
 /// The client of one coordination store, whichever backend it has. Cheap to clone; clones are one client.
@@ -158,6 +158,27 @@ impl Coordinator {
         self.provider.lease_health()
     }
 
+    /// Whether the store answers, and how the leases are doing: for a readiness probe. It takes less than a second,
+    /// whatever the store does; see [`Provider::health`].
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed) after close; any other says why the store does not answer.
+    ///
+    /// ```
+    /// use coord::Coordinator;
+    ///
+    /// # async fn example(coordinator: Coordinator) {
+    /// match coordinator.health().await {
+    ///     Ok(health) if health.is_ready() => println!("ready, {:?} to the store", health.latency),
+    ///     Ok(health) => println!("not ready: {:?}", health.leases),
+    ///     Err(error) => println!("not ready: {error}"),
+    /// }
+    /// # }
+    /// ```
+    pub async fn health(&self) -> Result<Health> {
+        self.provider.health().await
+    }
+
     /// Gives back everything and ends every wait; see [`Provider::close`].
     ///
     /// # Errors
@@ -206,6 +227,10 @@ impl Provider for Coordinator {
 
     fn lease_health(&self) -> LeaseHealth {
         self.provider.lease_health()
+    }
+
+    async fn health(&self) -> Result<Health> {
+        self.provider.health().await
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting, clippy, documentation, and every useful feature combination.
+//! `cargo xtask lint`: formatting, clippy, documentation, every useful feature combination, and what dependencies may be.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -36,6 +36,14 @@ pub(crate) fn run() -> Result<()> {
         let mut command = check(features);
         command.env("PROTOC", "/nonexistent/protoc").env("CARGO_TARGET_DIR", target.join("without-protoc"));
         steps.run_noted(&mut command, "  (without protoc)");
+    }
+    // Takes minutes to build, so that nobody has to have it.
+    if shell::on_path("cargo-deny").is_some() {
+        steps.run(&mut shell::cargo(["deny", "--all-features", "check", "licenses", "bans", "sources"]));
+    } else {
+        eprintln!(
+            "==> not checked against deny.toml: `cargo install --locked cargo-deny` gets what is needed"
+        );
     }
     steps.finish()
 }

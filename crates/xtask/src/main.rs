@@ -29,7 +29,8 @@ Commands:
   test --list       The names of the conformance tests, one a line (needs no etcd).
   sim               The simulation alone: 10,000 seeds in virtual time. --seeds N: so many (--from S: others
                     than the first ones); --seed S: one again, with its history in target/sim-S.txt.
-  lint              Formatting, clippy, documentation, and every feature combination of `coord`.
+  lint              Formatting, clippy, documentation, every feature combination of `coord`, and, where cargo-deny
+                    is installed, licences and sources of all dependencies.
   bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
                     AREA is lock, grpc, ids, registry or config.
                     --json FILE: every figure; --quick: one short round; --only TEXT: some scenarios.

@@ -10,22 +10,22 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::process::Command;
 use tokio::time::sleep;
 
-use super::TICK;
+use super::{Listen, TICK};
 
 const CLIENT_PORT: u16 = 2379;
 
 #[derive(Debug)]
 pub(super) struct Container {
     image: String,
-    port: u16,
+    listen: Listen,
     args: Vec<String>,
     /// None only between the removal of one container and the start of the next.
     running: Option<Box<ContainerAsync<GenericImage>>>,
 }
 
 impl Container {
-    pub(super) async fn start(image: &str, port: u16, args: &[String]) -> Result<Self> {
-        let mut container = Self { image: image.to_owned(), port, args: args.to_vec(), running: None };
+    pub(super) async fn start(image: &str, listen: Listen, args: &[String]) -> Result<Self> {
+        let mut container = Self { image: image.to_owned(), listen, args: args.to_vec(), running: None };
         container.start_empty().await?;
         Ok(container)
     }
@@ -33,13 +33,15 @@ impl Container {
     pub(super) async fn start_empty(&mut self) -> Result<()> {
         self.remove().await?;
         let (name, tag) = name_and_tag(&self.image);
-        let container_name = format!("coord-tests-etcd-{}-{}", std::process::id(), self.port);
-        let port = self.port;
-        let request = GenericImage::new(name, tag)
+        let container_name = format!("coord-tests-etcd-{}-{}", std::process::id(), self.listen.port);
+        let listen = self.listen.clone();
+        let metrics = self.listen.tls.iter().map(|tls| ContainerPort::Tcp(tls.metrics_port));
+        let image = metrics.fold(GenericImage::new(name, tag), GenericImage::with_exposed_port);
+        let request = image
             .with_exposed_port(ContainerPort::Tcp(CLIENT_PORT))
             .with_container_name(&container_name)
             .with_cmd(self.command())
-            .with_host_config_modifier(move |host| publish(host, port));
+            .with_host_config_modifier(move |host| publish(host, &listen));
         match request.start().await {
             Ok(running) => {
                 self.running = Some(Box::new(running));
@@ -94,12 +96,18 @@ impl Container {
     /// `etcdctl` in the container, as a process of its own.
     pub(super) fn etcdctl_process(&self) -> Result<Command> {
         let mut command = Command::new("docker");
-        command.args(["exec", "--env", "ETCDCTL_API=3", self.container()?.id(), "etcdctl"]);
+        command.args(["exec", "--interactive", "--env", "ETCDCTL_API=3", self.container()?.id(), "etcdctl"]);
+        command.args(["--endpoints", &self.listen.url("127.0.0.1", CLIENT_PORT)]);
         Ok(command)
     }
 
     pub(super) async fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        let words = ["etcdctl"].iter().chain(args).map(|&word| word.to_owned());
+        let endpoint = self.listen.url("127.0.0.1", CLIENT_PORT);
+        let words = ["etcdctl", "--endpoints", &endpoint]
+            .iter()
+            .chain(args)
+            .map(|&word| word.to_owned())
+            .collect::<Vec<_>>();
         let command = ExecCommand::new(words).with_env_vars([("ETCDCTL_API", "3")]);
         let mut result = self.container()?.exec(command).await?;
         // The end of its output is the end of the program; only then is there an exit code.
@@ -122,23 +130,27 @@ impl Container {
     }
 
     fn command(&self) -> Vec<String> {
-        let fixed = [
-            "etcd",
-            "--log-level=error",
-            "--data-dir=/var/lib/etcd/data",
-            &format!("--listen-client-urls=http://0.0.0.0:{CLIENT_PORT}"),
-            &format!("--advertise-client-urls=http://127.0.0.1:{}", self.port),
-        ]
-        .map(str::to_owned);
-        fixed.into_iter().chain(self.args.iter().cloned()).collect()
+        let fixed = ["etcd", "--log-level=error", "--data-dir=/var/lib/etcd/data"].map(str::to_owned);
+        let listen = self.listen.args("0.0.0.0", CLIENT_PORT);
+        fixed.into_iter().chain(listen).chain(self.args.iter().cloned()).collect()
     }
 }
 
 /// testcontainers itself publishes on all interfaces, and on another host port after every start.
-fn publish(host: &mut HostConfig, port: u16) {
-    let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(port.to_string()) };
+/// Certificates are where the host has them, so that they can be replaced there.
+fn publish(host: &mut HostConfig, listen: &Listen) {
+    let on_host = |inside: u16, port: u16| {
+        let binding =
+            PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(port.to_string()) };
+        (format!("{inside}/tcp"), Some(vec![binding]))
+    };
     host.publish_all_ports = Some(false);
-    host.port_bindings = Some([(format!("{CLIENT_PORT}/tcp"), Some(vec![binding]))].into());
+    let metrics = listen.tls.iter().map(|tls| on_host(tls.metrics_port, tls.metrics_port));
+    host.port_bindings = Some(metrics.chain([on_host(CLIENT_PORT, listen.port)]).collect());
+    if let Some(tls) = &listen.tls {
+        let folder = tls.certs.display();
+        host.binds = Some(vec![format!("{folder}:{folder}:ro")]);
+    }
 }
 
 /// A colon before the last slash belongs to the registry's port.

@@ -7,10 +7,12 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
+use super::Listen;
+
 #[derive(Debug)]
 pub(super) struct Process {
     program: PathBuf,
-    port: u16,
+    listen: Listen,
     args: Vec<String>,
     folder: PathBuf,
     /// Asking whether a child still runs needs `&mut`.
@@ -18,9 +20,10 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(program: PathBuf, port: u16, args: &[String]) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("coord-tests-etcd-{}-{port}", std::process::id()));
-        let process = Self { program, port, args: args.to_vec(), folder, child: Mutex::default() };
+    pub(super) fn start(program: PathBuf, listen: Listen, args: &[String]) -> Result<Self> {
+        let folder =
+            std::env::temp_dir().join(format!("coord-tests-etcd-{}-{}", std::process::id(), listen.port));
+        let process = Self { program, listen, args: args.to_vec(), folder, child: Mutex::default() };
         process.start_empty()?;
         Ok(process)
     }
@@ -34,10 +37,9 @@ impl Process {
     }
 
     pub(super) fn start_again(&self) -> Result<()> {
-        let url = format!("http://127.0.0.1:{}", self.port);
         let mut command = Command::new(&self.program);
         command.args(["--log-level", "error", "--data-dir"]).arg(self.folder.join("data"));
-        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        command.args(self.listen.args("127.0.0.1", self.listen.port));
         // A single member never dials its peers, so any free port does.
         command.args(["--listen-peer-urls", "http://127.0.0.1:0"]).args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(self.log())?);

@@ -52,6 +52,21 @@ impl Record {
         }
         Ok(record)
     }
+
+    /// The instances of `service` among entries with keys `service/id`, ordered by id. What is no record of it is left
+    /// out, with a warning in the log.
+    pub fn instances(service: &ServiceName, entries: impl IntoIterator<Item = Entry>) -> Vec<ServiceInfo> {
+        let mut instances = Vec::new();
+        for entry in entries {
+            match Self::from_entry(service, &entry) {
+                Ok(record) => instances.push(record.service),
+                Err(error) => tracing::warn!(%service, %error, "record left out of discovery"),
+            }
+        }
+        // Stored keys are escaped, which orders ids that contain a `/` differently.
+        instances.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        instances
+    }
 }
 
 /// Turns a watch over the stored records of `service`, with keys `service/id`, into one of instances.

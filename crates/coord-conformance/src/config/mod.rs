@@ -13,6 +13,7 @@ pub(crate) mod history;
 pub(crate) mod live;
 pub(crate) mod resume;
 pub(crate) mod schema;
+pub(crate) mod secrets;
 pub(crate) mod values;
 pub(crate) mod watch;
 pub(crate) mod writes;

@@ -1,6 +1,7 @@
 //! What a provider tells about its leases.
 
-use coord_api::LeaseHealth;
+use coord_api::{Error, HEALTH_LIMIT, LeaseHealth};
+use tokio::time::Instant;
 
 use crate::{
     TestClient,
@@ -46,6 +47,28 @@ tests! { "lock";
         // The connection may take a moment to come back.
         eventually(LIMIT, || async { client.lock().try_acquire("job", SHORT).await.is_ok() }).await;
         becomes(&client, is_healthy).await;
+    }
+
+    /// Contract 10: a probe is answered in its time, and tells a store that is away from a client that is closed.
+    async fn a_probe_is_answered_whatever_the_store_does(world: &dyn World) {
+        let client = world.client().await;
+        let health = within(LIMIT, client.provider.health()).await.expect("the store answers");
+        assert!(health.is_ready() && health.leases == LeaseHealth::Healthy, "{health:?}");
+        let _guard = within(LIMIT, client.lock().acquire("job", LONG)).await.expect("is free");
+        client.link.cut();
+        let begun = Instant::now();
+        let error = within(LIMIT, client.provider.health()).await.expect_err("the store is away");
+        assert!(matches!(error, Error::Timeout { .. } | Error::Unavailable { .. }), "{error:?}");
+        // Twice the time, for busy machines.
+        assert!(begun.elapsed() < HEALTH_LIMIT * 2, "{:?}", begun.elapsed());
+        client.link.restore();
+        eventually(LIMIT, || async {
+            client.provider.health().await.is_ok_and(|health| health.is_ready() && health.latency < LIMIT)
+        })
+        .await;
+        client.close().await;
+        let error = client.provider.health().await.expect_err("is closed");
+        assert!(matches!(error, Error::Closed), "{error:?}");
     }
 
     /// Contract 2: the health is that of the worst lease, however well the others do.

@@ -102,6 +102,32 @@ tests! { "lock";
         assert_eq!(holders(&*locks, "a/b/c").await, []);
     }
 
+    /// Contract 5: all locks that have a holder are told with their queues, by the names that every other call takes.
+    async fn queues_tell_every_lock(world: &dyn World) {
+        const NAMES: [&str; 5] = ["a", "a-2", "a/b", "ab", "日报"];
+        let (watching, locks) = (world.client().await.lock(), world.client().await.lock());
+        assert!(within(LIMIT, watching.queues()).await.expect("is answered").is_empty());
+        let mut guards = Vec::new();
+        for name in NAMES {
+            guards.push(within(LIMIT, locks.acquire(name, LONG)).await.expect("is free"));
+        }
+        let locks_of_waiter = locks.clone();
+        let waiter = spawn(async move { locks_of_waiter.acquire("a/b", LONG).await.expect("becomes free") });
+        keys_become(world, 6).await;
+        let queues = within(LIMIT, watching.queues()).await.expect("is answered");
+        assert_eq!(queues.keys().collect::<Vec<_>>(), NAMES);
+        assert_eq!(queues.values().map(Vec::len).collect::<Vec<_>>(), [1, 1, 2, 1, 1]);
+        for (name, queue) in queues {
+            assert_eq!(holders(&*watching, &name).await, queue);
+        }
+        waiter.cancel().await;
+        for guard in guards {
+            guard.unlock().await.expect("is held");
+        }
+        keys_become(world, 0).await;
+        assert!(within(LIMIT, watching.queues()).await.expect("is answered").is_empty());
+    }
+
     /// Contract 5: a holder whose lease was revoked is told no longer.
     async fn a_revoked_holder_is_gone(world: &dyn World) {
         let locks = world.client().await.lock();

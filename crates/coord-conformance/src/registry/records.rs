@@ -44,6 +44,28 @@ tests! { "registry";
         assert_eq!(found[1].authority(), "[2001:db8::1]:65535");
     }
 
+    /// Contract 11: all services that have an instance are told, each with what it is discovered with; a record that
+    /// can not be read makes no service.
+    async fn every_service_is_told(world: &dyn World) {
+        let (server, client) = (world.client().await.registry(), world.client().await.registry());
+        assert!(within(LIMIT, client.services()).await.expect("is answered").is_empty());
+        let mut registrations = Vec::new();
+        for (service, id) in [("a", "2"), ("a", "1"), ("a-2", "1"), ("a/b", "host/1"), ("日报", "1")] {
+            let info = ServiceInfo::new(service, id, "10.0.1.10", 8080);
+            registrations.push(within(LIMIT, server.register(info, LONG)).await.expect("is free"));
+        }
+        world.put_raw(Raw::Service { name: "bad", id: "1" }, b"no record").await;
+        let services = within(LIMIT, client.services()).await.expect("is answered");
+        assert_eq!(services.keys().collect::<Vec<_>>(), ["a", "a-2", "a/b", "日报"]);
+        for (service, instances) in services {
+            assert_eq!(client.discover(&service).await.expect("is answered"), instances);
+        }
+        for registration in registrations {
+            within(LIMIT, registration.deregister()).await.expect("is registered");
+        }
+        assert!(within(LIMIT, client.services()).await.expect("is answered").is_empty());
+    }
+
     /// Contract 8: instances are discovered ordered by id.
     async fn instances_are_ordered_by_id(world: &dyn World) {
         let registry = world.client().await.registry();

@@ -3,11 +3,13 @@
 //! When nothing is under way a request leaves at once and alone. While transactions are under way the next
 //! ones gather, so the busier a client is, the more of its requests share one commit of etcd.
 
+mod gather;
 mod lanes;
 
 use std::{
     slice,
     sync::{Arc, Weak},
+    time::Instant,
 };
 
 use etcd_client::{
@@ -24,6 +26,7 @@ use crate::{
     error::{Effect, Failure},
     read::revision,
 };
+use gather::Gather;
 use lanes::{Lanes, Lined, MAX_OPERATIONS};
 
 /// Two, so that one is prepared while the other is answered; more would only make them smaller.
@@ -31,7 +34,7 @@ const UNDER_WAY: usize = 2;
 
 /// How many operations a second transaction has to carry. Fewer wait until the first is answered: a commit costs
 /// etcd far more than an operation in it.
-const WORTH_ANOTHER: usize = MAX_OPERATIONS / 5;
+const WORTH_ANOTHER: usize = MAX_OPERATIONS / 2;
 
 /// What a request does to a queue.
 ///
@@ -44,7 +47,18 @@ pub(crate) enum Action {
     /// Writes a place only if the queue is empty.
     EnterIfEmpty { key: String, value: Vec<u8>, lease: i64 },
     /// Deletes a place, if it is there.
-    Leave { key: String },
+    Leave { key: String, heirs: Heirs },
+}
+
+/// Who is told by this client when a place is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heirs {
+    /// Nobody who stands in the queue, and not whoever leaves it either.
+    Nobody,
+    /// Whoever leaves it.
+    Leaver,
+    /// Another place of this client may be the next to hold as well.
+    LeaverAndNext,
 }
 
 /// What [`Action::Enter`] wants to know.
@@ -72,7 +86,7 @@ pub(crate) struct Outcome {
 impl Action {
     fn key(&self) -> &str {
         match self {
-            Self::Enter { key, .. } | Self::EnterIfEmpty { key, .. } | Self::Leave { key } => key,
+            Self::Enter { key, .. } | Self::EnterIfEmpty { key, .. } | Self::Leave { key, .. } => key,
         }
     }
 
@@ -95,7 +109,17 @@ impl Action {
                 let nobody = Compare::create_revision(queue, CompareOp::Equal, 0).with_prefix();
                 vec![TxnOp::txn(Txn::new().when([nobody]).and_then([put(key, value, *lease)]))]
             }
-            Self::Leave { key } => vec![TxnOp::delete(key.as_str(), None)],
+            Self::Leave { key, .. } => vec![TxnOp::delete(key.as_str(), None)],
+        }
+    }
+
+    /// How many requests its answer is likely to set off at once.
+    fn sets_off(&self, outcome: &Outcome) -> usize {
+        match self {
+            Self::Enter { .. } | Self::EnterIfEmpty { .. } => usize::from(outcome.condition),
+            Self::Leave { heirs: Heirs::Nobody, .. } => 0,
+            Self::Leave { heirs: Heirs::Leaver, .. } => 1,
+            Self::Leave { heirs: Heirs::LeaverAndNext, .. } => 2,
         }
     }
 
@@ -180,7 +204,18 @@ impl Group {
 async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     let mut lanes = Lanes::new();
     let mut under_way = JoinSet::new();
+    let mut gather = Gather::default();
     loop {
+        // Not with a timer, whose smallest step is longer than a commit takes.
+        while gather.waits(Instant::now()) {
+            match inbox.try_recv() {
+                Ok(request) => {
+                    lanes.push(request);
+                    gather.came(Instant::now());
+                }
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
         while under_way.is_empty() || under_way.len() < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER {
             let batch = lanes.next_batch();
             let (false, Some(core)) = (batch.is_empty(), core.upgrade()) else { break };
@@ -189,9 +224,11 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
         tokio::select! {
             biased;
             Some(answered) = under_way.join_next() => {
-                for lane in answered.unwrap_or_default() {
+                let Answered { lanes: answered, follow } = answered.unwrap_or_default();
+                for lane in answered {
                     lanes.answered(&lane);
                 }
+                gather.answered(follow, Instant::now());
             }
             request = inbox.recv() => match request {
                 Some(request) => {
@@ -207,12 +244,23 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     }
 }
 
-/// Sends a batch and answers its requests; the lanes that are free again.
-async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Vec<Arc<str>> {
-    let lanes = batch.iter().map(|request| request.queue.clone()).collect();
+/// What became of a batch.
+#[derive(Debug, Default)]
+struct Answered {
+    /// The lanes that are free again.
+    lanes: Vec<Arc<str>>,
+    /// How many requests the answers are likely to set off.
+    follow: usize,
+}
+
+/// Sends a batch and answers its requests.
+async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Answered {
+    let mut answered =
+        Answered { lanes: batch.iter().map(|request| request.queue.clone()).collect(), follow: 0 };
     match send_together(&core, &batch).await {
         Ok(outcomes) => {
             for (request, outcome) in batch.into_iter().zip(outcomes) {
+                answered.follow += request.action.sets_off(&outcome);
                 let _ = request.reply.send(Ok(outcome));
             }
         }
@@ -234,7 +282,7 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Vec<Arc<str>> {
             }
         }
     }
-    lanes
+    answered
 }
 
 async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {

@@ -19,13 +19,14 @@ use coord_api::{
     Error, Hold, LossReason, Result, ServiceName,
     backend::{ClaimedId, Place, Release, Stamps, Told},
 };
-use etcd_client::{Compare, CompareOp, LeaseGrantOptions, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
 
 use super::{claim::pairs, record::Record};
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure},
+    error::{Effect, Failure, may_pass},
     place::LATE,
+    request::Repeat,
     session::Session,
 };
 
@@ -153,11 +154,11 @@ impl Core {
     async fn look_for(&self, held: &Held, lease: i64) -> Option<LossReason> {
         let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
         let unchanged = [key, mark].map(|key| Compare::mod_revision(key, CompareOp::Equal, held.revision));
-        if self.txn("guard an id", Txn::new().when(unchanged)).await.ok()?.succeeded() {
+        if self.look("guard an id", Txn::new().when(unchanged)).await.ok()?.succeeded() {
             return None;
         }
-        let lives =
-            self.call("guard an id", async { self.lease().time_to_live(lease, None).await }).await.ok()?;
+        let ask = || async { self.lease().time_to_live(lease, None).await };
+        let lives = self.call("guard an id", Repeat::Freely, ask).await.ok()?;
         Some(if lives.ttl() > 0 { LossReason::Deleted } else { LossReason::Revoked })
     }
 
@@ -181,11 +182,10 @@ impl Core {
     }
 
     async fn grant_rest(&self, rest: Duration) -> Result<i64, Failure> {
-        let id = fastrand::i64(1..i64::MAX);
         let seconds = i64::try_from(rest.as_secs()).unwrap_or(i64::MAX);
-        let options = LeaseGrantOptions::new().with_id(id);
-        self.call("release an id", async { self.lease().grant(seconds, Some(options)).await }).await?;
-        Ok(id)
+        // One whose grant was not answered is not renewed by anyone, so it ends by itself.
+        let granted = self.grant_lease("release an id", seconds, |_unanswered| {}).await?;
+        Ok(granted.id)
     }
 
     /// Lets an id rest now, or as soon as etcd can be reached again. Gives up when the client is closed, which does
@@ -193,7 +193,7 @@ impl Core {
     async fn rest_soon(self: Arc<Self>, held: Held) {
         for _ in 0..120 {
             match self.rest(std::slice::from_ref(&held)).await {
-                Err(failure) if failure.error.is_retryable() => {}
+                Err(failure) if may_pass(&failure.error) => {}
                 Err(failure) => {
                     tracing::warn!(service = %held.service, id = held.id, error = %failure.error, "an id was not released");
                     break;
@@ -262,7 +262,7 @@ impl Core {
         loop {
             match self.txn("claim an id", Txn::new().and_then(operations.clone())).await {
                 Ok(answer) => return Some(answer.op_responses()),
-                Err(Failure { error, .. }) if error.is_retryable() => {
+                Err(Failure { error, .. }) if may_pass(&error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
                 }
                 Err(Failure { error, .. }) => {

@@ -13,11 +13,12 @@ use coord_api::{
     backend::{ClaimedId, IdAllocator, IdRange, IdSource},
 };
 use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+use tokio::time::Instant;
 
 use crate::{
     background::{CallerGone, owned},
     core::{Core, Shared},
-    error::{Effect, Failure},
+    error::{Effect, Failure, may_pass},
     keys::Range,
     queue::Spot,
     read::revision,
@@ -103,10 +104,16 @@ impl Source {
     /// Takes a free id; `None` when there is none, or others wait for one.
     async fn claim_now(&self) -> Result<Option<ClaimedId>> {
         let core = self.core();
-        let found = core.on_session(core.id_ttl, |session| self.claim_free(session, Order::BehindTheQueue));
-        match found.await? {
-            Found::Claimed(claimed) => Ok(Some(claimed)),
-            Found::Queue | Found::Full => Ok(None),
+        let begun = Instant::now();
+        loop {
+            let claim = |session| self.claim_free(session, Order::BehindTheQueue);
+            match core.on_session(core.id_ttl, claim).await {
+                Ok(Found::Claimed(claimed)) => return Ok(Some(claimed)),
+                Ok(Found::Queue | Found::Full) => return Ok(None),
+                // What this claim may have taken is given back; the next has another value.
+                Err(error) if core.may_begin_anew(begun, &error) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -167,7 +174,7 @@ impl Source {
             TxnOp::get(core.keys.id_identities(service), below()),
             TxnOp::get(core.keys.ids(service), below()),
         ]);
-        let found = core.txn("claim an id", look).await?.op_responses();
+        let found = core.look("claim an id", look).await?.op_responses();
         let (identities, ids) = (pairs(found.first()), pairs(found.get(1)));
         let last = identities
             .iter()
@@ -202,7 +209,7 @@ impl Source {
             keys.map(|key| TxnOp::get(key, None))
         });
         let looks: Vec<_> = looks.collect();
-        let found = core.txn("claim an id", Txn::new().and_then(looks)).await.ok()?.op_responses();
+        let found = core.look("claim an id", Txn::new().and_then(looks)).await.ok()?.op_responses();
         ids.iter().zip(found.chunks(2)).find_map(|(id, found)| {
             let kv = pairs(found.first()).first().filter(|kv| kv.value() == value)?;
             Some((*id, kv.mod_revision(), stamped(found.get(1))))
@@ -263,7 +270,7 @@ impl Source {
                 match self.claim_free(session.clone(), Order::AtTheHead).await {
                     Ok(Found::Claimed(claimed)) => return Ok(claimed),
                     Ok(_) => {}
-                    Err(error) if error.is_retryable() => {
+                    Err(error) if may_pass(&error) => {
                         tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(50..250))).await;
                         continue;
                     }

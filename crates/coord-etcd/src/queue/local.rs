@@ -23,6 +23,7 @@ use tokio::{
 use super::mirror::Mirror;
 use crate::{
     core::Core,
+    error::may_pass,
     group::Look,
     keys::{Keys, Range},
     read::revision,
@@ -271,7 +272,7 @@ async fn keep(local: Arc<Local>, core: Weak<Core>) {
         drop(strong);
         match begun {
             Ok((changes, read_at)) => follow(&local, changes, read_at).await,
-            Err(error) if error.is_retryable() => {
+            Err(error) if may_pass(&error) => {
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
             }
             Err(error) => refuse(&local, &error),
@@ -289,7 +290,7 @@ async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
     }
     let waiting: Vec<_> = local.state().waiters.keys().cloned().collect();
     let options = GetOptions::new().with_prefix().with_keys_only();
-    let found = core.call("lock", async { core.kv().get(&*local.queue, Some(options)).await }).await?;
+    let found = core.get("lock", &*local.queue, Some(options)).await?;
     let places =
         found.kvs().iter().filter_map(|kv| Some((kv.key_str().ok()?.to_owned(), kv.create_revision())));
     local.update(|mirror| mirror.reset(places));
@@ -315,7 +316,7 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
                     }
                 }
             }
-            Ok(Some(Delivery::Started)) | Err(_) => {}
+            Ok(Some(Delivery::Started { .. })) | Err(_) => {}
             Ok(Some(Delivery::Refused(_)) | None) => return,
         }
         if !local.state().waiters.is_empty() {

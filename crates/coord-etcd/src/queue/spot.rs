@@ -12,14 +12,16 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{Error, Hold, LossReason, Result, Ttl, backend::Place, backend::Release};
 use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tokio::time::Instant;
 
 use super::local::Member;
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure},
-    group::{Action, Answer, Look, Outcome},
+    error::{Effect, Failure, may_pass},
+    group::{Action, Answer, Heirs, Look, Outcome},
     keys::Range,
     place::LATE,
+    read::revision,
     session::Session,
     watch::hub::Delivery,
 };
@@ -35,7 +37,7 @@ pub(crate) struct Spot {
     state: State,
     at_head: bool,
     /// Who was next before it when it entered, if that is known.
-    predecessor: Option<String>,
+    predecessor: Option<Seen>,
     /// Whether the store is known to have deleted it.
     left: AtomicBool,
 }
@@ -52,6 +54,13 @@ enum State {
     Refused,
 }
 
+/// A place that was there at a revision.
+#[derive(Clone, Debug)]
+struct Seen {
+    key: String,
+    at: i64,
+}
+
 /// What to do when the queue is not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IfOccupied {
@@ -65,11 +74,19 @@ impl Spot {
     /// May be dropped: the place is left then.
     pub(crate) async fn enter(shared: &Arc<Shared>, queue: String, ttl: Ttl) -> Result<Self> {
         let queue = queue.into();
-        let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
-        shared.core.on_session(ttl, ask).await
+        let begun = Instant::now();
+        loop {
+            let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
+            match shared.core.on_session(ttl, ask).await {
+                // The place before, should it come to be, is left; this one has another key.
+                Err(error) if shared.core.may_begin_anew(begun, &error) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
-    /// Enters a queue only if it is empty, in one request that writes nothing otherwise.
+    /// Enters a queue only if it is empty, in one request that writes nothing otherwise. If its answer is lost, the
+    /// same is asked again: of two such requests about one key at most one takes effect.
     ///
     /// May be dropped: the place is left then.
     pub(crate) async fn enter_if_empty(
@@ -92,18 +109,20 @@ impl Spot {
         let member = core.queues.join(core, queue, &session);
         let key = member.key();
         let look = member.what_to_look_for();
-        let action = match (if_occupied, key.clone(), core.holder(), session.id) {
+        let lease = session.id;
+        let action = || match (if_occupied, key.clone(), core.holder(), lease) {
             (IfOccupied::Wait, key, value, lease) => Action::Enter { key, value, lease, look },
             (IfOccupied::LeaveAlone, key, value, lease) => Action::EnterIfEmpty { key, value, lease },
         };
+        let begun = Instant::now();
         // From here on the place may exist; the spot leaves it if this future is dropped.
         let mut spot = Self {
             shared: shared.clone(),
             member: Some(member),
             queue: queue.clone(),
-            key,
+            key: key.clone(),
             session,
-            state: State::Asked(core.group.send(queue.clone(), action)),
+            state: State::Asked(core.group.send(queue.clone(), action())),
             at_head: false,
             predecessor: None,
             left: AtomicBool::new(false),
@@ -117,7 +136,8 @@ impl Spot {
         match outcome {
             Ok(Outcome { condition, predecessor, revision }) => {
                 spot.at_head = condition;
-                spot.predecessor = predecessor.filter(|_| look == Look::Predecessor);
+                let seen = predecessor.filter(|_| look == Look::Predecessor);
+                spot.predecessor = seen.map(|key| Seen { key, at: revision });
                 spot.state = if condition || if_occupied == IfOccupied::Wait {
                     State::Standing { created: revision }
                 } else {
@@ -136,17 +156,38 @@ impl Spot {
             Err(Failure { error, effect: Effect::Unknown }) => {
                 spot.state = State::Unknown;
                 spot.member().retire();
-                let found =
-                    Box::pin(core.call("lock", async { core.kv().get(spot.key.as_str(), None).await })).await;
-                let Some(created) = found.ok().and_then(|found| Some(found.kvs().first()?.create_revision()))
-                else {
-                    return Err(error);
-                };
-                spot.at_head = if_occupied == IfOccupied::LeaveAlone;
-                spot.state = State::Standing { created };
-                Ok(spot)
+                let mut error = error;
+                loop {
+                    if let Some(created) = Box::pin(spot.look()).await {
+                        spot.at_head = if_occupied == IfOccupied::LeaveAlone;
+                        spot.state = State::Standing { created };
+                        return Ok(spot);
+                    }
+                    if if_occupied == IfOccupied::Wait || !core.may_begin_anew(begun, &error) {
+                        return Err(error);
+                    }
+                    match core.group.send(queue.clone(), action()).wait().await {
+                        Ok(Outcome { condition: true, revision, .. }) => {
+                            spot.at_head = true;
+                            spot.state = State::Standing { created: revision };
+                            return Ok(spot);
+                        }
+                        // By others, or by the request before.
+                        Ok(_) => match Box::pin(spot.look()).await {
+                            Some(_) => {}
+                            None => return Ok(spot),
+                        },
+                        Err(failure) => error = failure.error,
+                    }
+                }
             }
         }
+    }
+
+    /// The revision at which the key was created, if it is there.
+    async fn look(&self) -> Option<i64> {
+        let found = self.core().get("lock", self.key.as_str(), None).await.ok()?;
+        Some(found.kvs().first()?.create_revision())
     }
 
     /// The key in etcd.
@@ -212,36 +253,44 @@ impl Spot {
     }
 
     async fn follow_predecessors(&self) -> Result<()> {
-        let mut known = self.predecessor.clone();
-        loop {
-            let before = match known.take() {
-                Some(predecessor) => Some(predecessor),
-                None => self.predecessor().await?,
-            };
-            let Some(predecessor) = before else { return Ok(()) };
-            // Watch first and look again then: a watch from a revision of the past is served by etcd only
-            // every 100 ms, and one from now on might begin after the predecessor went.
-            let mut changes = self.core().hub.subscribe(Range::Key(predecessor.clone()));
+        let mut before = match self.predecessor.clone() {
+            Some(seen) => Some(seen),
+            None => self.predecessor(None).await?,
+        };
+        while let Some(Seen { key, at }) = before {
+            // From now on: a watch from a revision of the past is served by etcd only every 100 ms. One that begins
+            // after the predecessor was seen may have missed its end, so it is looked for again.
+            let mut changes = self.core().hub.subscribe(Range::Key(key.clone()));
             match changes.next().await {
-                Some(Delivery::Started) => {}
-                Some(Delivery::Refused(error)) => return Err(error),
+                Some(Delivery::Started { from }) if from <= at + 1 => {}
+                Some(Delivery::Started { .. }) => {
+                    if !self.is_before(&key).await? {
+                        before = self.predecessor(None).await?;
+                        continue;
+                    }
+                }
+                Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
                 _ => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
+                    before = self.predecessor(None).await?;
                     continue;
                 }
             }
-            if !self.is_before(&predecessor).await? {
-                continue;
-            }
-            tracing::debug!(key = self.key, behind = predecessor, "waiting in the queue");
-            loop {
+            tracing::debug!(key = self.key, behind = key, "waiting in the queue");
+            let gone = loop {
                 match changes.next().await {
-                    Some(Delivery::Changes(changes)) if changes.iter().all(|c| c.value.is_some()) => {}
-                    Some(Delivery::Refused(error)) => return Err(error),
-                    _ => break,
+                    Some(Delivery::Changes(changes)) => {
+                        if let Some(gone) = changes.iter().find(|change| change.value.is_none()) {
+                            break Some(gone.revision);
+                        }
+                    }
+                    Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
+                    _ => break None,
                 }
-            }
+            };
+            before = self.predecessor(gone).await?;
         }
+        Ok(())
     }
 
     /// Whether a key is a place before this one. The same key may be a later place by now: who leaves a queue
@@ -249,13 +298,11 @@ impl Spot {
     async fn is_before(&self, key: &str) -> Result<bool> {
         loop {
             let options = GetOptions::new().with_keys_only();
-            let found =
-                self.core().call("wait in a queue", async { self.core().kv().get(key, Some(options)).await });
-            match found.await {
+            match self.core().get("wait in a queue", key, Some(options)).await {
                 Ok(found) => {
                     return Ok(found.kvs().first().is_some_and(|kv| kv.create_revision() < self.created()));
                 }
-                Err(failure) if failure.error.is_retryable() => {
+                Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -263,22 +310,25 @@ impl Spot {
         }
     }
 
-    /// Who is next before us in the queue; `None` at the head. Tries on while etcd is away.
-    async fn predecessor(&self) -> Result<Option<String>> {
+    /// Who is next before us in the queue; `None` at the head. With `after`, as of that revision or a later one,
+    /// which any member that has got so far can tell without asking the others. Tries on while etcd is away.
+    async fn predecessor(&self, mut after: Option<i64>) -> Result<Option<Seen>> {
         let before = GetOptions::new()
             .with_prefix()
-            .with_keys_only()
             .with_max_create_revision(self.created() - 1)
             .with_sort(SortTarget::Create, SortOrder::Descend)
             .with_limit(1);
         loop {
-            let look = Txn::new().and_then([
-                TxnOp::get(self.key.as_str(), Some(GetOptions::new().with_keys_only())),
-                TxnOp::get(&*self.queue, Some(before.clone())),
-            ]);
-            match self.core().txn("wait in a queue", look).await {
+            let get = |key: &str, options: GetOptions| {
+                let options = options.with_keys_only();
+                TxnOp::get(key, Some(if after.is_some() { options.with_serializable() } else { options }))
+            };
+            let look =
+                Txn::new().and_then([get(&self.key, GetOptions::new()), get(&self.queue, before.clone())]);
+            match self.core().look("wait in a queue", look).await {
+                Ok(answer) if after.is_some_and(|after| revision(answer.header()) < after) => after = None,
                 Ok(answer) => return read_predecessor(&answer),
-                Err(failure) if failure.error.is_retryable() => {
+                Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -287,7 +337,7 @@ impl Spot {
     }
 }
 
-fn read_predecessor(answer: &TxnResponse) -> Result<Option<String>> {
+fn read_predecessor(answer: &TxnResponse) -> Result<Option<Seen>> {
     let answers = answer.op_responses();
     let key = |index: usize| match answers.get(index) {
         Some(TxnOpResponse::Get(found)) => found.kvs().first().map(|kv| kv.key_str().map(ToOwned::to_owned)),
@@ -296,7 +346,9 @@ fn read_predecessor(answer: &TxnResponse) -> Result<Option<String>> {
     if key(0).is_none() {
         return Err(Error::Lost { reason: LossReason::Deleted });
     }
+    let at = revision(answer.header());
     key(1)
+        .map(|key| key.map(|key| Seen { key, at }))
         .transpose()
         .map_err(|error| Error::Backend { operation: "wait in a queue", source: Box::new(error) })
 }
@@ -312,7 +364,8 @@ impl Release for Spot {
     async fn release(&self) -> Result<()> {
         self.core().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         let send = |action| self.core().group.send(self.queue.clone(), action);
-        let leave = || send(Action::Leave { key: self.key.clone() });
+        let heirs = if self.member().is_among_others() { Heirs::LeaverAndNext } else { Heirs::Leaver };
+        let leave = || send(Action::Leave { key: self.key.clone(), heirs });
         let outcome = match leave().wait().await {
             // The answer was lost. Which of two requests deletes our own key does not matter.
             Err(Failure { effect: Effect::Unknown, .. }) => {
@@ -377,12 +430,13 @@ async fn leave(
     // A request whose answer was lost may still be under way, so its place is looked for again later.
     let rounds: &[Duration] =
         if stray { &[Duration::ZERO, Duration::from_secs(1), LATE] } else { &[Duration::ZERO] };
+    let action = || Action::Leave { key: key.to_owned(), heirs: Heirs::Nobody };
     for pause in rounds {
         tokio::time::sleep(*pause).await;
         while session.lease.loss().is_none() {
-            match core.group.send(queue.clone(), Action::Leave { key: key.to_owned() }).wait().await {
+            match core.group.send(queue.clone(), action()).wait().await {
                 Ok(_) => break,
-                Err(failure) if !failure.error.is_retryable() => {
+                Err(failure) if !may_pass(&failure.error) => {
                     tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
                     return false;
                 }

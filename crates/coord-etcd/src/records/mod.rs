@@ -177,7 +177,7 @@ async fn watch_once(core: &Core, service: &ServiceName, is_guarded: &watch::Send
     let range = Range::Prefix(core.keys.instances(service));
     let mut changes = core.hub.subscribe(range.clone());
     match changes.next().await {
-        Some(Delivery::Started) => {}
+        Some(Delivery::Started { .. }) => {}
         Some(Delivery::Refused(error)) => {
             tracing::warn!(%service, %error, "registrations are not guarded against deletion, trying again");
             // The record is written all the same; whether it may be, is another permission.
@@ -211,7 +211,7 @@ async fn watch_once(core: &Core, service: &ServiceName, is_guarded: &watch::Send
 async fn follow(core: &Core, service: &ServiceName, changes: &mut Subscription) {
     while let Some(delivery) = changes.next().await {
         match delivery {
-            Delivery::Started => {}
+            Delivery::Started { .. } => {}
             Delivery::Changes(changes) => drop(core.records.update(service, |known| {
                 for change in &*changes {
                     known.seen(&change.key, change.revision);

@@ -4,19 +4,26 @@
 //! a bounded queue of its own: one that is behind loses its place alone.
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use coord_api::{Contact, Error, backend::ContactSource};
+use coord_grpc::Tries;
 use etcd_client::{WatchClient, WatchRequestSender, WatchResponse, WatchResponseStream};
 use tokio::{runtime, sync::mpsc};
 
-use super::{change::Change, progress::Step, watches::Watches};
-use crate::{error::classify, keys::Range};
+use super::{
+    change::Change,
+    progress::Step,
+    refusal::{Verdict, is_refusal, refusal},
+    watches::Watches,
+};
+use crate::{core::Core, error::classify, keys::Range, transport::noted};
 
 /// How many deliveries may wait for one consumer. A consumer that is further behind reads the state anew.
 const QUEUE: usize = 128;
@@ -54,8 +61,8 @@ enum Command {
 /// What a subscription receives. When its channel ends, changes may have been missed: read the state anew.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// Every change from now on will be delivered.
-    Started,
+    /// Every change from this revision on will be delivered.
+    Started { from: i64 },
     /// Changes, in order; all that share the watch read the same.
     Changes(Arc<[Change]>),
     /// The server does not allow the watch; nothing follows.
@@ -89,14 +96,24 @@ impl Drop for Subscription {
 
 impl Hub {
     /// Starts the task on `runtime`; it ends when this is dropped.
-    pub(crate) fn start(runtime: &runtime::Handle, client: WatchClient) -> Self {
+    pub(crate) fn start(runtime: &runtime::Handle, client: WatchClient, core: Weak<Core>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
         let source = ContactSource::default();
         let contact = source.contact();
-        runtime.spawn(
-            Task { client, inbox, watches: Watches::default(), contact: source, refused: false }.run(),
-        );
+        let task = Task {
+            core,
+            client,
+            inbox,
+            watches: Watches::default(),
+            contact: source,
+            asked: VecDeque::new(),
+            refused: None,
+            generation: 0,
+            is_behind: false,
+            tries: Tries::new(),
+        };
+        runtime.spawn(task.run());
         Self { commands, next_id: AtomicU64::new(1), contact }
     }
 
@@ -122,12 +139,23 @@ impl Hub {
 }
 
 struct Task {
+    /// To look at the store itself.
+    core: Weak<Core>,
     client: WatchClient,
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: Watches,
     contact: ContactSource,
-    /// Whether a watch was refused on the stream that is open.
-    refused: bool,
+    /// The watches that the stream was asked for and did not answer yet. It answers in order, and does not always say
+    /// which one it refuses.
+    asked: VecDeque<i64>,
+    /// The watch that the stream has just refused, and why.
+    refused: Option<(i64, String)>,
+    /// The token that the stream was opened with, which it keeps.
+    generation: u64,
+    /// Whether the member that the stream is open to has not seen what was delivered.
+    is_behind: bool,
+    /// The member that the stream goes to.
+    tries: Tries,
 }
 
 impl Task {
@@ -148,10 +176,14 @@ impl Task {
                             pauses = super::pauses();
                         }
                     }
+                    // Its watches resume on one with the new token.
+                    Served::HasOldToken => continue,
                 },
                 Err(error) => self.refuse_if_not_allowed(error),
             }
             self.contact.lost();
+            // The next one to another member, if one is ready.
+            self.tries = Tries::new().avoiding(self.tries.instance());
             tokio::time::sleep(pauses.next().unwrap_or_default()).await;
         }
     }
@@ -172,10 +204,12 @@ impl Task {
 
     /// Opens a stream and asks for every watch, each from where it stands.
     async fn open(&mut self) -> Result<(WatchRequestSender, WatchResponseStream), etcd_client::Error> {
+        self.generation = self.core.upgrade().and_then(|core| core.generation()).unwrap_or_default();
+        self.asked = self.watches.iter().map(|(id, _)| id).collect();
         let mut all = self.watches.iter();
         let (id, first) = all.next().expect("only called when something is watched");
         let opening = self.client.watch(first.key(), Some(first.options(id)));
-        let opened = tokio::time::timeout(OPENING, opening).await;
+        let opened = tokio::time::timeout(OPENING, noted(&self.tries, opening)).await;
         let no_answer = |_| etcd_client::Error::WatchError("the stream was not opened in time".into());
         let (mut requests, answers) = opened.map_err(no_answer)??.split();
         for (id, watched) in all {
@@ -195,11 +229,20 @@ impl Task {
                         answered = true;
                         self.contact.restored();
                         let unused = self.take(&answer);
-                        // A stream has the token that it was opened with, if there was one by then: whoever tries
-                        // again needs another stream. It is kept for those that it serves.
-                        let serves = self.watches.iter().any(|(_, watched)| watched.progress.has_started());
-                        if std::mem::take(&mut self.refused) && !serves {
-                            return Served::Broken { answered: false };
+                        if std::mem::take(&mut self.is_behind) {
+                            let Ok(ended) = self.end_what_is_ahead().await else {
+                                return Served::Broken { answered: false };
+                            };
+                            for id in ended {
+                                if requests.cancel(id).await.is_err() {
+                                    return Served::Broken { answered };
+                                }
+                            }
+                        }
+                        if let Some((id, reason)) = self.refused.take()
+                            && let Some(ended) = self.refuse_or_try_again(id, &reason).await
+                        {
+                            return ended;
                         }
                         match unused {
                             Some(unused) => requests.cancel(unused).await,
@@ -213,7 +256,10 @@ impl Task {
                     let Some(command) = command else { return Served::Done };
                     match self.note(command) {
                         Some(Told::Watch(id)) => match self.watches.get(id) {
-                            Some(added) => requests.watch(added.key(), Some(added.options(id))).await,
+                            Some(added) => {
+                                self.asked.push_back(id);
+                                requests.watch(added.key(), Some(added.options(id))).await
+                            }
                             None => Ok(()),
                         },
                         Some(Told::Cancel(id)) => requests.cancel(id).await,
@@ -230,31 +276,27 @@ impl Task {
 
     /// Passes one answer on; the id of a watch that the server should stop, since nobody listens any more.
     fn take(&mut self, answer: &WatchResponse) -> Option<i64> {
-        // etcd does not say which watch it refuses. It answers in order, so it is the first that has not begun.
-        let unbegun = || {
-            let unbegun = self.watches.iter().filter(|(_, watched)| !watched.progress.has_started());
-            unbegun.map(|(id, _)| id).min()
-        };
+        let asked = answer.created().then(|| self.asked.pop_front()).flatten();
         let id = match answer.watch_id() {
-            -1 if answer.canceled() => unbegun()?,
+            -1 if answer.canceled() => asked?,
             id => id,
         };
         let watched = self.watches.get_mut(id)?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         match watched.progress.step(answer.created(), answer.canceled(), revision) {
             Step::Gap => {
-                let refused = answer.cancel_reason().contains("permission denied")
-                    || answer.cancel_reason().contains("PermissionDenied")
-                    || answer.cancel_reason().contains("user name is empty")
-                    || answer.cancel_reason().contains("auth token");
-                let ended = self.watches.end(id)?;
-                if refused {
-                    self.refused = true;
-                    ended.refuse(answer.cancel_reason());
+                if is_refusal(answer.cancel_reason()) {
+                    self.refused = Some((id, answer.cancel_reason().to_owned()));
+                    return None;
                 }
+                drop(self.watches.end(id)?);
                 return (!answer.canceled()).then_some(id);
             }
-            Step::Started => watched.deliver(|| Delivery::Started),
+            Step::Behind => {
+                self.is_behind = true;
+                return None;
+            }
+            Step::Started => watched.deliver(|| Delivery::Started { from: revision + 1 }),
             Step::Changes => {
                 let after = watched.progress.next().unwrap_or_default();
                 let changes: Arc<[Change]> =
@@ -267,13 +309,54 @@ impl Task {
         self.watches.end_if_unused(id)
     }
 
+    /// Ends the watches that more was delivered to than the store has. A member that is behind the others will come
+    /// to where they are, but a store that was restored or replaced has other changes from now on.
+    async fn end_what_is_ahead(&mut self) -> Result<Vec<i64>, Error> {
+        let core = self.core.upgrade().ok_or(Error::Closed)?;
+        let (now, _) = core.read("watch", &Range::Key(core.keys.probe())).await?;
+        let ahead = self.watches.iter().filter(|(_, watched)| watched.progress.is_ahead_of(now));
+        let ahead: Vec<_> = ahead.map(|(id, _)| id).collect();
+        for id in &ahead {
+            drop(self.watches.end(*id));
+        }
+        Ok(ahead)
+    }
+
+    /// Finds out why a watch was refused. If it was for the token of the stream, the watch is kept, and the stream ends;
+    /// else its users are told, who decide what to do.
+    async fn refuse_or_try_again(&mut self, id: i64, reason: &str) -> Option<Served> {
+        let watched = self.watches.get(id)?;
+        let verdict = match self.core.upgrade() {
+            Some(core) => core.judge_refusal(watched.range(), self.generation).await,
+            None => return Some(Served::Done),
+        };
+        let error = match verdict {
+            Verdict::OldToken => {
+                tracing::debug!("the token of the watch stream is no longer good, opening another");
+                return Some(Served::HasOldToken);
+            }
+            // Those that have begun go on when there are credentials again.
+            Verdict::NoToken(error) if watched.progress.has_started() => {
+                tracing::debug!(%error, "watches wait for credentials");
+                return Some(Served::Broken { answered: false });
+            }
+            Verdict::Unknown => return Some(Served::Broken { answered: false }),
+            Verdict::NoToken(error) => error,
+            Verdict::Refused => refusal(reason),
+        };
+        if let Some(ended) = self.watches.end(id) {
+            ended.refuse(&error);
+        }
+        None
+    }
+
     fn refuse_if_not_allowed(&mut self, error: etcd_client::Error) {
         let error = classify("watch", OPENING, error).error;
         tracing::debug!(%error, "watch stream could not be opened, trying again");
-        if matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) {
-            // The consumers decide what to do; they subscribe again if they want to go on.
-            for refused in self.watches.end_all() {
-                refused.refuse(&error.to_string());
+        if matches!(error, Error::Unauthenticated { .. }) {
+            // Those that have begun go on when there are credentials again.
+            for refused in self.watches.end_unbegun() {
+                refused.refuse(&error);
             }
         }
     }
@@ -293,4 +376,6 @@ enum Served {
     Done,
     /// The stream broke; `answered` if it had worked before.
     Broken { answered: bool },
+    /// The stream works, but not for new watches.
+    HasOldToken,
 }

@@ -3,6 +3,7 @@
 mod change;
 pub(crate) mod hub;
 mod progress;
+mod refusal;
 mod watches;
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
@@ -101,7 +102,7 @@ impl Follower {
                     let named = later.filter_map(|change| Some(change.event((self.rename)(&change.key)?)));
                     self.pending.extend(named);
                 }
-                Some(Delivery::Started) => {}
+                Some(Delivery::Started { .. }) => {}
                 Some(Delivery::Refused(error)) => {
                     self.live = None;
                     return Err(error);

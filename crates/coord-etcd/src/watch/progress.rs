@@ -20,6 +20,9 @@ pub(crate) enum Step {
     Nothing,
     /// Changes were missed, or will be: the consumer has to read the state anew.
     Gap,
+    /// The member that answers has not seen yet what was delivered. Either it is behind the others, or the store was
+    /// restored or replaced; see [`is_ahead_of`](Progress::is_ahead_of).
+    Behind,
 }
 
 impl Progress {
@@ -42,13 +45,17 @@ impl Progress {
             return Step::Changes;
         }
         match self.next {
-            // The store is older than what was seen: it was restored or replaced, and a watch from a future
-            // revision would wait in silence.
-            Some(next) if revision + 1 < next => return Step::Gap,
+            Some(_) if self.is_ahead_of(revision) => return Step::Behind,
             Some(_) => {}
             None => self.next = Some(revision + 1),
         }
         if std::mem::replace(&mut self.started, true) { Step::Nothing } else { Step::Started }
+    }
+
+    /// Whether more was delivered than a store at `revision` has. If that is the store's own revision, a watch would
+    /// wait in silence for a future one.
+    pub(crate) fn is_ahead_of(&self, revision: i64) -> bool {
+        self.next.is_some_and(|next| revision + 1 < next)
     }
 
     /// Everything up to `revision` was delivered.
@@ -85,10 +92,15 @@ mod tests {
     }
 
     #[test]
-    fn compaction_and_a_replaced_store_are_gaps() {
+    fn compaction_is_a_gap_and_a_replaced_store_is_noticed() {
         let mut progress = Progress::default();
         assert_eq!(progress.step(true, false, 100), Step::Started);
         assert_eq!(progress.step(false, true, 200), Step::Gap, "canceled, as after compaction");
-        assert_eq!(progress.step(true, false, 3), Step::Gap, "the store was emptied");
+        assert_eq!(
+            progress.step(true, false, 3),
+            Step::Behind,
+            "the store was emptied, or a member is behind"
+        );
+        assert!(progress.is_ahead_of(99) && !progress.is_ahead_of(100));
     }
 }

@@ -7,7 +7,7 @@ use etcd_client::WatchOptions;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{hub::Delivery, progress::Progress};
-use crate::keys::Range;
+use crate::{error::again, keys::Range};
 
 /// Every watch by its id on the stream. An id is used once, since the server may still answer for an ended watch.
 #[derive(Debug, Default)]
@@ -45,9 +45,9 @@ impl Watches {
     /// Adds a user; the id of the watch if it is a new one.
     pub(super) fn add(&mut self, range: Range, user: u64, sink: mpsc::Sender<Delivery>) -> Option<i64> {
         if let Some(watched) = self.ids.get(&range).and_then(|id| self.by_id.get_mut(id)) {
-            if watched.progress.has_started() {
+            if let Some(from) = watched.progress.next().filter(|_| watched.progress.has_started()) {
                 // Also while the stream is broken: it resumes where it stood, which is before now.
-                let _ = sink.try_send(Delivery::Started);
+                let _ = sink.try_send(Delivery::Started { from });
             }
             watched.sinks.insert(user, sink);
             return None;
@@ -79,10 +79,11 @@ impl Watches {
         Some(ended)
     }
 
-    /// Forgets every watch.
-    pub(super) fn end_all(&mut self) -> impl Iterator<Item = Watched> {
-        self.ids.clear();
-        self.by_id.drain().map(|(_, watched)| watched)
+    /// Forgets every watch that has not begun.
+    pub(super) fn end_unbegun(&mut self) -> Vec<Watched> {
+        let unbegun = self.iter().filter(|(_, watched)| !watched.progress.has_started());
+        let unbegun: Vec<_> = unbegun.map(|(id, _)| id).collect();
+        unbegun.into_iter().filter_map(|id| self.end(id)).collect()
     }
 }
 
@@ -119,16 +120,14 @@ impl Watched {
         });
     }
 
+    pub(super) fn range(&self) -> &Range {
+        &self.range
+    }
+
     /// Tells every user that the server does not allow the watch.
-    pub(super) fn refuse(self, reason: &str) {
+    pub(super) fn refuse(self, error: &Error) {
         for sink in self.sinks.into_values() {
-            let (operation, source) = ("watch", reason.to_owned().into());
-            let error = if reason.contains("user name is empty") {
-                Error::Unauthenticated { operation, source }
-            } else {
-                Error::PermissionDenied { operation, source }
-            };
-            let _ = sink.try_send(Delivery::Refused(error));
+            let _ = sink.try_send(Delivery::Refused(again(error)));
         }
     }
 }
@@ -151,7 +150,7 @@ mod tests {
     fn start(watches: &mut Watches, id: i64) {
         let watch = watches.get_mut(id).expect("is watched");
         watch.progress.step(true, false, 7);
-        watch.deliver(|| Delivery::Started);
+        watch.deliver(|| Delivery::Started { from: 1 });
     }
 
     #[test]
@@ -165,7 +164,7 @@ mod tests {
         let (third, mut late) = user(&mut watches, "a", 3);
         assert_eq!(third, None);
         for inbox in [&mut inbox, &mut other, &mut late] {
-            assert!(matches!(inbox.try_recv(), Ok(Delivery::Started)));
+            assert!(matches!(inbox.try_recv(), Ok(Delivery::Started { .. })));
             assert!(inbox.try_recv().is_err(), "told once");
         }
         assert_eq!(user(&mut watches, "b", 4).0, Some(2), "other keys are another watch");
@@ -200,7 +199,7 @@ mod tests {
         let mut watches = Watches::default();
         let (_, mut one) = user(&mut watches, "a", 1);
         let (_, mut other) = user(&mut watches, "a", 2);
-        watches.end(1).expect("is watched").refuse("permission denied");
+        watches.end(1).expect("is watched").refuse(&crate::watch::refusal::refusal("permission denied"));
         for inbox in [&mut one, &mut other] {
             assert!(matches!(inbox.try_recv(), Ok(Delivery::Refused(Error::PermissionDenied { .. }))));
             assert!(matches!(inbox.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));

@@ -1,6 +1,7 @@
 //! Where the instances come from: a list of one's own, and one channel for all who ask at once.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -74,6 +75,10 @@ impl ServiceRegistry for Together {
 
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>> {
         self.registry.discover(service).await
+    }
+
+    async fn services(&self) -> Result<BTreeMap<String, Vec<ServiceInfo>>> {
+        self.registry.services().await
     }
 
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {

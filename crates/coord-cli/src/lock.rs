@@ -1,0 +1,224 @@
+//! `coord lock`: a command that runs only while a lock is held, and a look at the queues.
+
+use std::{collections::BTreeMap, ffi::OsString, io::Write, time::Duration};
+
+use clap::{Args, Subcommand};
+use coord_api::{DistributedLock, DistributedLockExt, Error, Holder, LockGuard, Owner, Provider, Result};
+use serde_json::{Value, json};
+
+use crate::{
+    child::{self, Child, Ended, Signals},
+    connect::duration,
+    exit::{self, Exit, Failure},
+    out::{Out, shown, table},
+};
+
+#[derive(Args, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_long_help = exit::HELP
+)]
+pub(crate) struct LockArgs {
+    #[command(subcommand)]
+    look: Option<Look>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand, Debug)]
+enum Look {
+    /// Shows who holds which lock, and who waits for it
+    List {
+        /// Only this lock [default: all that someone holds]
+        name: Option<String>,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Run {
+    /// The lock to hold
+    #[arg(required = true)]
+    name: Option<String>,
+    /// How long the lock outlives a `coord` that is killed or cut off; it is renewed in the meantime
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    ttl: Duration,
+    #[command(flatten)]
+    patience: Patience,
+    /// How long CMD has between SIGTERM and SIGKILL when the lock is lost
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    grace: Duration,
+    /// What to run: `COORD_LOCK_NAME` and `COORD_LOCK_TOKEN` are in its environment
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// How long to wait for something that others hold.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Give up after this time [default: wait for ever]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) wait: Option<Duration>,
+    /// Do not wait at all
+    #[arg(long = "try", conflicts_with = "wait")]
+    pub(crate) at_once: bool,
+}
+
+impl LockArgs {
+    /// What others shall see as the holder.
+    pub(crate) fn label(&self) -> Option<String> {
+        child::name(&self.run.command)
+    }
+
+    pub(crate) async fn call(self, provider: &dyn Provider, out: Out) -> Result<Exit, Failure> {
+        match self.look {
+            Some(Look::List { name }) => list(&*provider.lock(), name, out).await,
+            None => self.run.call(&*provider.lock(), out).await,
+        }
+    }
+}
+
+impl Run {
+    fn name(&self) -> &str {
+        self.name.as_deref().expect("clap asks for it where there is no subcommand")
+    }
+
+    async fn call(self, locks: &dyn DistributedLock, out: Out) -> Result<Exit, Failure> {
+        // From here on: a signal that comes while the lock is being acquired must give the place in the queue back.
+        let mut signals = Signals::listen()?;
+        let acquired = tokio::select! {
+            biased;
+            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+            acquired = self.acquire(locks, out) => acquired?,
+        };
+        let Some(guard) = acquired else {
+            let holder = locks.holders(self.name()).await?.into_iter().next();
+            let text = format!("lock `{}` is held by {}; CMD was not run", self.name(), who(holder.as_ref()));
+            let json =
+                json!({ "event": "not_acquired", "lock": self.name(), "holder": holder.as_ref().map(place) });
+            out.note(&json, &text);
+            return Ok(Exit::NOT_ACQUIRED);
+        };
+        let (token, ttl) = (guard.token().get(), guard.ttl());
+        out.detail(
+            &json!({ "event": "acquired", "lock": self.name(), "token": token, "ttl_seconds": ttl.as_secs() }),
+            &format!("holding lock `{}` with token {token} and a TTL of {} s", self.name(), ttl.as_secs()),
+        );
+        let variables =
+            [("COORD_LOCK_NAME", self.name().to_owned()), ("COORD_LOCK_TOKEN", token.to_string())];
+        let mut child = match Child::start(&self.command, &variables) {
+            Ok(child) => child,
+            Err(failure) => {
+                self.give_back(guard, out).await;
+                return Err(failure);
+            }
+        };
+        match child.wait_while(guard.lost(), self.grace, &mut signals).await? {
+            Ended::Lost(reason) => {
+                self.tell_lost(&reason.to_string(), "CMD was stopped", out);
+                Ok(Exit::LOST)
+            }
+            ended @ Ended::Exited(_) => Ok(self.give_back(guard, out).await.unwrap_or(ended.exit())),
+        }
+    }
+
+    async fn acquire(&self, locks: &dyn DistributedLock, out: Out) -> Result<Option<LockGuard>, Failure> {
+        if let Some(guard) = locks.try_acquire(self.name(), self.ttl).await? {
+            return Ok(Some(guard));
+        }
+        if self.patience.at_once {
+            return Ok(None);
+        }
+        out.progress(&format!("waiting for lock `{}`", self.name()));
+        Ok(match self.patience.wait {
+            Some(wait) => locks.acquire_within(self.name(), self.ttl, wait).await?,
+            None => Some(locks.acquire(self.name(), self.ttl).await?),
+        })
+    }
+
+    /// Gives the lock back; an exit code if it turns out that CMD did not have it all the time.
+    async fn give_back(&self, guard: LockGuard, out: Out) -> Option<Exit> {
+        match guard.unlock().await {
+            Ok(()) => {
+                let json = json!({ "event": "released", "lock": self.name() });
+                out.detail(&json, &format!("gave lock `{}` back", self.name()));
+                None
+            }
+            Err(Error::Lost { reason }) => {
+                self.tell_lost(&reason.to_string(), "CMD had ended by itself", out);
+                Some(Exit::LOST)
+            }
+            // It is freed when its lease is over; what CMD did, it did while the lock was held.
+            Err(error) => {
+                let json =
+                    json!({ "event": "release_failed", "lock": self.name(), "error": error.to_string() });
+                let seconds = guard_seconds(self.ttl);
+                out.note(&json, &format!("lock `{}` will be free within {seconds} s: {error}", self.name()));
+                None
+            }
+        }
+    }
+
+    fn tell_lost(&self, reason: &str, outcome: &str, out: Out) {
+        let json = json!({ "event": "lost", "lock": self.name(), "reason": reason });
+        out.note(&json, &format!("lock `{}` was lost, {reason}; {outcome}", self.name()));
+    }
+}
+
+fn guard_seconds(ttl: Duration) -> u64 {
+    ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)
+}
+
+async fn list(locks: &dyn DistributedLock, name: Option<String>, out: Out) -> Result<Exit, Failure> {
+    let queues = match name {
+        Some(name) => {
+            let queue = locks.holders(&name).await?;
+            BTreeMap::from([(name, queue)])
+        }
+        None => locks.queues().await?,
+    };
+    let json: Vec<Value> = queues.iter().map(|(name, queue)| queue_json(name, queue)).collect();
+    out.result(&json.into(), |to| write_queues(to, &queues))?;
+    Ok(Exit::OK)
+}
+
+fn write_queues(to: &mut dyn Write, queues: &BTreeMap<String, Vec<Holder>>) -> std::io::Result<()> {
+    let rows: Vec<[String; 4]> = queues
+        .iter()
+        .flat_map(|(name, queue)| {
+            queue.iter().enumerate().map(move |(at, holder)| {
+                let state = if at == 0 { "holds".into() } else { format!("waits {at}") };
+                [shown(name), state, holder.token.to_string(), who(Some(holder))]
+            })
+        })
+        .collect();
+    if rows.is_empty() {
+        return writeln!(to, "no lock is held");
+    }
+    table(to, ["LOCK", "STATE", "TOKEN", "BY"], &rows)
+}
+
+/// A queue as it is documented.
+pub(crate) fn queue_json(name: &str, queue: &[Holder]) -> Value {
+    let waiting: Vec<Value> = queue.iter().skip(1).map(place).collect();
+    json!({ "lock": name, "holder": queue.first().map(place), "waiting": waiting })
+}
+
+fn place(holder: &Holder) -> Value {
+    json!({ "token": holder.token.get(), "key": holder.key, "owner": holder.owner })
+}
+
+/// Who has a place, in one line.
+pub(crate) fn who(holder: Option<&Holder>) -> String {
+    match holder {
+        Some(Holder { owner: Some(owner), .. }) => owner_line(owner),
+        Some(Holder { key, .. }) => format!("another program ({})", shown(key)),
+        None => "nobody any more".into(),
+    }
+}
+
+/// An owner in one line.
+pub(crate) fn owner_line(owner: &Owner) -> String {
+    let label = owner.label.as_ref().map(|label| format!("{} ", shown(label))).unwrap_or_default();
+    format!("{label}{} pid {}", shown(&owner.host), owner.pid)
+}

@@ -1,0 +1,315 @@
+//! `coord service`: registers what is not written with coord, and shows what is registered.
+
+use std::{collections::BTreeMap, ffi::OsString, io::Write, time::Duration};
+
+use clap::{Args, Subcommand};
+use coord_api::{
+    Provider, Registration, RegistrationStatus, Result, ServiceEvent, ServiceInfo, ServiceRegistry,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    child::{self, Child, Ended, Signals},
+    connect::duration,
+    exit::{Exit, Failure},
+    out::{Out, shown, table},
+};
+
+#[derive(Args, Debug)]
+pub(crate) struct ServiceArgs {
+    #[command(subcommand)]
+    command: ServiceCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum ServiceCommand {
+    /// Registers an instance until CMD ends, or without CMD until a signal
+    Register(Register),
+    /// Shows the instances of a service, or of all services
+    List {
+        /// Only this service
+        name: Option<String>,
+    },
+    /// Shows the instances of a service, then every change, until a signal
+    Watch {
+        /// The service
+        name: String,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Register {
+    /// The service
+    name: String,
+    /// The instance, unique within the service
+    #[arg(long)]
+    id: String,
+    /// Where clients reach it; an IPv6 address in brackets
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    address: (String, u16),
+    /// What clients shall know, for example zone=eu-1 or weight=2; may be repeated
+    #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
+    /// How long the record outlives a `coord` that is killed or cut off; it is renewed in the meantime
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    ttl: Duration,
+    /// How long clients have to see that the instance leaves, before CMD gets the signal that ends it
+    #[arg(long, default_value = "3s", value_parser = duration)]
+    drain: Duration,
+    /// What to run: `COORD_SERVICE_NAME` and `COORD_SERVICE_ID` are in its environment
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+fn address(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT")?;
+    let port = port.parse().map_err(|_| format!("`{port}` is no port (1 to 65535)"))?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Ok((host.to_owned(), port))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl ServiceArgs {
+    /// What others shall see as the owner.
+    pub(crate) fn label(&self) -> Option<String> {
+        match &self.command {
+            ServiceCommand::Register(register) => child::name(&register.command),
+            _ => None,
+        }
+    }
+
+    pub(crate) async fn call(self, provider: &dyn Provider, out: Out) -> Result<Exit, Failure> {
+        let registry = provider.registry();
+        match self.command {
+            ServiceCommand::Register(register) => register.call(&*registry, out).await,
+            ServiceCommand::List { name } => list(&*registry, name, out).await,
+            ServiceCommand::Watch { name } => watch(&*registry, &name, out).await,
+        }
+    }
+}
+
+impl Register {
+    async fn call(self, registry: &dyn ServiceRegistry, out: Out) -> Result<Exit, Failure> {
+        let (host, port) = self.address.clone();
+        let mut info = ServiceInfo::new(&self.name, &self.id, host, port);
+        info.metadata = self.metadata.iter().cloned().collect();
+        let mut signals = Signals::listen()?;
+        let registration = tokio::select! {
+            biased;
+            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+            registration = registry.register(info, self.ttl) => registration?,
+        };
+        self.detail("registered", out);
+        if self.command.is_empty() {
+            self.alone(registration, &mut signals, out).await
+        } else {
+            self.with(registration, &mut signals, out).await
+        }
+    }
+
+    /// Without a command: until a signal, or until another one has taken the id.
+    async fn alone(
+        &self,
+        mut registration: Registration,
+        signals: &mut Signals,
+        out: Out,
+    ) -> Result<Exit, Failure> {
+        let lost = registration.lost();
+        tokio::pin!(lost);
+        let signal = loop {
+            tokio::select! {
+                biased;
+                signal = signals.next() => break signal,
+                reason = &mut lost => {
+                    self.tell_ended(&reason.to_string(), out);
+                    return Ok(Exit::LOST);
+                }
+                status = registration.status_changed() => self.tell_status(status, out),
+            }
+        };
+        // Nobody serves here, so there is nothing to wait for.
+        registration.deregister().await?;
+        self.detail("deregistered", out);
+        // To end it is what the signal is for.
+        Ok(if [Signal::INT, Signal::TERM].contains(&signal) {
+            Exit::OK
+        } else {
+            Exit::of_signal(signal.as_raw())
+        })
+    }
+
+    /// With a command: until it ends. A signal that would end it waits until clients have seen that it leaves.
+    async fn with(
+        &self,
+        registration: Registration,
+        signals: &mut Signals,
+        out: Out,
+    ) -> Result<Exit, Failure> {
+        let variables = [("COORD_SERVICE_NAME", self.name.clone()), ("COORD_SERVICE_ID", self.id.clone())];
+        let mut child = match Child::start(&self.command, &variables) {
+            Ok(child) => child,
+            Err(failure) => {
+                registration.deregister().await?;
+                return Err(failure);
+            }
+        };
+        let lost = registration.lost();
+        tokio::pin!(lost);
+        let mut told = false;
+        let ending = loop {
+            tokio::select! {
+                biased;
+                // The command serves all the same, and whoever calls it is served.
+                reason = &mut lost, if !told => {
+                    told = true;
+                    self.tell_ended(&reason.to_string(), out);
+                }
+                status = child.ended() => {
+                    self.leave(registration, out).await;
+                    return Ok(Ended::Exited(status?).exit());
+                }
+                signal = signals.next() => match signal {
+                    Signal::INT | Signal::TERM | Signal::QUIT => break signal,
+                    other => child.forward(other),
+                },
+            }
+        };
+        self.leave(registration, out).await;
+        // A second signal says that it is urgent.
+        tokio::select! {
+            () = tokio::time::sleep(self.drain) => {}
+            _ = signals.next() => {}
+            status = child.ended() => return Ok(Ended::Exited(status?).exit()),
+        }
+        child.forward(ending);
+        Ok(Ended::Exited(child.wait(signals).await?).exit())
+    }
+
+    async fn leave(&self, registration: Registration, out: Out) {
+        match registration.deregister().await {
+            Ok(()) => self.detail("deregistered", out),
+            Err(error) => out.note(
+                &json!({ "event": "deregister_failed", "service": self.name, "id": self.id, "error": error.to_string() }),
+                &format!("instance `{}` of `{}` could not be deregistered: {error}", self.id, self.name),
+            ),
+        }
+    }
+
+    fn detail(&self, event: &str, out: Out) {
+        let json = json!({ "event": event, "service": self.name, "id": self.id });
+        out.detail(&json, &format!("{event} instance `{}` of `{}`", self.id, self.name));
+    }
+
+    fn tell_status(&self, status: RegistrationStatus, out: Out) {
+        let event = match status {
+            RegistrationStatus::Registered => "registered",
+            RegistrationStatus::Recovering { .. } => "recovering",
+            _ => return,
+        };
+        let json = json!({ "event": event, "service": self.name, "id": self.id });
+        out.note(&json, &format!("instance `{}` of `{}`: {event}", self.id, self.name));
+    }
+
+    fn tell_ended(&self, reason: &str, out: Out) {
+        let json = json!({ "event": "ended", "service": self.name, "id": self.id, "reason": reason });
+        out.note(
+            &json,
+            &format!("instance `{}` of `{}` is registered no longer: {reason}", self.id, self.name),
+        );
+    }
+}
+
+async fn list(registry: &dyn ServiceRegistry, name: Option<String>, out: Out) -> Result<Exit, Failure> {
+    let services = match name {
+        Some(name) => {
+            let instances = registry.discover(&name).await?;
+            BTreeMap::from([(name, instances)])
+        }
+        None => registry.services().await?,
+    };
+    let json: Vec<Value> =
+        services.iter().map(|(name, instances)| json!({ "service": name, "instances": instances })).collect();
+    out.result(&json.into(), |to| write_services(to, &services))?;
+    Ok(Exit::OK)
+}
+
+fn write_services(to: &mut dyn Write, services: &BTreeMap<String, Vec<ServiceInfo>>) -> std::io::Result<()> {
+    let rows: Vec<[String; 4]> = services
+        .iter()
+        .flat_map(|(name, instances)| {
+            instances
+                .iter()
+                .map(move |info| [shown(name), shown(&info.id), shown(&info.authority()), metadata(info)])
+        })
+        .collect();
+    if rows.is_empty() {
+        return writeln!(to, "no instance is registered");
+    }
+    table(to, ["SERVICE", "ID", "ADDRESS", "METADATA"], &rows)
+}
+
+/// The metadata in one line.
+pub(crate) fn metadata(info: &ServiceInfo) -> String {
+    let pairs: Vec<String> =
+        info.metadata.iter().map(|(key, value)| shown(&format!("{key}={value}"))).collect();
+    pairs.join(" ")
+}
+
+async fn watch(registry: &dyn ServiceRegistry, name: &str, out: Out) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
+    let mut watch = registry.watch(name).await?;
+    loop {
+        let item = tokio::select! {
+            biased;
+            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+            item = watch.next() => item,
+        };
+        match item {
+            None => return Ok(Exit::OK),
+            Some(Ok(event)) => {
+                let (json, text) = event_line(&event);
+                out.line(&json, &text)?;
+            }
+            Some(Err(error)) => out.failure(&error.into()),
+        }
+    }
+}
+
+fn event_line(event: &ServiceEvent) -> (Value, String) {
+    let line = |word: &str, info: &ServiceInfo| {
+        let text = format!("{word} {} {} {}", shown(&info.id), shown(&info.authority()), metadata(info));
+        (json!({ "event": word, "instance": info }), text.trim_end().to_owned())
+    };
+    match event {
+        ServiceEvent::Snapshot { version, instances } => {
+            let text: Vec<String> = instances.iter().map(|info| line("is there", info).1).collect();
+            let text = if text.is_empty() { "nobody is there".into() } else { text.join("\n") };
+            (json!({ "event": "snapshot", "version": version, "instances": instances }), text)
+        }
+        ServiceEvent::Added(info) => line("added", info),
+        ServiceEvent::Updated { new, .. } => line("updated", new),
+        ServiceEvent::Removed(info) => line("removed", info),
+        other => (json!({ "event": "unknown" }), format!("{other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_metadata_are_read() {
+        assert_eq!(address("10.0.0.1:80").unwrap(), ("10.0.0.1".into(), 80));
+        assert_eq!(address("[::1]:80").unwrap(), ("::1".into(), 80));
+        for bad in ["", "host", "host:", "host:99999"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+        assert_eq!(pair("zone=a=b").unwrap(), ("zone".into(), "a=b".into()));
+        assert!(pair("zone").is_err());
+    }
+}

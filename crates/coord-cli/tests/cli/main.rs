@@ -1,0 +1,9 @@
+//! The command `coord` as people and scripts use it: real processes against a real etcd.
+
+mod config;
+mod docs;
+mod doctor;
+mod held;
+mod lock;
+mod service;
+mod tools;

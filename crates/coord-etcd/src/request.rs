@@ -1,0 +1,127 @@
+//! One request to etcd: within its time, over as many members as it takes, and never twice where that would matter.
+
+use std::time::Duration;
+
+use coord_api::{Error, Result};
+use coord_grpc::Tries;
+use etcd_client::{GetOptions, GetResponse, Txn, TxnResponse};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    core::Core,
+    error::{Effect, Failure, classify},
+    session::Session,
+    transport::noted,
+    watch::pauses,
+};
+
+/// When a request may be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Always: it changes nothing, or the same again.
+    Freely,
+    /// Only while it has certainly had no effect. Else the caller has to look.
+    WithoutEffect,
+}
+
+impl Core {
+    /// Makes a request until it is answered, refused, or its time is over.
+    pub(crate) async fn call<T, F>(
+        &self,
+        operation: &'static str,
+        repeat: Repeat,
+        request: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let tries = Tries::new();
+        let limit = self.request_timeout;
+        let deadline = Instant::now() + limit;
+        let mut pauses = pauses();
+        let mut before = None;
+        loop {
+            let failure = match self.try_until(deadline, operation, &tries, request()).await {
+                Ok(answer) => return Ok(answer),
+                // Why no member was ready before tells more than that this one waited in vain.
+                Err(failure) if tries.instance().is_none() => before.take().unwrap_or(failure),
+                Err(failure) => failure,
+            };
+            let may_repeat = repeat == Repeat::Freely || failure.effect == Effect::None;
+            if !may_repeat || !failure.error.is_retryable() {
+                return Err(failure);
+            }
+            // At once where it was not yet.
+            let pause =
+                if tries.count() < self.members { Duration::ZERO } else { pauses.next().unwrap_or_default() };
+            if Instant::now() + pause >= deadline {
+                return Err(match failure.error {
+                    Error::Timeout { .. } => Failure::timeout(operation, limit),
+                    _ => failure,
+                });
+            }
+            tracing::debug!(operation, error = %failure.error, "a request is made again");
+            before = Some(failure);
+            sleep(pause).await;
+        }
+    }
+
+    /// Makes a request once, which `tries` takes note of.
+    pub(crate) async fn try_until<T>(
+        &self,
+        deadline: Instant,
+        operation: &'static str,
+        tries: &Tries,
+        request: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, Failure> {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        match timeout_at(deadline, noted(tries, request)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(classify(operation, self.try_limit.unwrap_or(limit), error)),
+            Err(_elapsed) if tries.instance().is_none() => Err(Failure::not_sent()),
+            Err(_elapsed) => Err(Failure::timeout(operation, limit)),
+        }
+    }
+
+    /// Whether what failed with `error` may be begun anew, with a request that the one before can not disturb. One
+    /// that certainly had no effect was made again until its time was over.
+    pub(crate) fn may_begin_anew(&self, begun: Instant, error: &Error) -> bool {
+        error.is_retryable() && begun.elapsed() < self.request_timeout && self.check_open().is_ok()
+    }
+
+    /// Reads one key, or what the options say.
+    pub(crate) async fn get(
+        &self,
+        operation: &'static str,
+        key: impl AsRef<[u8]>,
+        options: Option<GetOptions>,
+    ) -> Result<GetResponse, Failure> {
+        let request = || async { self.kv().get(key.as_ref(), options.clone()).await };
+        self.call(operation, Repeat::Freely, request).await
+    }
+
+    /// One transaction that only reads.
+    pub(crate) async fn look(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
+        self.call(operation, Repeat::Freely, || async { self.kv().txn(txn.clone()).await }).await
+    }
+
+    /// One transaction that writes.
+    pub(crate) async fn txn(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
+        self.call(operation, Repeat::WithoutEffect, || async { self.kv().txn(txn.clone()).await }).await
+    }
+
+    /// One transaction that writes on the lease of `session`. If etcd does not know the lease any more, all that
+    /// is held on it learns so now, and not at the next renewal.
+    pub(crate) async fn txn_on(
+        &self,
+        session: &Session,
+        operation: &'static str,
+        txn: Txn,
+    ) -> Result<TxnResponse, Failure> {
+        let answer = self.txn(operation, txn).await;
+        if let Err(Failure { error: Error::Lost { reason }, .. }) = &answer {
+            session.lease.lose(*reason);
+        }
+        answer
+    }
+}

@@ -1,0 +1,85 @@
+//! Cron on one of many: every instance of a service runs this, one of them does the work, and when it goes another one
+//! takes over where it stopped.
+//!
+//! ```sh
+//! cargo run --example leader_job                                                    # three instances in memory
+//! cargo run --example leader_job --features etcd -- etcd://127.0.0.1:2379/demo      # the same over etcd
+//! ```
+
+use std::time::Duration;
+
+use coord::{Error, prelude::*};
+
+/// How long it takes until another instance is the leader, when the leader's process was killed.
+const TTL: Duration = Duration::from_secs(5);
+
+/// Hours, in this example.
+const PERIOD: Duration = Duration::from_millis(100);
+
+const ROUNDS: u32 = 6;
+
+#[tokio::main]
+async fn main() -> coord::Result<()> {
+    let url = std::env::args().nth(1);
+    let url = url.as_deref().unwrap_or("memory://leader-job");
+    let mut instances = Vec::new();
+    for number in 1..=3 {
+        let coordinator = Coordinator::connect(url).await?;
+        let task = tokio::spawn(instance(number, coordinator.clone()));
+        instances.push((coordinator, task));
+    }
+
+    // The first leader is stopped in the middle of its work, as by a deployment.
+    let (first, task) = instances.remove(0);
+    tokio::time::sleep(PERIOD * 3).await;
+    first.close().await?;
+    task.await.expect("does not panic")?;
+
+    for (_, task) in &mut instances {
+        task.await.expect("does not panic")?;
+    }
+    instances[0].0.config().delete("leader-job/done").await?;
+    for (coordinator, _) in instances {
+        coordinator.close().await?;
+    }
+    Ok(())
+}
+
+/// What every instance does from its start to its end.
+async fn instance(number: u32, coordinator: Coordinator) -> coord::Result<()> {
+    loop {
+        // Everybody waits here but the leader.
+        let guard = match coordinator.lock().acquire("leader-job", TTL).await {
+            Ok(guard) => guard,
+            Err(Error::Closed) => return Ok(()),
+            // While the store is away there is no leader; try again a little later.
+            Err(error) if error.is_retryable() => {
+                tokio::time::sleep(PERIOD).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        println!("[{number}] is the leader, with token {}", guard.token());
+        // The work stops when the leadership is lost, wherever it is.
+        match guard.run(lead(number, &coordinator, &guard)).await.and_then(|done| done) {
+            Ok(()) => return guard.unlock().await,
+            Err(Error::Lost { reason }) => println!("[{number}] is the leader no longer: {reason}"),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn lead(number: u32, coordinator: &Coordinator, guard: &LockGuard) -> coord::Result<()> {
+    let config = coordinator.config();
+    loop {
+        // Not in a variable: the leader before may have been another process.
+        let done = config.get::<u32>("leader-job/done").await?.map_or(0, |found| found.value);
+        if done == ROUNDS {
+            return Ok(());
+        }
+        println!("[{number}] makes report {}", done + 1);
+        tokio::time::sleep(PERIOD).await;
+        // The store refuses this from one that was the leader, even if it does not know it yet.
+        config.set_if_held(guard, "leader-job/done", &(done + 1)).await?;
+    }
+}

@@ -1,0 +1,291 @@
+//! Several endpoints, some of which do not work: one etcd behind several networks, so that every member always knows
+//! everything. What the members have to agree on among themselves is in the tests of the cluster.
+
+use std::time::Duration;
+
+use coord_api::{ConfigEvent, ConfigExt, Error, HEALTH_LIMIT, LossReason, Provider, ServiceInfo};
+use coord_etcd::{Client, EtcdConfig};
+use coord_tests::{Certs, Clients, EtcdServer, Fault, Proxy};
+use tokio::time::{Instant, sleep, timeout};
+
+const LONG: Duration = Duration::from_secs(30);
+/// How long an operation may take from the moment of a fault on.
+const SOON: Duration = Duration::from_secs(3);
+const TTL: Duration = Duration::from_secs(5);
+
+struct Fleet {
+    server: EtcdServer,
+    members: Vec<Proxy>,
+}
+
+impl Fleet {
+    async fn start(members: usize) -> Self {
+        let server = EtcdServer::start().await.expect("starts");
+        let mut fleet = Self { server, members: Vec::new() };
+        for _ in 0..members {
+            let target = fleet.server.endpoint().trim_start_matches("http://").to_owned();
+            fleet.members.push(Proxy::start(target).await.expect("a port can be opened"));
+        }
+        fleet
+    }
+
+    fn config(&self) -> EtcdConfig {
+        EtcdConfig::new(self.members.iter().map(Proxy::address))
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.config()).await.expect("etcd answers")
+    }
+
+    /// A client of its own way to etcd, to see what another one did.
+    async fn witness(&self) -> Client {
+        Client::connect(EtcdConfig::new([self.server.endpoint()])).await.expect("etcd answers")
+    }
+
+    fn fault(&self, members: &[usize], fault: Fault) {
+        for member in members {
+            self.members[*member].fault(fault);
+        }
+    }
+}
+
+/// Does every kind of operation once, one after the other; the slowest of them.
+async fn everything(client: &Client, round: usize) -> Duration {
+    let mut slowest = Duration::ZERO;
+    let mut begun = Instant::now();
+    let mut done = |what: &str| {
+        println!("{round}: {what} took {:?}", begun.elapsed());
+        slowest = slowest.max(begun.elapsed());
+        begun = Instant::now();
+    };
+    let name = format!("job-{round}");
+    let guard = client.lock().acquire(&name, TTL).await.expect("is free");
+    done("acquire");
+    guard.unlock().await.expect("is held");
+    done("unlock");
+    let tried = client.lock().try_acquire(&name, TTL).await.expect("etcd answers");
+    done("try_acquire");
+    drop(tried.expect("is free"));
+    let info = ServiceInfo::new("im-logic", format!("{round}"), "10.0.0.1", 80);
+    let registration = client.registry().register(info, TTL).await.expect("registers");
+    done("register");
+    let found = client.registry().discover("im-logic").await.expect("etcd answers");
+    assert!(found.iter().any(|info| info.id == round.to_string()), "{found:?}");
+    done("discover");
+    client.config().set("limits", &round).await.expect("is written");
+    done("set");
+    let read = client.config().get::<usize>("limits").await.expect("etcd answers");
+    assert_eq!(read.expect("was written").value, round);
+    done("get");
+    let ids = client.instance_id_allocator("im-logic", 100).expect("is valid");
+    ids.acquire_id().await.expect("is free");
+    done("acquire_id");
+    ids.release_id().await.expect("is held");
+    done("release_id");
+    registration.deregister().await.expect("is registered");
+    done("deregister");
+    slowest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_member_in_turn_may_vanish_and_every_operation_goes_on() {
+    let fleet = Fleet::start(3).await;
+    let (client, witness) = (fleet.client().await, fleet.witness().await);
+    let mut watched = client.config().watch::<usize>("seen").await.expect("is watched");
+    watched.next().await.expect("never ends").expect("begins with a snapshot");
+    let mut round = 0;
+    for fault in [Fault::Refuse, Fault::Hangup, Fault::Blackhole, Fault::StallDown, Fault::StallUp] {
+        for member in 0..3 {
+            fleet.fault(&[member], fault);
+            let begun = Instant::now();
+            round += 1;
+            let slowest = timeout(LONG, everything(&client, round)).await.expect("does not hang");
+            assert!(slowest < SOON, "{fault:?} of {member}: {slowest:?}");
+            witness.config().set("seen", &round).await.expect("is written");
+            let event = timeout(LONG, watched.next()).await.expect("is heard of").expect("never ends");
+            println!("{fault:?} of {member}: {event:?} after {:?}", begun.elapsed());
+            assert!(matches!(&event, Ok(ConfigEvent::Set(set)) if set.value == round), "{event:?}");
+            fleet.fault(&[member], Fault::None);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_watch_hears_soon_what_happens_behind_a_dead_member() {
+    let fleet = Fleet::start(3).await;
+    let (client, witness) = (fleet.client().await, fleet.witness().await);
+    let mut watched = client.config().watch::<usize>("seen").await.expect("is watched");
+    watched.next().await.expect("never ends").expect("begins with a snapshot");
+    for round in 0..6 {
+        let member = round % 3;
+        fleet.fault(&[member], if round < 3 { Fault::Blackhole } else { Fault::StallDown });
+        let begun = Instant::now();
+        witness.config().set("seen", &round).await.expect("is written");
+        let event = timeout(LONG, watched.next()).await.expect("is heard of").expect("never ends");
+        println!("without member {member}: after {:?}", begun.elapsed());
+        assert!(matches!(&event, Ok(ConfigEvent::Set(set)) if set.value == round), "{event:?}");
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        fleet.fault(&[member], Fault::None);
+        sleep(Duration::from_millis(700)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_three_may_be_dead_and_nobody_notices_one() {
+    let fleet = Fleet::start(3).await;
+    let client = fleet.client().await;
+    let mut failed = Vec::new();
+    for call in 0..1000 {
+        if call == 100 {
+            fleet.fault(&[0], Fault::Refuse);
+        }
+        let guard = client.lock().acquire(&format!("job-{}", call % 7), TTL).await;
+        match guard {
+            Ok(guard) => failed.extend(guard.unlock().await.err()),
+            Err(error) => failed.push(error),
+        }
+    }
+    assert!(failed.is_empty(), "{} of 2000 calls failed: {:?}", failed.len(), failed[0]);
+    fleet.fault(&[1], Fault::Refuse);
+    let slowest = timeout(LONG, everything(&client, 0)).await.expect("does not hang");
+    assert!(slowest < SOON, "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_member_calls_end_in_time_and_all_is_well_again_afterwards() {
+    let fleet = Fleet::start(3).await;
+    let limit = Duration::from_secs(2);
+    let client = Client::connect(fleet.config().request_timeout(limit)).await.expect("etcd answers");
+    client.config().set("limits", &0).await.expect("is written");
+    let mut watched = client.config().watch::<usize>("limits").await.expect("is watched");
+    watched.next().await.expect("never ends").expect("begins with a snapshot");
+    for (round, fault) in [Fault::Refuse, Fault::Hangup, Fault::Blackhole].into_iter().enumerate() {
+        fleet.fault(&[0, 1, 2], fault);
+        sleep(Duration::from_millis(100)).await;
+        let begun = Instant::now();
+        let error = client.config().get::<usize>("limits").await.expect_err("nothing is there");
+        println!("{fault:?}: {error}, {:?} after {:?}", std::error::Error::source(&error), begun.elapsed());
+        assert!(error.is_retryable() && begun.elapsed() < limit + Duration::from_millis(500), "{error:?}");
+        if fault != Fault::Blackhole {
+            assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+            let source = std::error::Error::source(&error).expect("says why").to_string();
+            assert!(error.to_string().contains("etcd") && source.contains("check the endpoints"), "{source}");
+        }
+        let begun = Instant::now();
+        client.lock().acquire("job", TTL).await.expect_err("nothing is there");
+        println!("{fault:?}: the lock was given up after {:?}", begun.elapsed());
+        fleet.fault(&[0, 1, 2], Fault::None);
+        let begun = Instant::now();
+        client.config().set("limits", &(round + 1)).await.expect("all are back");
+        println!("{fault:?}: written again {:?} after they were back", begun.elapsed());
+        assert!(begun.elapsed() < SOON);
+        loop {
+            let event = timeout(LONG, watched.next()).await.expect("goes on").expect("never ends");
+            match event.expect("is readable") {
+                ConfigEvent::Set(set) if set.value == round + 1 => break,
+                ConfigEvent::Snapshot { settings, .. } if settings.iter().any(|s| s.value == round + 1) => {
+                    break;
+                }
+                _ => {}
+            }
+        }
+        timeout(LONG, everything(&client, round)).await.expect("does not hang");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_live_on_whichever_member_their_renewals_went_to() {
+    let fleet = Fleet::start(3).await;
+    let client = fleet.client().await;
+    let held = client.lock().acquire("job", TTL).await.expect("is free");
+    let info = ServiceInfo::new("im-logic", "1", "10.0.0.1", 80);
+    let registration = client.registry().register(info, TTL).await.expect("registers");
+    for (member, fault) in [(0, Fault::Blackhole), (1, Fault::StallDown), (2, Fault::Blackhole)] {
+        fleet.fault(&[member], fault);
+        // Long enough for the lease to end if nobody renewed it.
+        let lost = timeout(TTL + Duration::from_millis(1500), held.lost()).await;
+        assert!(lost.is_err(), "{fault:?} of {member}: {lost:?}");
+        fleet.fault(&[member], Fault::None);
+        sleep(Duration::from_millis(500)).await;
+    }
+    held.unlock().await.expect("is still held, as the server sees it");
+    registration.deregister().await.expect("is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_member_a_lease_is_lost_at_its_deadline() {
+    let fleet = Fleet::start(3).await;
+    let client = fleet.client().await;
+    let held = client.lock().acquire("job", Duration::from_secs(2)).await.expect("is free");
+    fleet.fault(&[0, 1, 2], Fault::Blackhole);
+    let begun = Instant::now();
+    let reason = timeout(LONG, held.lost()).await.expect("is told");
+    assert_eq!(reason, LossReason::Expired);
+    assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_finds_another_member_within_its_time() {
+    let fleet = Fleet::start(3).await;
+    let client = fleet.client().await;
+    for member in 0..3 {
+        fleet.fault(&[member], Fault::Blackhole);
+        let health = client.health().await.expect("two others answer");
+        println!("without member {member}: {health:?}");
+        assert!(health.is_ready());
+        fleet.fault(&[member], Fault::None);
+    }
+    fleet.fault(&[0, 1, 2], Fault::Refuse);
+    let begun = Instant::now();
+    let error = client.health().await.expect_err("nobody is there");
+    assert!(matches!(error, Error::Unavailable { .. } | Error::Timeout { .. }), "{error:?}");
+    assert!(begun.elapsed() < HEALTH_LIMIT * 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_of_each_member_is_known_also_over_tls() {
+    let plain = EtcdServer::start().await.expect("starts");
+    let client = Client::connect(EtcdConfig::new([plain.endpoint()])).await.expect("etcd answers");
+    let expected = client.server_versions().await.remove(0).version.expect("is told");
+    println!("etcd {expected}: {:?}", expected.faults());
+    assert!(plain.etcdctl(&["version"]).await.expect("etcdctl works").contains(&expected.to_string()));
+
+    let certs = Certs::new();
+    let strict = EtcdServer::start_tls(&certs, Clients::WithCertificate, &[]).await.expect("starts");
+    let nobody = "127.0.0.1:9".to_owned();
+    let config = EtcdConfig::new([strict.endpoint().to_owned(), nobody]).tls(certs.mutual());
+    let client = Client::connect(config).await.expect("is let in");
+    let [one, other] = &client.server_versions().await[..] else { panic!("there are two") };
+    assert_eq!(one.version.as_ref().ok(), Some(&expected), "{one:?}");
+    assert!(other.version.is_err(), "{other:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_etcd_says_what_to_do_and_what_is_held_can_be_given_back() {
+    let server = EtcdServer::start_with(&["--quota-backend-bytes", "3000000"]).await.expect("starts");
+    let client = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
+    let held = client.lock().acquire("before", Duration::from_secs(2)).await.expect("is free");
+    let info = ServiceInfo::new("im-logic", "1", "10.0.0.1", 80);
+    let registration = client.registry().register(info, TTL).await.expect("registers");
+    let value = "x".repeat(500_000);
+    let full = timeout(LONG, async {
+        for n in 0.. {
+            if let Err(error) = client.config().set(&format!("values/{n}"), &value).await {
+                return error;
+            }
+        }
+        unreachable!("there is a quota")
+    });
+    let full = full.await.expect("becomes full");
+    assert!(matches!(full, Error::NoSpace { .. }), "{full:?}");
+    assert!(full.to_string().contains("alarm disarm") && !full.is_retryable(), "{full}");
+    let refused = client.lock().acquire("after", TTL).await.expect_err("can not be written");
+    assert!(matches!(refused, Error::NoSpace { .. }), "{refused:?}");
+    // Longer than the lease would live without renewals.
+    assert!(timeout(Duration::from_secs(4), held.lost()).await.is_err(), "is renewed");
+    assert_eq!(client.registry().discover("im-logic").await.expect("etcd answers").len(), 1);
+    held.unlock().await.expect("is held");
+    registration.deregister().await.expect("is registered");
+    assert!(client.registry().discover("im-logic").await.expect("etcd answers").is_empty());
+    client.close().await.expect("leases are revoked");
+}
