@@ -164,7 +164,11 @@ impl Batch {
     /// # Errors
     /// As [`set`](Self::set); [`Error::InvalidArgument`] for what is not JSON.
     pub fn set_json(self, key: &str, json: impl Into<Bytes>) -> Result<Self> {
-        self.set_json_at(ConfigKey::parse(key)?, json.into())
+        let json = json.into();
+        let batch = self.set_json_at(ConfigKey::parse(key)?, json.clone())?;
+        // A number may be JSON and yet too large for anything that reads it.
+        serde_json::from_slice::<serde_json::Value>(&json).map_err(|error| not_json(&error))?;
+        Ok(batch)
     }
 
     fn set_json_at(self, key: ConfigKey, json: Bytes) -> Result<Self> {
@@ -175,8 +179,7 @@ impl Batch {
             return Err(Error::invalid("value", format!("is nested deeper than {MAX_DEPTH} levels")));
         }
         let text = std::str::from_utf8(&json).map_err(|_| Error::invalid("value", "is not UTF-8"))?;
-        serde_json::from_str::<IgnoredAny>(text)
-            .map_err(|error| Error::invalid("value", format!("is not JSON: {error}")))?;
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| not_json(&error))?;
         self.write(Write::Set(key, json))
     }
 
@@ -256,6 +259,10 @@ fn depth(json: &[u8]) -> usize {
     deepest
 }
 
+fn not_json(error: &serde_json::Error) -> Error {
+    Error::invalid("value", format!("is not JSON: {error}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,6 +310,7 @@ mod tests {
         let deepest = Entry::new("a", Version::new(1), nested(127));
         assert!(deepest.decode::<serde_json::Value>().is_ok(), "what can be written can be read");
         assert!(Batch::new().set_json("a", nested(127)).is_ok());
+        assert!(message(Batch::new().set_json("a", "[1e999]")).contains("number out of range"));
         assert!(message(Batch::new().set_json("a", vec![b'"', 0xff, b'"'])).contains("is not UTF-8"));
         assert!(Batch::new().set("a", &"x".repeat(MAX_VALUE_BYTES - 2)).is_ok());
     }

@@ -16,6 +16,9 @@ mod credentials;
 mod endpoint;
 mod error;
 mod files;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod group;
 mod health;
 mod ids;

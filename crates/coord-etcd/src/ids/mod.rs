@@ -29,6 +29,8 @@ use claim::{Answer, Candidate, Claim, Order, number, pairs, stamped};
 use held::Held;
 pub(crate) use held::HeldIds;
 use record::Record;
+#[cfg(feature = "fuzz")]
+pub(crate) use record::read_again;
 
 /// The ids of one client.
 #[derive(Debug)]

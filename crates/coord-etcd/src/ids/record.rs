@@ -50,6 +50,15 @@ impl Record {
     }
 }
 
+/// What was read is written and read as the same again.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read_again(value: &[u8]) {
+    if let Some(record) = Record::read(value) {
+        assert_eq!(Record::read(&record.to_bytes()), Some(record));
+    }
+    holder("/shop/ids/svc/ids/7", value);
+}
+
 /// In whole seconds, for people.
 fn now() -> SystemTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
