@@ -60,8 +60,15 @@ async fn is_told_before_its_lock_is_freed(what: &str, strike: impl Fn(&Cluster, 
     let runs = pairs.iter().map(|(name, ttl, _, guard, waiting)| {
         let locks = waiting.lock();
         async move {
-            // An election may fail a waiter; it asks again then.
-            let next = again(async || locks.acquire(name, *ttl).await).await;
+            // An election may fail a waiter, and outlast the lease on which it waits; it asks again then.
+            let next = loop {
+                match locks.acquire(name, *ttl).await {
+                    Ok(next) => break next,
+                    Err(Error::Lost { .. }) => {}
+                    Err(error) => assert!(error.is_retryable(), "{error:?}"),
+                }
+                sleep(Duration::from_millis(20)).await;
+            };
             // Exact in this very moment, whatever the machine is busy with.
             let was_lost = guard.is_lost();
             (name, *ttl, was_lost, guard.remaining(), next.token() > guard.token(), Instant::now())
