@@ -60,8 +60,15 @@ async fn is_told_before_its_lock_is_freed(what: &str, strike: impl Fn(&Cluster, 
     let runs = pairs.iter().map(|(name, ttl, _, guard, waiting)| {
         let locks = waiting.lock();
         async move {
-            // An election may fail a waiter; it asks again then.
-            let next = again(async || locks.acquire(name, *ttl).await).await;
+            // An election may fail a waiter, and outlast the lease on which it waits; it asks again then.
+            let next = loop {
+                match locks.acquire(name, *ttl).await {
+                    Ok(next) => break next,
+                    Err(Error::Lost { .. }) => {}
+                    Err(error) => assert!(error.is_retryable(), "{error:?}"),
+                }
+                sleep(Duration::from_millis(20)).await;
+            };
             // Exact in this very moment, whatever the machine is busy with.
             let was_lost = guard.is_lost();
             (name, *ttl, was_lost, guard.remaining(), next.token() > guard.token(), Instant::now())
@@ -69,10 +76,13 @@ async fn is_told_before_its_lock_is_freed(what: &str, strike: impl Fn(&Cluster, 
     });
     let told = pairs.iter().map(|(_, _, _, guard, _)| async { (guard.lost().await, Instant::now()) });
     let fault = async {
-        for (name, ..) in &pairs {
-            until(async || pairs[0].4.lock().holders(name).await.is_ok_and(|all| all.len() == 2)).await;
+        for (name, _, _, guard, waiting) in &pairs {
+            // On a machine that is too busy for a TTL of 2 s, some are lost by themselves.
+            let waits = async || waiting.lock().holders(name).await.is_ok_and(|all| all.len() == 2);
+            until(async || guard.is_lost() || waits().await).await;
         }
-        assert!(pairs.iter().all(|(_, _, _, guard, _)| !guard.is_lost()), "{what}: nothing has happened yet");
+        let held = pairs.iter().filter(|(_, _, _, guard, _)| !guard.is_lost()).count();
+        assert!(held * 2 > pairs.len(), "{what}: only {held} of {} were held", pairs.len());
         strike(&cluster, leader);
         Instant::now()
     };
