@@ -1,12 +1,18 @@
 //! Helpers of the integration tests.
 //!
-//! `cargo xtask test` sets the environment that [`EtcdServer`] reads.
+//! `cargo xtask test` sets the environment that [`EtcdServer`] and [`Cluster`] read.
 
 mod certs;
+mod cluster;
+mod leaderless;
+mod ports;
 mod proxy;
 mod server;
+pub mod soak;
 pub mod worlds;
 
 pub use certs::{Cert, Certs};
-pub use proxy::{Fault, Proxy};
+pub use cluster::{Cluster, NODES, SlowDisk};
+pub use leaderless::Leaderless;
+pub use proxy::{Conditions, Fault, Line, Proxy};
 pub use server::{Clients, EtcdServer};

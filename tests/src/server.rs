@@ -1,11 +1,10 @@
 //! An etcd of a test's own, in a container or as a process, that can be killed and brought back.
 
 mod container;
-mod http;
+pub(crate) mod http;
 mod process;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,17 +13,15 @@ use tokio::process::Command;
 use tokio::time::sleep;
 
 use container::Container;
-use process::Process;
+pub(crate) use process::Process;
+
+use crate::ports::free_port;
 
 use crate::Certs;
 
 const READY: Duration = Duration::from_secs(30);
 const GIVEN_READY: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(50);
-
-/// Below the ports that systems give to outgoing connections: a client that dials a dead server on one of
-/// those can be given the very same port and connect to itself, or keep the server from coming back.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// One etcd member on loopback. Its address stays the same over [`restart`](Self::restart).
 ///
@@ -173,7 +170,7 @@ impl EtcdServer {
         let kind = if let Some(image) = var("COORD_TEST_ETCD_IMAGE") {
             Kind::Container(Container::start(&image, listen, args).await?)
         } else {
-            Kind::Process(Process::start(program()?, listen, args)?)
+            Kind::Process(Process::start(program()?, &listen, args)?)
         };
         let server = Self { endpoint, watched: format!("http://127.0.0.1:{metrics_port}"), etcdctl, kind };
         server.wait_until_ready(READY).await?;
@@ -402,11 +399,11 @@ const NOT_OURS: &str = "this server was given through COORD_TEST_ETCD and is not
                         use EtcdServer::start() in a test that stops its server";
 
 /// The value of a variable that is set and not empty.
-fn var(name: &str) -> Option<String> {
+pub(crate) fn var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     if let Some(named) = var("COORD_TEST_ETCD_BIN") {
         return Ok(named.into());
     }
@@ -416,14 +413,7 @@ fn program() -> Result<PathBuf> {
     )
 }
 
-pub(crate) fn free_port() -> Result<u16> {
-    (0..100)
-        .map(|_| fastrand::u16(PORTS))
-        .find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
-        .context("no free port on loopback between 20000 and 32000")
-}
-
-fn port_taken(error: &anyhow::Error) -> bool {
+pub(crate) fn port_taken(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
     text.contains("address already in use") || text.contains("port is already allocated")
 }

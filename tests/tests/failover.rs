@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use coord_api::{ConfigEvent, ConfigExt, Error, HEALTH_LIMIT, LossReason, Provider, ServiceInfo};
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::{Certs, Clients, EtcdServer, Fault, Proxy};
+use coord_tests::{Certs, Clients, EtcdServer, Fault, Leaderless, Proxy};
 use tokio::time::{Instant, sleep, timeout};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -149,6 +149,30 @@ async fn two_of_three_may_be_dead_and_nobody_notices_one() {
     fleet.fault(&[1], Fault::Refuse);
     let slowest = timeout(LONG, everything(&client, 0)).await.expect("does not hang");
     assert!(slowest < SOON, "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_without_a_leader_are_asked_and_left() {
+    let server = EtcdServer::start().await.expect("starts");
+    let mut leaderless = Vec::new();
+    for _ in 0..2 {
+        leaderless.push(Leaderless::start().await.expect("a port can be opened"));
+    }
+    let members = [leaderless[0].address(), server.endpoint(), leaderless[1].address()];
+    let client = Client::connect(EtcdConfig::new(members)).await.expect("one of three has a leader");
+    let held = client.lock().acquire("held", TTL).await.expect("is free");
+    let mut watched = client.config().watch::<usize>("limits").await.expect("is watched");
+    watched.next().await.expect("never ends").expect("begins with a snapshot");
+    for round in 0..20 {
+        let slowest = timeout(LONG, everything(&client, round)).await.expect("does not hang");
+        assert!(slowest < SOON, "{slowest:?}");
+        let event = timeout(LONG, watched.next()).await.expect("is heard of").expect("never ends");
+        assert!(matches!(&event, Ok(ConfigEvent::Set(set)) if set.value == round), "{event:?}");
+    }
+    let in_vain: Vec<_> = leaderless.iter().map(Leaderless::asked).collect();
+    println!("asked in vain: {in_vain:?}");
+    assert!(in_vain.iter().sum::<usize>() > 0, "they were asked");
+    held.unlock().await.expect("is held");
 }
 
 #[tokio::test(flavor = "multi_thread")]

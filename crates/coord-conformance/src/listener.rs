@@ -27,6 +27,16 @@ struct Heard {
     secrets: Mutex<Vec<String>>,
 }
 
+impl Heard {
+    /// Each place once.
+    fn note(&self, place: String) {
+        let mut secrets = self.secrets.lock().expect("nothing panics while this is locked");
+        if !secrets.contains(&place) {
+            secrets.push(place);
+        }
+    }
+}
+
 /// Listens from now on, in the whole process.
 pub(crate) fn start() -> Result<(), SetGlobalDefaultError> {
     tracing::subscriber::set_global_default(Listener { spans: AtomicU64::new(1) })
@@ -48,7 +58,7 @@ impl Listener {
         record(&mut words);
         if words.0.contains(SECRET) {
             let place = format!("{}:{}", metadata.file().unwrap_or("?"), metadata.line().unwrap_or(0));
-            HEARD.secrets.lock().expect("nothing panics while this is locked").push(place);
+            HEARD.note(place);
         }
     }
 }
@@ -72,7 +82,7 @@ impl Subscriber for Listener {
         values.record(&mut words);
         if words.0.contains(SECRET) {
             let place = format!("a field of a span: {}", words.0.replace(SECRET, "…"));
-            HEARD.secrets.lock().expect("nothing panics while this is locked").push(place);
+            HEARD.note(place);
         }
     }
 

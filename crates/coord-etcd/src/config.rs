@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::{
     commit::{InUse, Settled},
     core::{Core, Shared},
+    error::{Effect, Failure},
     read::revision,
     watch::{entry, follow, version},
 };
@@ -38,9 +39,19 @@ impl ConfigCenter for EtcdConfigCenter {
         core.check_open()?;
         let begun = Instant::now();
         loop {
-            let slot = core.slot().await?;
-            let answer = core.txn("write config values", transaction(core, &batch, &slot)).await;
-            match slot.settle(answer).await? {
+            let settled = async {
+                let slot = core.slot().await?;
+                let txn = transaction(core, &batch, Some(&slot));
+                slot.settle(core.txn(WRITE, txn).await).await
+            };
+            let settled = match settled.await {
+                // A slot is a write, of which a full store takes none.
+                Err(Error::NoSpace { .. }) if only_deletes(&batch) => {
+                    return self.delete_unmarked(&batch).await;
+                }
+                settled => settled?,
+            };
+            match settled {
                 Settled::Written(answer) => {
                     return Ok(Committed::new(version(revision(answer.header())), deleted(&answer)));
                 }
@@ -71,7 +82,32 @@ impl ConfigCenter for EtcdConfigCenter {
     }
 }
 
-fn transaction(core: &Core, batch: &Batch, slot: &InUse) -> Txn {
+/// What is tried when config values are written.
+const WRITE: &str = "write config values";
+
+impl EtcdConfigCenter {
+    /// Deletes without a slot, so that the outcome is open if the answer is lost.
+    async fn delete_unmarked(&self, batch: &Batch) -> Result<Committed> {
+        let core = &self.shared.core;
+        let answer = match core.txn(WRITE, transaction(core, batch, None)).await {
+            Ok(answer) => answer,
+            Err(Failure { effect: Effect::Unknown, .. }) => {
+                return Err(Error::Timeout { operation: WRITE, after: core.request_timeout });
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        if answer.succeeded() {
+            return Ok(Committed::new(version(revision(answer.header())), deleted(&answer)));
+        }
+        Err(refusal(batch, &answer).expect("there are no conditions but those of the batch"))
+    }
+}
+
+fn only_deletes(batch: &Batch) -> bool {
+    batch.writes().iter().all(|write| matches!(write, Write::Delete(_)))
+}
+
+fn transaction(core: &Core, batch: &Batch, slot: Option<&InUse>) -> Txn {
     let required = batch.requirements().iter();
     let mut conditions: Vec<_> = required
         .clone()
@@ -85,7 +121,7 @@ fn transaction(core: &Core, batch: &Batch, slot: &InUse) -> Txn {
         let token = i64::try_from(held.token.get()).unwrap_or(i64::MAX);
         Compare::create_revision(held.key.as_str(), CompareOp::Equal, token)
     }));
-    conditions.push(slot.unwritten());
+    conditions.extend(slot.map(InUse::unwritten));
     let mut writes: Vec<_> = batch
         .writes()
         .iter()
@@ -94,7 +130,7 @@ fn transaction(core: &Core, batch: &Batch, slot: &InUse) -> Txn {
             Write::Delete(key) => TxnOp::delete(core.keys.config(key), None),
         })
         .collect();
-    writes.push(slot.mark());
+    writes.extend(slot.map(InUse::mark));
     let looks: Vec<_> = required
         .map(|(key, _)| TxnOp::get(core.keys.config(key), None))
         .chain(batch.held().iter().map(|held| TxnOp::get(held.key.as_str(), None)))

@@ -33,10 +33,8 @@ impl Core {
         loop {
             let begun = Instant::now();
             let ask = async { self.kv().get(key.as_str(), None).await };
-            let failure = match self.try_until(deadline.min(begun + each), OPERATION, &tries, ask).await {
-                Ok(_) => return Ok(begun.elapsed()),
-                Err(failure) => failure,
-            };
+            let answer = self.try_until(deadline.min(begun + each), OPERATION, &tries, ask).await;
+            let Err(failure) = answer else { return Ok(begun.elapsed()) };
             let pause = pauses.next().unwrap_or_default();
             if !failure.error.is_retryable() || Instant::now() + pause >= deadline {
                 return Err(match failure.error {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{Error, LossReason, Result, backend::Release};
-use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpResponse};
 
 use crate::{
     core::{Core, Shared},
@@ -31,11 +31,32 @@ impl OwnKey {
     }
 }
 
+/// What became of a key of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// We deleted it now.
+    Deleted,
+    /// It was deleted before; somebody may have created another one since.
+    Gone,
+    /// It was never deleted, but written after we wrote it.
+    Overwritten,
+}
+
 impl Core {
-    /// Deletes the key if it is still the one that we wrote; `false` if it is not.
-    async fn delete_own(&self, own: &OwnKey) -> Result<bool, Failure> {
-        let delete = Txn::new().when([own.compare()]).and_then([TxnOp::delete(own.key.as_str(), None)]);
-        Ok(self.txn("release", delete).await?.succeeded())
+    /// Deletes the key if it is still the one that we wrote.
+    async fn delete_own(&self, own: &OwnKey) -> Result<Fate, Failure> {
+        let delete = Txn::new()
+            .when([own.compare()])
+            .and_then([TxnOp::delete(own.key.as_str(), None)])
+            .or_else([TxnOp::get(own.key.as_str(), Some(GetOptions::new().with_keys_only()))]);
+        let answer = self.txn("release", delete).await?;
+        if answer.succeeded() {
+            return Ok(Fate::Deleted);
+        }
+        let found = answer.op_responses().into_iter().next();
+        let is_older = matches!(found, Some(TxnOpResponse::Get(found))
+            if found.kvs().first().is_some_and(|kv| kv.create_revision() <= own.written));
+        Ok(if is_older { Fate::Overwritten } else { Fate::Gone })
     }
 
     /// Deletes the key now or as soon as etcd can be reached again; gives up when the lease is over, since
@@ -115,14 +136,16 @@ impl Release for KeyRelease {
     async fn release(&self) -> Result<()> {
         let core = &self.shared.core;
         core.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
+        let lost = Error::Lost { reason: LossReason::Deleted };
         match core.delete_own(&self.own).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::Lost { reason: LossReason::Deleted }),
+            Ok(Fate::Deleted) => Ok(()),
+            Ok(Fate::Gone | Fate::Overwritten) => Err(lost),
             // The answer was lost. Whether the first request or this one deleted the key is the same, and a
             // delete of our own key can be repeated.
-            Err(Failure { effect: Effect::Unknown, .. }) => match core.delete_own(&self.own).await {
-                Ok(_) => Ok(()),
-                Err(failure) => Err(failure.into()),
+            Err(Failure { effect: Effect::Unknown, .. }) => match core.delete_own(&self.own).await? {
+                Fate::Deleted | Fate::Gone => Ok(()),
+                // Also by a write of our own that was given up.
+                Fate::Overwritten => Err(lost),
             },
             Err(failure) => Err(failure.into()),
         }

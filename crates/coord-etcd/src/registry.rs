@@ -19,6 +19,7 @@ use crate::{
     keys::Range,
     place::OwnKey,
     read::revision,
+    request::Repeat,
     session::Session,
     watch::{entry, follow},
 };
@@ -107,7 +108,9 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     // While etcd is away this fails at once, and the watch below would not.
     drop(core.session(ttl).await?);
     let writing = core.begin_record(&name, &key).await?;
-    let write = |session| write_over_own(core, &name, &id, &key, &record, session);
+    // A write that expects nothing there could take effect late, when the record has been given back.
+    let expected = core.records.revision(&name, &key).unwrap_or(0);
+    let write = |session| write_over_own(core, (&name, &id), &key, &record, session, expected);
     let own = core.on_session(ttl, write).await?;
     Ok(writing.done(own, shared))
 }
@@ -115,40 +118,29 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
 /// Writes the record if the key does not exist, or is a record that we wrote ourselves.
 async fn write_over_own(
     core: &Arc<Core>,
-    service: &ServiceName,
-    id: &InstanceId,
+    (service, id): (&ServiceName, &InstanceId),
     key: &str,
     record: &Bytes,
     session: Arc<Session>,
+    // What to find: nothing, or our own record at this revision.
+    mut expected: i64,
 ) -> Result<OwnKey> {
-    // What we expect to find: nothing, or our own record at this revision.
-    let mut expected = 0;
     let begun = Instant::now();
-    let mut may_come_late = false;
-    let error = loop {
-        match core.write_record(key, record, &session, expected).await {
-            Ok(Write::Done(revision)) => {
+    loop {
+        match core.write_record(key, record, &session, expected).await? {
+            Write::Done(revision) => {
                 return Ok(OwnKey { key: key.to_owned(), written: revision, session });
             }
-            Ok(Write::Found(None)) => expected = 0,
-            Ok(Write::Found(Some(found))) => match own_revision(core, service, id, &found) {
-                Ok(revision) => expected = revision,
-                Err(error) => break error,
-            },
-            // The condition on the key lets at most one of two writes through.
-            Ok(Write::Unknown(error)) => {
-                may_come_late = true;
-                if !core.may_begin_anew(begun, &error) {
-                    break error;
-                }
+            Write::Found(None) => expected = 0,
+            Write::Found(Some(found)) => expected = own_revision(core, service, id, &found)?,
+            Write::Barred(error) if core.may_begin_anew(begun, &error) => {}
+            Write::Barred(error) => return Err(error),
+            Write::Unknown(error) => {
+                core.delete_stray(key.into(), record.to_vec(), session);
+                return Err(error);
             }
-            Err(error) => break error,
         }
-    };
-    if may_come_late {
-        core.delete_stray(key.into(), record.to_vec(), session);
     }
-    Err(error)
 }
 
 /// The revision of a record that we may replace, since we wrote it ourselves.
@@ -170,12 +162,17 @@ enum Write {
     Done(i64),
     /// Not written: the key has another revision than expected, or does not exist any more.
     Found(Option<KeyValue>),
-    /// The answer was lost. It was not written so far, but may be later, unless the key is changed before.
+    /// The answer was lost. It was not written, and never will be.
+    Barred(Error),
+    /// The answer was lost. It may have been written, or may be later, unless the key is changed before.
     Unknown(Error),
 }
 
 impl Core {
     /// Writes a record if the key is at revision `expected`; 0 means that it does not exist.
+    ///
+    /// A write that is still under way when its record has been given back would bring it back. So each is on the
+    /// condition that a key of its own, the bar, does not exist, and when its answer is lost, the bar is written.
     async fn write_record(
         self: &Arc<Self>,
         key: &str,
@@ -184,8 +181,10 @@ impl Core {
         expected: i64,
     ) -> Result<Write> {
         let put = TxnOp::put(key, record.to_vec(), Some(PutOptions::new().with_lease(session.id)));
+        let bar = self.keys.commit_slot(session.id, self.next_attempt());
+        let is_open = Compare::create_revision(bar.as_str(), CompareOp::Equal, 0);
         let txn = Txn::new()
-            .when([Compare::mod_revision(key, CompareOp::Equal, expected)])
+            .when([Compare::mod_revision(key, CompareOp::Equal, expected), is_open])
             .and_then([put])
             .or_else([TxnOp::get(key, None)]);
         match self.txn_on(session, "register", txn).await {
@@ -195,13 +194,24 @@ impl Core {
                 _ => None,
             })),
             Err(Failure { error, effect: Effect::None }) => Err(error),
-            // The answer was lost. The record names this client, so reading it tells whether it is there.
-            Err(Failure { error, effect: Effect::Unknown }) => match self.get("register", key, None).await {
-                Ok(found) if found.kvs().first().is_some_and(|kv| kv.value() == record) => {
-                    Ok(Write::Done(found.kvs()[0].mod_revision()))
-                }
-                _ => Ok(Write::Unknown(error)),
+            // The record names this client, so it tells whether it was this write.
+            Err(Failure { error, effect: Effect::Unknown }) => match self.barred(&bar, key, session).await {
+                Ok(Some(found)) if found.value() == record => Ok(Write::Done(found.mod_revision())),
+                Ok(_) => Ok(Write::Barred(error)),
+                Err(_) => Ok(Write::Unknown(error)),
             },
         }
+    }
+
+    /// Makes sure that a write does not take effect any more if it has not yet, and reads what there is.
+    async fn barred(&self, bar: &str, key: &str, session: &Session) -> Result<Option<KeyValue>, Failure> {
+        let put = TxnOp::put(bar, "barred", Some(PutOptions::new().with_lease(session.id)));
+        let txn = Txn::new().and_then([put, TxnOp::get(key, None)]);
+        let request = || async { self.kv().txn(txn.clone()).await };
+        let answer = self.call("register", Repeat::Freely, request).await?;
+        Ok(answer.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Get(found) => found.kvs().first().cloned(),
+            _ => None,
+        }))
     }
 }

@@ -104,6 +104,12 @@ pub(crate) struct Versions {
     pub(crate) tls: Option<TlsSource>,
 }
 
+/// What etcd answers to `GET /version`, as far as it matters here.
+#[derive(Deserialize)]
+struct Answer {
+    etcdserver: String,
+}
+
 impl Versions {
     /// Asks every endpoint. It needs no user, and no permission.
     pub(crate) async fn ask(&self) -> Vec<MemberVersion> {
@@ -120,10 +126,6 @@ impl Versions {
             Some(tls) => ask_encrypted(member, tls).await?,
             None => ask_plainly(member).await?,
         };
-        #[derive(Deserialize)]
-        struct Answer {
-            etcdserver: String,
-        }
         let answer: Answer = serde_json::from_slice(&body)?;
         ServerVersion::parse(&answer.etcdserver)
             .ok_or_else(|| format!("`{}` is no version", answer.etcdserver.escape_debug()).into())

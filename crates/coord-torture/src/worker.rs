@@ -215,6 +215,7 @@ impl Worker {
             | Error::Lost { .. }
             | Error::Conflict { .. }
             | Error::Exhausted { .. }
+            | Error::NoSpace { .. }
             | Error::AlreadyRegistered { .. }
             | Error::PermissionDenied { .. }
             | Error::Unauthenticated { .. }

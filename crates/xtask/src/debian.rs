@@ -1,4 +1,4 @@
-//! Debian's etcd, unpacked into `target/etcd` without installing anything and without root.
+//! Programs from Debian's packages, unpacked into `target` without installing anything and without root.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,10 +12,50 @@ use crate::shell;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Newest first: releases before 3.5.16 or so revoke living leases on a slow disk (etcd#15247).
-const SUITES: [&str; 2] = ["sid", "trixie"];
-
 const DOWNLOAD: Duration = Duration::from_secs(180);
+
+/// What is unpacked together.
+struct Bundle {
+    /// Its folder in `target`.
+    name: &'static str,
+    packages: &'static [&'static str],
+    /// Where to look, the best first.
+    sources: fn() -> Vec<Source>,
+    /// Makes a fresh download usable.
+    prepare: fn(&Path) -> Result<()>,
+    /// Fails when a program does not start.
+    check: fn(&Path) -> Result<()>,
+}
+
+const ETCD: Bundle = Bundle {
+    name: "etcd",
+    packages: &["etcd-server", "etcd-client"],
+    // Newest first: releases before 3.5.16 or so revoke living leases on a slow disk (etcd#15247).
+    sources: || suites().into_iter().chain([Source::Configured]).collect(),
+    prepare: |_| Ok(()),
+    check: |folder| version(&folder.join("usr/bin/etcd")).map(drop),
+};
+
+const STRACE: Bundle = Bundle {
+    name: "strace",
+    packages: &["strace", "libunwind8"],
+    // It is linked with the system's own library, which may be older than a newer suite's programs ask for.
+    sources: || [Source::Configured].into_iter().chain(suites().into_iter().rev()).collect(),
+    prepare: |folder| {
+        let file = folder.join("strace");
+        fs::write(&file, STRACE_START)?;
+        shell::output(Command::new("chmod").arg("+x").arg(&file), Duration::from_secs(10)).map(drop)
+    },
+    check: |folder| {
+        shell::output(Command::new(folder.join("strace")).arg("--version"), Duration::from_secs(10)).map(drop)
+    },
+};
+
+/// Starts the program with the library that came along.
+const STRACE_START: &str = r#"#!/bin/sh
+here=$(cd "$(dirname "$0")" && pwd)
+LD_LIBRARY_PATH=$(echo "$here"/usr/lib/*-linux-*) exec "$here/usr/bin/strace" "$@"
+"#;
 
 /// The programs in `target/etcd`.
 pub(crate) struct Unpacked {
@@ -23,36 +63,103 @@ pub(crate) struct Unpacked {
     pub(crate) etcdctl: PathBuf,
 }
 
+impl Unpacked {
+    fn within(folder: &Path) -> Self {
+        Self { etcd: folder.join("usr/bin/etcd"), etcdctl: folder.join("usr/bin/etcdctl") }
+    }
+}
+
 /// What an earlier run left, if it still starts.
 pub(crate) fn unpacked() -> Option<Unpacked> {
-    in_folder(&folder())
+    ETCD.present().map(|folder| Unpacked::within(&folder))
 }
 
 /// What an earlier run left, or a fresh download.
 pub(crate) fn unpack() -> Result<Unpacked> {
-    if let Some(found) = unpacked() {
-        return Ok(found);
+    ETCD.obtain().map(|folder| Unpacked::within(&folder))
+}
+
+/// An strace that an earlier run left, or a fresh download.
+pub(crate) fn strace() -> Result<PathBuf> {
+    STRACE.obtain().map(|folder| folder.join("strace"))
+}
+
+impl Bundle {
+    fn folder(&self) -> PathBuf {
+        shell::root().join("target").join(self.name)
     }
-    for tool in ["apt-get", "dpkg-deb"] {
-        if shell::on_path(tool).is_none() {
-            bail!("Debian's etcd needs `{tool}`, which is not here");
+
+    fn present(&self) -> Option<PathBuf> {
+        let folder = self.folder().canonicalize().ok()?;
+        (self.check)(&folder).ok().map(|()| folder)
+    }
+
+    fn obtain(&self) -> Result<PathBuf> {
+        if let Some(found) = self.present() {
+            return Ok(found);
         }
-    }
-    let mut failure = None;
-    for source in sources() {
-        // Renamed when complete, so that two runs at once or an interrupted one leave nothing half done.
-        let work = folder().with_extension(std::process::id().to_string());
-        let result = download(&source, &work).and_then(|()| keep(&work));
-        let _ = fs::remove_dir_all(&work);
-        match result {
-            Ok(found) => return Ok(found),
-            Err(error) => {
-                eprintln!("etcd from {source}: {error:#}");
-                failure = Some(error);
+        for tool in ["apt-get", "dpkg-deb"] {
+            if shell::on_path(tool).is_none() {
+                bail!("Debian's {} needs `{tool}`, which is not here", self.name);
             }
         }
+        let mut failure = None;
+        for source in (self.sources)() {
+            // Renamed when complete, so that two runs at once or an interrupted one leave nothing half done.
+            let work = self.folder().with_extension(std::process::id().to_string());
+            let result = self.download(&source, &work).and_then(|()| self.keep(&work));
+            let _ = fs::remove_dir_all(&work);
+            match result {
+                Ok(found) => return Ok(found),
+                Err(error) => {
+                    eprintln!("{} from {source}: {error:#}", self.name);
+                    failure = Some(error);
+                }
+            }
+        }
+        let failure = failure.expect("the machine's own sources are always tried");
+        Err(failure).with_context(|| format!("no Debian suite gave a usable {}", self.name))
     }
-    Err(failure.expect("the machine's own sources are always tried")).context("no Debian suite gave an etcd")
+
+    fn download(&self, source: &Source, work: &Path) -> Result<()> {
+        eprintln!("unpacking {0} of {source} into target/{0} (nothing is installed)", self.name);
+        let apt = work.join("apt");
+        fs::create_dir_all(apt.join("lists/partial"))?;
+        fs::create_dir_all(apt.join("cache/archives/partial"))?;
+        let config = apt.join("apt.conf");
+        fs::write(&config, apt_config(source, &apt)?)?;
+
+        let apt_get = |args: &[&str]| {
+            let mut command = Command::new("apt-get");
+            shell::output(
+                command.arg("-qq").args(args).env("APT_CONFIG", &config).current_dir(&apt),
+                DOWNLOAD,
+            )
+        };
+        apt_get(&["update"])?;
+        apt_get(&[&["download"], self.packages].concat())?;
+        for entry in fs::read_dir(&apt)? {
+            let file = entry?.path();
+            if file.extension().is_some_and(|extension| extension == "deb") {
+                shell::output(Command::new("dpkg-deb").arg("-x").args([&file, work]), DOWNLOAD)?;
+            }
+        }
+        (self.prepare)(work)
+    }
+
+    fn keep(&self, work: &Path) -> Result<PathBuf> {
+        (self.check)(work).with_context(|| format!("the unpacked {} does not start here", self.name))?;
+        fs::remove_dir_all(work.join("apt"))?;
+        let folder = self.folder();
+        if self.present().is_none() {
+            let _ = fs::remove_dir_all(&folder);
+            // Another run may have been faster; then its folder is as good.
+            let _ = fs::rename(work, &folder);
+        }
+        self.present().with_context(|| {
+            format!("cannot keep {} in `{}`; remove that folder", self.name, folder.display())
+        })
+    }
 }
 
 /// The version that an `etcd` program reports, such as `3.5.30`.
@@ -60,16 +167,6 @@ pub(crate) fn version(etcd: &Path) -> Result<String> {
     let text = shell::output(Command::new(etcd).arg("--version"), Duration::from_secs(10))?;
     let first = text.lines().next().unwrap_or_default();
     first.strip_prefix("etcd Version: ").map(str::to_owned).context("`etcd --version` names no version")
-}
-
-fn folder() -> PathBuf {
-    shell::root().join("target/etcd")
-}
-
-fn in_folder(folder: &Path) -> Option<Unpacked> {
-    let etcd = folder.join("usr/bin/etcd").canonicalize().ok()?;
-    let etcdctl = folder.join("usr/bin/etcdctl").canonicalize().ok()?;
-    version(&etcd).ok().map(|_| Unpacked { etcd, etcdctl })
 }
 
 /// Where apt looks: one suite of a mirror, or whatever this machine has configured.
@@ -87,12 +184,14 @@ impl std::fmt::Display for Source {
     }
 }
 
-fn sources() -> Vec<Source> {
+/// Debian's newest suites, on a machine that knows Debian's keys and a mirror.
+fn suites() -> Vec<Source> {
     let mirror = mirror().filter(|_| Path::new(KEYRING).exists());
-    let suites = mirror
+    let newest = ["sid", "trixie"];
+    mirror
         .into_iter()
-        .flat_map(|mirror| SUITES.map(move |suite| Source::Suite { mirror: mirror.clone(), suite }));
-    suites.chain([Source::Configured]).collect()
+        .flat_map(|mirror| newest.map(|suite| Source::Suite { mirror: mirror.clone(), suite }))
+        .collect()
 }
 
 /// The mirror that apt uses here, so that a machine behind a proxy or a local mirror stays on it.
@@ -104,29 +203,6 @@ fn mirror() -> Option<String> {
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("http")))
         .find(|uri| !uri.contains("security"))
         .map(str::to_owned)
-}
-
-fn download(source: &Source, work: &Path) -> Result<()> {
-    eprintln!("unpacking etcd of {source} into target/etcd (nothing is installed)");
-    let apt = work.join("apt");
-    fs::create_dir_all(apt.join("lists/partial"))?;
-    fs::create_dir_all(apt.join("cache/archives/partial"))?;
-    let config = apt.join("apt.conf");
-    fs::write(&config, apt_config(source, &apt)?)?;
-
-    let apt_get = |args: &[&str]| {
-        let mut command = Command::new("apt-get");
-        shell::output(command.arg("-qq").args(args).env("APT_CONFIG", &config).current_dir(&apt), DOWNLOAD)
-    };
-    apt_get(&["update"])?;
-    apt_get(&["download", "etcd-server", "etcd-client"])?;
-    for entry in fs::read_dir(&apt)? {
-        let file = entry?.path();
-        if file.extension().is_some_and(|extension| extension == "deb") {
-            shell::output(Command::new("dpkg-deb").arg("-x").args([&file, work]), DOWNLOAD)?;
-        }
-    }
-    Ok(())
 }
 
 fn apt_config(source: &Source, apt: &Path) -> Result<String> {
@@ -144,16 +220,4 @@ fn apt_config(source: &Source, apt: &Path) -> Result<String> {
         writeln!(config, "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"-\";", list.display())?;
     }
     Ok(config)
-}
-
-fn keep(work: &Path) -> Result<Unpacked> {
-    in_folder(work).context("the unpacked etcd does not start on this machine")?;
-    fs::remove_dir_all(work.join("apt"))?;
-    let folder = folder();
-    if unpacked().is_none() {
-        let _ = fs::remove_dir_all(&folder);
-        // Another run may have been faster; then its folder is as good.
-        let _ = fs::rename(work, &folder);
-    }
-    unpacked().with_context(|| format!("cannot keep etcd in `{}`; remove that folder", folder.display()))
 }

@@ -1,13 +1,16 @@
-//! Finding an etcd for the tests: an address, an image, a program, or all of them.
+//! Finding an etcd for the tests (an address, an image, a program, or all of them) and what else they start.
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::{debian, image, shell};
+use crate::{
+    debian::{self, Unpacked},
+    image, shell,
+};
 
 /// What the tests get to know through their environment.
 #[derive(Default)]
@@ -18,32 +21,64 @@ pub(crate) struct Servers {
     image: Option<String>,
     etcd: Option<PathBuf>,
     etcdctl: Option<PathBuf>,
+    /// For tests that make a server's disk slow.
+    strace: Option<PathBuf>,
 }
 
-/// The user's choice first, then Docker, then a program on PATH, then Debian's package.
+/// The first release without the known faults in leases that the fault tests would meet.
+const GOOD: [u32; 3] = [3, 5, 30];
+
+/// The user's choice first, then Docker, then a program on PATH, then Debian's package. A program is found in any case,
+/// since clusters are made of processes.
 pub(crate) fn find() -> Result<Servers> {
-    let mut servers = installed();
-    servers.address = shell::var("COORD_TEST_ETCD");
+    let mut servers = Servers { address: shell::var("COORD_TEST_ETCD"), ..Servers::default() };
     let chosen_program = shell::var("COORD_TEST_ETCD_BIN").is_some();
     if !chosen_program || shell::var("COORD_TEST_ETCD_IMAGE").is_some() {
         servers.image = image::find()?;
     }
-    let mut reason = String::new();
-    if servers.image.is_none()
-        && servers.etcd.is_none()
-        && let Err(error) = debian::unpack()
-    {
-        reason = format!(" ({error:#})");
+    let mut reasons = Vec::new();
+    let mut found = installed();
+    if !chosen_program && !found.etcd.as_deref().is_some_and(is_good) {
+        let image = servers.image.as_deref();
+        let better: [&dyn Fn() -> Result<Unpacked>; 3] = [
+            &|| debian::unpacked().context("nothing is unpacked"),
+            &|| image::programs(image.context("there is no image")?),
+            &debian::unpack,
+        ];
+        for get in better {
+            match get() {
+                Ok(programs) if is_good(&programs.etcd) || found.etcd.is_none() => {
+                    found.etcd = Some(programs.etcd);
+                    found.etcdctl = found.etcdctl.or(Some(programs.etcdctl));
+                }
+                Ok(_) => {}
+                Err(error) => reasons.push(format!("{error:#}")),
+            }
+            if found.etcd.as_deref().is_some_and(is_good) {
+                break;
+            }
+        }
     }
-    // Building the image or the line above may have unpacked Debian's programs.
-    let Servers { etcd, etcdctl, .. } = installed();
-    let servers = Servers { etcd, etcdctl, ..servers };
+    let Servers { etcd, etcdctl, .. } = found;
+    let strace = match shell::var("COORD_TEST_STRACE").map(PathBuf::from).or_else(|| shell::on_path("strace"))
+    {
+        Some(found) => Some(found),
+        None => debian::strace().inspect_err(|error| eprintln!("no strace: {error:#}")).ok(),
+    };
+    let servers = Servers { etcd, etcdctl, strace, ..servers };
     if servers.address.is_none() && servers.image.is_none() && servers.etcd.is_none() {
+        let reasons = reasons.join("; ");
         bail!(
-            "no etcd for the tests: set COORD_TEST_ETCD to an address, start Docker, or install etcd{reason}"
+            "no etcd for the tests: set COORD_TEST_ETCD to an address, start Docker, or install etcd ({reasons})"
         );
     }
     Ok(servers)
+}
+
+fn is_good(etcd: &Path) -> bool {
+    let Ok(version) = debian::version(etcd) else { return false };
+    let numbers: Vec<u32> = version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect();
+    numbers.as_slice() >= GOOD.as_slice()
 }
 
 /// An etcd program that is here already, without looking for Docker or downloading.
@@ -87,6 +122,9 @@ impl Servers {
         if let Some(program) = &self.etcdctl {
             command.env("COORD_TEST_ETCDCTL", program);
         }
+        if let Some(program) = &self.strace {
+            command.env("COORD_TEST_STRACE", program);
+        }
     }
 }
 
@@ -95,10 +133,12 @@ impl fmt::Display for Servers {
         if let Some(address) = &self.address {
             write!(f, "the one at {}; ", address.to_string_lossy())?;
         }
-        match (&self.image, &self.etcd) {
-            (Some(image), _) => write!(f, "containers of {image}"),
-            (None, Some(program)) => write!(f, "processes of {}", program.display()),
-            (None, None) => f.write_str("none that a test could stop, so tests that do will fail"),
+        if let Some(image) = &self.image {
+            write!(f, "containers of {image}; ")?;
+        }
+        match &self.etcd {
+            Some(program) => write!(f, "processes of {}", program.display()),
+            None => f.write_str("no program, so tests with clusters will fail"),
         }
     }
 }

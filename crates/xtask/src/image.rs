@@ -59,6 +59,26 @@ fn pull_or_build() -> Result<String> {
     }
 }
 
+/// The programs of an image, copied to `target/etcd-of-image`: tests that need several servers at once, or send them
+/// signals, start processes.
+pub(crate) fn programs(image: &str) -> Result<Unpacked> {
+    let folder = shell::root().join("target/etcd-of-image");
+    fs::create_dir_all(&folder)?;
+    let container = docker(&["create", image], QUICK)?;
+    let container = container.trim();
+    let copied = ["etcd", "etcdctl"].into_iter().try_for_each(|program| {
+        let inside = format!("{container}:/usr/local/bin/{program}");
+        docker(&["cp", &inside, &folder.to_string_lossy()], QUICK).map(drop)
+    });
+    // Never started, so it holds nothing but a name.
+    let _ = docker(&["rm", container], QUICK);
+    copied?;
+    let folder = folder.canonicalize()?;
+    let found = Unpacked { etcd: folder.join("etcd"), etcdctl: folder.join("etcdctl") };
+    debian::version(&found.etcd).context("the image's etcd does not start outside of a container")?;
+    Ok(found)
+}
+
 /// An image from scratch that is started like the official one: no entrypoint, `etcd` and `etcdctl` on PATH.
 fn build(programs: &Unpacked) -> Result<String> {
     let image = format!("{BUILT}:{}", debian::version(&programs.etcd)?);

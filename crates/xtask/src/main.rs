@@ -27,6 +27,9 @@ Commands:
   test [-- ARGS…]   All tests: unit, examples, documentation, then integration against a real etcd.
                     ARGS go to every test harness: `cargo xtask test -- etcd::lock`.
   test --list       The names of the conformance tests, one a line (needs no etcd).
+  soak [--seconds N] [--seed S]
+                    Works on three etcd nodes while all kinds of faults strike them, and says which promises
+                    were broken; 300 seconds and a random seed unless told otherwise.
   sim               The simulation alone: 10,000 seeds in virtual time. --seeds N: so many (--from S: others
                     than the first ones); --seed S: one again, with its history in target/sim-S.txt.
   lint              Formatting, clippy, documentation, every feature combination of `coord`, and, where cargo-deny
@@ -42,12 +45,15 @@ Environment (all optional):
   COORD_TEST_ETCD         Address of a running etcd for the tests, e.g. http://127.0.0.1:2379.
                           The tests write and delete under prefixes of their own.
   COORD_TEST_ETCD_IMAGE   Container image with etcd on its PATH, started by the tests through Docker.
-  COORD_TEST_ETCD_BIN     etcd program to start instead of a container.
+  COORD_TEST_ETCD_BIN     etcd program to start instead of a container, and for clusters of three.
   COORD_TEST_ETCDCTL      etcdctl program for the tests that compare with it.
+  COORD_TEST_STRACE       strace program that makes disks slow; it must be allowed to trace (root, or
+                          `sysctl kernel.yama.ptrace_scope=0`).
   PROTOC                  Protocol buffer compiler for the build of the etcd client.
 
 With none of these set: Docker with the official image, or with an image built from Debian's etcd; else an
-etcd on PATH; else Debian's etcd unpacked into target/etcd, with nothing installed.
+etcd on PATH; else Debian's etcd unpacked into target/etcd, with nothing installed. Clusters are processes: of the
+etcd on PATH if it is 3.5.30 or newer, else of Debian's, else of the image's program, copied out of it.
 ";
 
 fn main() -> ExitCode {
@@ -72,6 +78,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["test", "--list", "--", rest @ ..] => test::list(rest),
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
+        ["soak", options @ ..] => test::soak(options),
         ["sim", options @ ..] => sim::run(options),
         ["lint"] => lint::run(),
         ["bench", area, options @ ..] if !area.starts_with('-') => bench::run(area, options),

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test of the workspace, with what they need already found.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -40,6 +41,25 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     }
     steps.run(&mut simulation);
     steps.finish()
+}
+
+/// Runs the soak, with what it needs already found.
+pub(crate) fn soak(options: &[&str]) -> Result<()> {
+    let servers = etcd::find()?;
+    // The same selection as the tests, so that nothing is compiled a second time.
+    let mut build = shell::cargo(["build", "--workspace", "--all-features", "--bin", "soak"]);
+    let status = build.env("PROTOC", protoc::find()?).status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the soak is not built; see the messages above");
+    }
+    let target = shell::var("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
+    let mut command = Command::new(target.join("debug/soak"));
+    servers.export(&mut command);
+    let status = command.args(options).stdin(Stdio::null()).status().context("cannot start the soak")?;
+    if !status.success() {
+        bail!("the soak ended with {status}; its message is above");
+    }
+    Ok(())
 }
 
 /// Prints the names of the conformance tests and nothing else.

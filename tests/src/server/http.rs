@@ -10,13 +10,13 @@ use tokio::time::timeout;
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The body of the answer to a GET, whatever its status.
-pub(super) async fn get(endpoint: &str, path: &str) -> Result<String> {
+pub(crate) async fn get(endpoint: &str, path: &str) -> Result<String> {
     let (_, body) = exchange(endpoint, &format!("GET {path}"), "").await?;
     Ok(body)
 }
 
 /// The body of the answer to a POST of JSON; an error for any status but 200.
-pub(super) async fn post(endpoint: &str, path: &str, json: &str) -> Result<String> {
+pub(crate) async fn post(endpoint: &str, path: &str, json: &str) -> Result<String> {
     let (status, body) = exchange(endpoint, &format!("POST {path}"), json).await?;
     if status != "200" {
         bail!("POST {path} answered {status}: {body}");

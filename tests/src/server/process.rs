@@ -1,18 +1,18 @@
 //! etcd as a child process with its data in a temporary folder.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::Listen;
 
+/// Everything is relative to a folder of its own, in which the program runs.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     program: PathBuf,
-    listen: Listen,
     args: Vec<String>,
     folder: PathBuf,
     /// Asking whether a child still runs needs `&mut`.
@@ -20,12 +20,25 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(program: PathBuf, listen: Listen, args: &[String]) -> Result<Self> {
-        let folder =
-            std::env::temp_dir().join(format!("coord-tests-etcd-{}-{}", std::process::id(), listen.port));
-        let process = Self { program, listen, args: args.to_vec(), folder, child: Mutex::default() };
+    /// A member that is alone.
+    pub(super) fn start(program: PathBuf, listen: &Listen, args: &[String]) -> Result<Self> {
+        let mut all = listen.args("127.0.0.1", listen.port);
+        // A single member never dials its peers, so any free port does.
+        all.extend(["--listen-peer-urls", "http://127.0.0.1:0"].map(str::to_owned));
+        all.extend(args.iter().cloned());
+        let name = format!("coord-tests-etcd-{}-{}", std::process::id(), listen.port);
+        let process = Self::new(program, std::env::temp_dir().join(name), all);
         process.start_empty()?;
         Ok(process)
+    }
+
+    /// One that is not started yet.
+    pub(crate) fn new(program: PathBuf, folder: PathBuf, args: Vec<String>) -> Self {
+        Self { program, args, folder, child: Mutex::default() }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(super) fn start_empty(&self) -> Result<()> {
@@ -36,20 +49,18 @@ impl Process {
         self.start_again()
     }
 
-    pub(super) fn start_again(&self) -> Result<()> {
+    pub(crate) fn start_again(&self) -> Result<()> {
         let mut command = Command::new(&self.program);
-        command.args(["--log-level", "error", "--data-dir"]).arg(self.folder.join("data"));
-        command.args(self.listen.args("127.0.0.1", self.listen.port));
-        // A single member never dials its peers, so any free port does.
-        command.args(["--listen-peer-urls", "http://127.0.0.1:0"]).args(&self.args);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(self.log())?);
-        let child = command.spawn().with_context(|| format!("cannot start `{}`", self.program.display()))?;
-        *self.child.lock().expect("nothing panics while it holds the child") = Some(child);
+        command.args(["--log-level", "error", "--data-dir", "data"]).args(&self.args);
+        command.current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.stderr(File::create(self.log())?).spawn();
+        let child = child.with_context(|| format!("cannot start `{}`", self.program.display()))?;
+        *self.child() = Some(child);
         Ok(())
     }
 
-    pub(super) fn kill9(&self) -> Result<()> {
-        let child = self.child.lock().expect("nothing panics while it holds the child").take();
+    pub(crate) fn kill9(&self) -> Result<()> {
+        let child = self.child().take();
         if let Some(mut child) = child {
             child.kill()?;
             child.wait()?;
@@ -57,10 +68,24 @@ impl Process {
         Ok(())
     }
 
+    /// Its id, for signals and tracers.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.child().as_ref().map(Child::id).context("this etcd is not running")
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.pid()?.to_string();
+        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        if !status.context("cannot start `kill`")?.success() {
+            bail!("`kill -{name} {pid}` failed");
+        }
+        Ok(())
+    }
+
     /// The last line of the log when the process ended by itself.
-    pub(super) fn ended(&self) -> Result<Option<String>> {
-        let mut child = self.child.lock().expect("nothing panics while it holds the child");
-        let status = child.as_mut().map(Child::try_wait).transpose()?.flatten();
+    pub(crate) fn ended(&self) -> Result<Option<String>> {
+        let status = self.child().as_mut().map(Child::try_wait).transpose()?.flatten();
         Ok(status.map(|status| {
             let log = fs::read_to_string(self.log()).unwrap_or_default();
             format!("{status}; {}", log.lines().last().unwrap_or("it wrote no log"))
@@ -69,6 +94,10 @@ impl Process {
 
     fn log(&self) -> PathBuf {
         self.folder.join("log")
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().expect("nothing panics while it holds the child")
     }
 }
 

@@ -150,6 +150,15 @@ impl Core {
         Ok(ended)
     }
 
+    /// Gives up an id while the store is full, which takes no note of its rest. Its mark stays, as after a crash, and
+    /// others wait as long as then. False if the id was not ours any more.
+    async fn vacate(&self, held: &Held) -> Result<bool, Failure> {
+        let key = self.keys.id(&held.service, held.id);
+        let same = Compare::mod_revision(key.as_str(), CompareOp::Equal, held.revision);
+        let delete = Txn::new().when([same]).and_then([TxnOp::delete(key, None)]);
+        Ok(self.txn("release an id", delete).await?.succeeded())
+    }
+
     /// Why an id is not there as it was written, if etcd says so. One request that writes nothing, two if so.
     async fn look_for(&self, held: &Held, lease: i64) -> Option<LossReason> {
         let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
@@ -312,6 +321,7 @@ impl Release for IdRelease {
             Ok(ended) => ended[0],
             // The answer was lost. Which of the two requests lets it rest is the same.
             Err(Failure { effect: Effect::Unknown, .. }) => core.rest(ids).await.map(|_| true)?,
+            Err(Failure { error: Error::NoSpace { .. }, .. }) => core.vacate(&self.held).await?,
             Err(failure) => return Err(failure.into()),
         };
         core.held_ids.remove(&self.held);

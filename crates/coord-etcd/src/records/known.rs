@@ -51,6 +51,12 @@ impl Known {
         }
     }
 
+    /// The revision of a record that is held.
+    pub(super) fn revision(&self, key: &str) -> Option<i64> {
+        let written = self.0.get(key)?.current.as_ref()?;
+        written.hold.loss().is_none().then_some(written.revision)
+    }
+
     /// Whether someone relies on a record, or is just writing it.
     pub(super) fn is_wanted(&self, key: &str) -> bool {
         let is_held = |written: &Written| written.hold.loss().is_none();

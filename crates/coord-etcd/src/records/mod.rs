@@ -56,6 +56,11 @@ impl Records {
         Some(changed)
     }
 
+    /// The revision of a record that is held.
+    pub(crate) fn revision(&self, service: &ServiceName, key: &str) -> Option<i64> {
+        self.lock().get(service)?.known.revision(key)
+    }
+
     /// Whether someone relies on a record, or is just writing it.
     pub(crate) fn is_wanted(&self, key: &str) -> bool {
         self.lock().values().any(|service| service.known.is_wanted(key))

@@ -18,6 +18,10 @@ pub trait Model {
     /// The state after `op`; `None` if that can not have had its outcome in this state.
     fn step(&self, state: &Self::State, op: &Self::Op) -> Option<Self::State>;
 
+    /// Whether two operations of unknown outcome have the same effect whenever they take it. The one that began
+    /// first is tried then, since any order with the other one is as good with it.
+    fn alike(&self, one: &Self::Op, other: &Self::Op) -> bool;
+
     /// Of several operations that may be next, those with the smallest rank are tried first. A good guess
     /// saves time, a bad one changes nothing else.
     fn rank(&self, op: &Self::Op) -> u64;
@@ -193,7 +197,13 @@ impl<M: Model> Search<'_, M> {
             let after = fits(state, *op).expect("was just found to fit");
             unfit.iter().any(|other| fits(&after, *other).is_some())
         };
-        fitting.into_iter().filter(helps).chain(required).collect()
+        let mut optional = Vec::new();
+        for op in fitting.into_iter().filter(helps) {
+            if !optional.iter().any(|first| self.model.alike(&self.op(*first).op, &self.op(op).op)) {
+                optional.push(op);
+            }
+        }
+        optional.into_iter().chain(required).collect()
     }
 }
 
@@ -219,6 +229,10 @@ mod tests {
                 Op::Read(value) => (value == state).then_some(*state),
                 Op::Write(value) => Some(*value),
             }
+        }
+
+        fn alike(&self, _one: &Op, _other: &Op) -> bool {
+            false
         }
 
         fn rank(&self, _op: &Op) -> u64 {

@@ -1,0 +1,75 @@
+//! Workloads on three nodes that a nemesis disturbs, with checkers that look for broken promises.
+
+mod nemesis;
+mod schedule;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use coord_api::Provider;
+use coord_etcd::{Client, EtcdConfig};
+use coord_torture::{Outcome, Plan, Promise};
+
+use crate::{Cluster, NODES, Proxy};
+use nemesis::{Nemesis, Network};
+
+pub use schedule::{Fault, Step};
+
+const NAMESPACE: &str = "soak";
+
+/// How many clients work, and how many more take the place of those that are closed.
+const PROCESSES: usize = 3;
+const SPARE: usize = 4;
+
+/// What a soak came to.
+#[derive(Debug)]
+pub struct Soaked {
+    /// What was observed, and what of it is against the contract.
+    pub outcome: Outcome,
+    /// How many faults there were.
+    pub faults: usize,
+}
+
+/// Disturbs a cluster of its own for `time`, and tells each fault to `print`.
+///
+/// # Errors
+/// When a fault could not be caused or ended.
+pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
+    let cluster = Cluster::start().await?;
+    let mut networks: Vec<Network> = Vec::new();
+    let mut clients: Vec<Arc<dyn Provider>> = Vec::new();
+    for _ in 0..PROCESSES + SPARE {
+        let mut network = Network::new();
+        for n in 0..NODES {
+            network.push(Proxy::start(cluster.endpoint(n)).await?);
+        }
+        clients.push(client(network.iter().map(|way| way.address().to_owned())).await?);
+        networks.push(network);
+    }
+    // The one that looks at the store in the end.
+    clients.push(client(cluster.endpoints()).await?);
+
+    let nemesis = Nemesis::new(&cluster, (&networks[..], PROCESSES), NAMESPACE, seed).await?;
+    let plan = Plan::new(seed, time).processes(PROCESSES);
+    let working = tokio::spawn(coord_torture::run(clients, plan));
+    let report = nemesis.rage(time, print).await;
+    let mut outcome = working.await?;
+    let report = report?;
+    outcome.violations.retain(|violation| {
+        let is_explained = violation.promise == Promise::OneHolder
+            && report.freed.iter().any(|lock| violation.detail.contains(lock.as_str()));
+        if is_explained {
+            print(&format!("explained by an operator who revoked its lease: {violation}"));
+        }
+        !is_explained
+    });
+    Ok(Soaked { outcome, faults: report.faults })
+}
+
+async fn client(endpoints: impl IntoIterator<Item = String>) -> Result<Arc<dyn Provider>> {
+    let config = EtcdConfig::new(endpoints)
+        .namespace(NAMESPACE)
+        .request_timeout(Duration::from_secs(2))
+        .instance_id_ttl(Duration::from_secs(3));
+    Ok(Arc::new(Client::connect(config).await?))
+}

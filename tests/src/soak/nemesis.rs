@@ -1,0 +1,197 @@
+//! Whoever disturbs a cluster and its clients, step by step, and mends everything in the end.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use etcd_client::{GetOptions, LeaseTimeToLiveOptions};
+use tokio::time::{Instant, sleep};
+
+use super::schedule::{Fault, Schedule, Step};
+use crate::{Cluster, Conditions, NODES, Proxy, SlowDisk};
+
+/// How much time is kept for mending.
+const MENDING: Duration = Duration::from_secs(5);
+
+const SLOW: Conditions =
+    Conditions::Slow { delay: Duration::from_millis(150), jitter: Duration::from_millis(300) };
+const NARROW: Conditions = Conditions::Narrow { bits_per_second: 64_000 };
+const LOSSY: Conditions = Conditions::Lossy { percent: 30 };
+
+/// A client's own way to each node.
+pub(super) type Network = Vec<Proxy>;
+
+pub(super) struct Nemesis<'a> {
+    cluster: &'a Cluster,
+    networks: &'a [Network],
+    /// How many clients work at the same time.
+    working: usize,
+    admin: etcd_client::Client,
+    /// Where locks are in the store.
+    locks: String,
+    schedule: Schedule,
+    /// What began and has to be ended by dropping it.
+    disk: Option<SlowDisk>,
+    report: Report,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) faults: usize,
+    /// The locks that an operator's revocation freed: that their holder is told first is not promised then.
+    pub(super) freed: Vec<String>,
+}
+
+impl<'a> Nemesis<'a> {
+    pub(super) async fn new(
+        cluster: &'a Cluster,
+        (networks, working): (&'a [Network], usize),
+        namespace: &str,
+        seed: u64,
+    ) -> Result<Self> {
+        let nodes: Vec<_> = (0..NODES).map(|n| cluster.direct(n)).collect();
+        let admin = etcd_client::Client::connect(nodes, None).await?;
+        let schedule = Schedule::new(seed, working);
+        let locks = format!("/{namespace}/locks/");
+        Ok(Self { cluster, networks, working, admin, locks, schedule, disk: None, report: Report::default() })
+    }
+
+    /// Disturbs for this long; everything is mended then.
+    pub(super) async fn rage(mut self, time: Duration, print: &dyn Fn(&str)) -> Result<Report> {
+        let begun = Instant::now();
+        let end = begun + time.saturating_sub(MENDING);
+        while let Some(step) = self.schedule.next() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left < step.hold {
+                break;
+            }
+            let Step { fault, hold, rest } = step;
+            self.report.faults += 1;
+            print(&format!(
+                "{:>6.1} s  {:>3}  {fault} for {} ms",
+                begun.elapsed().as_secs_f64(),
+                self.report.faults,
+                hold.as_millis()
+            ));
+            self.strike(fault, hold).await.with_context(|| format!("cannot cause {fault}"))?;
+            self.relieve().await.with_context(|| format!("cannot end {fault}"))?;
+            sleep(rest).await;
+        }
+        self.cluster.mend().await?;
+        Ok(self.report)
+    }
+
+    /// The ways of a client, and of those that may have taken the place of a closed one.
+    fn ways(&self, client: usize) -> impl Iterator<Item = &Proxy> {
+        self.networks.iter().skip(client).step_by(self.working).flatten()
+    }
+
+    /// Causes a fault and lets it last.
+    async fn strike(&mut self, fault: Fault, hold: Duration) -> Result<()> {
+        let cluster = self.cluster;
+        match fault {
+            Fault::Kill(n) => cluster.kill9(n)?,
+            Fault::KillAll => (0..NODES).try_for_each(|n| cluster.kill9(n))?,
+            Fault::Freeze(n) => cluster.freeze(n)?,
+            Fault::FreezeAll => (0..NODES).try_for_each(|n| cluster.freeze(n))?,
+            Fault::Isolate(n) => cluster.isolate(n),
+            Fault::CutPeers(n) => cluster.cut_peers(n),
+            Fault::CutClients(n) => cluster.cut_clients(n),
+            Fault::OneWay(from, to) => cluster.cut_one_way(from, to),
+            Fault::NotHeard(n) => cluster.silence(n),
+            Fault::Refuse(n) => cluster.clients(n).refuse(),
+            Fault::ResetAll => (0..NODES).for_each(|n| cluster.clients(n).reset()),
+            Fault::Slow(n) => cluster.set_conditions(n, SLOW),
+            Fault::Narrow(n) => cluster.set_conditions(n, NARROW),
+            Fault::Lossy(n) => cluster.set_conditions(n, LOSSY),
+            Fault::StuckDisk(n) => {
+                let delay = Duration::from_millis(self.schedule.random().u64(1_000..10_000));
+                self.disk = Some(cluster.slow_disk(n, delay).await?);
+            }
+            Fault::FailDisk(n) => cluster.fail_disk(n).await?,
+            Fault::Compact => self.compact().await,
+            Fault::Defragment => self.defragment().await,
+            Fault::Revoke => self.revoke().await?,
+            Fault::Full => cluster.alarm().await?,
+            Fault::Swizzle => return self.swizzle(hold).await,
+            Fault::CutClient(c) => self.ways(c).for_each(Proxy::cut),
+            Fault::DeafClient(c) => self.ways(c).for_each(|way| way.down().set(Conditions::Silent)),
+            Fault::SlowClient(c) => self.ways(c).for_each(|way| way.set(SLOW)),
+            Fault::ResetClient(c) => self.ways(c).for_each(Proxy::reset),
+        }
+        sleep(hold).await;
+        Ok(())
+    }
+
+    /// Ends whatever was caused, without waiting until it is overcome.
+    async fn relieve(&mut self) -> Result<()> {
+        if let Some(disk) = self.disk.take() {
+            disk.stop().await?;
+        }
+        self.networks.iter().flatten().for_each(Proxy::restore);
+        self.cluster.relieve()?;
+        self.cluster.disarm().await
+    }
+
+    async fn swizzle(&mut self, hold: Duration) -> Result<()> {
+        let mut order: Vec<usize> = (0..NODES).collect();
+        let pause = hold / 6;
+        self.schedule.random().shuffle(&mut order);
+        for &n in &order {
+            self.cluster.isolate(n);
+            sleep(pause).await;
+        }
+        self.schedule.random().shuffle(&mut order);
+        for &n in &order {
+            self.cluster.heal_node(n);
+            sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// A cluster without a leader can not be asked, and then nothing is compacted.
+    async fn compact(&mut self) {
+        let Ok(now) = self.admin.kv_client().get("now", None).await else { return };
+        let revision = now.header().map(etcd_client::ResponseHeader::revision).unwrap_or_default();
+        let _ = self.admin.kv_client().compact(revision, None).await;
+    }
+
+    async fn defragment(&mut self) {
+        for n in 0..NODES {
+            // One that is not up yet is not defragmented.
+            let _ = self.cluster.gateway(n, "/v3/maintenance/defragment", "{}").await;
+        }
+    }
+
+    /// Revokes some leases. Where a lock is held on one, it would be freed while its holder has not heard.
+    async fn revoke(&mut self) -> Result<()> {
+        let Ok(leases) = self.admin.lease_client().leases().await else { return Ok(()) };
+        let with_keys = || Some(LeaseTimeToLiveOptions::new().with_keys());
+        for lease in leases.leases() {
+            let id = lease.id();
+            let Ok(lease) = self.admin.lease_client().time_to_live(id, with_keys()).await else { continue };
+            let has_lock = lease.keys().iter().any(|key| key.starts_with(self.locks.as_bytes()));
+            if has_lock || self.schedule.random().bool() {
+                continue;
+            }
+            if let Ok(revoked) = self.admin.lease_client().revoke(id).await {
+                let at = revoked.header().map(etcd_client::ResponseHeader::revision).unwrap_or_default();
+                // One may have been taken in between.
+                self.freed_by(id, at - 1).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn freed_by(&mut self, lease: i64, before: i64) -> Result<()> {
+        let options = GetOptions::new().with_prefix().with_revision(before);
+        let found = self.admin.kv_client().get(self.locks.as_str(), Some(options)).await;
+        let Ok(found) = found else { return Ok(()) };
+        for kv in found.kvs().iter().filter(|kv| kv.lease() == lease) {
+            let key = kv.key_str()?.trim_start_matches(&self.locks);
+            let name = key.rsplit_once('/').map_or(key, |(name, _)| name);
+            self.report.freed.push(name.replace("%2F", "/"));
+        }
+        Ok(())
+    }
+}
