@@ -122,6 +122,7 @@ pub(crate) async fn connect(config: EtcdConfig) -> Result<Client, Failure> {
         let mut failure = Failure::from(error);
         let hint = match failure.kind {
             "unavailable" | "timeout" => Some(format!("is etcd at {endpoints}? See --url and COORD_URL")),
+            "tls" => Some("see --ca-file, --server-name, --cert-file and --key-file".into()),
             "unauthenticated" if !user => {
                 Some("etcd asks for a user: --username and --password-file or COORD_PASSWORD".into())
             }

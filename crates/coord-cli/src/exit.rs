@@ -18,9 +18,9 @@ impl Exit {
     pub(crate) const ABSENT: Self = Self(3);
     /// Somebody else was first: another version, another owner.
     pub(crate) const CONFLICT: Self = Self(4);
-    /// The credentials were not accepted, or the user may not do this.
+    /// Credentials or certificates were not accepted, or the user may not do this.
     pub(crate) const DENIED: Self = Self(5);
-    /// etcd can not be reached, or did not answer in time.
+    /// etcd can not be reached, did not answer in time, or takes no writes.
     pub(crate) const UNAVAILABLE: Self = Self(69);
     /// The lock or id was not free (in time): nothing was run.
     pub(crate) const NOT_ACQUIRED: Self = Self(75);
@@ -56,8 +56,8 @@ Exit codes:
   2    an argument can not be used
   3    what was asked for does not exist
   4    somebody else was first: another version, another owner
-  5    credentials not accepted, or no permission
-  69   etcd can not be reached, or did not answer in time
+  5    credentials or certificates not accepted, or no permission
+  69   etcd can not be reached, did not answer in time, or is full
   75   the lock or id was not free (in time); CMD was not run
   76   the lock or id was lost while CMD ran; CMD was stopped
   126  CMD can not be run
@@ -106,6 +106,8 @@ impl From<Error> for Failure {
             Error::Unavailable { .. } => (Exit::UNAVAILABLE, "unavailable"),
             Error::Tls { .. } => (Exit::UNAVAILABLE, "tls"),
             Error::Timeout { .. } => (Exit::UNAVAILABLE, "timeout"),
+            Error::NoSpace { .. } => (Exit::UNAVAILABLE, "no_space"),
+            Error::Tls { .. } => (Exit::DENIED, "tls"),
             Error::Exhausted { .. } => (Exit::NOT_ACQUIRED, "exhausted"),
             Error::Lost { .. } => (Exit::LOST, "lost"),
             Error::Decode { .. } => (Exit::FAILED, "decode"),

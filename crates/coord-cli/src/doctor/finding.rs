@@ -56,13 +56,12 @@ impl Finding {
 /// Why there is no connection.
 pub(super) fn of_connection(error: &Error, url: &str) -> Finding {
     let said = with_causes(error);
-    let tls = ["certificate", "tls", "TLS", "handshake"].iter().any(|word| said.contains(word));
     let advice = match error {
         Error::Unauthenticated { .. } => {
             "check --username and --password-file or COORD_PASSWORD; `etcdctl user list` shows the users"
                 .to_owned()
         }
-        Error::Unavailable { .. } if tls => {
+        Error::Tls { .. } => {
             "check --ca-file, --server-name, and --cert-file with --key-file if etcd asks for a certificate"
                 .into()
         }
@@ -90,9 +89,8 @@ pub(super) fn of_area(area: &'static str, error: &Error) -> Finding {
         Error::Unavailable { .. } | Error::Timeout { .. } => {
             "has etcd lost its quorum? Try `etcdctl endpoint status --cluster`".into()
         }
-        Error::Backend { .. } if with_causes(error).contains("space exceeded") => {
-            "etcd is full and refuses writes: compact, defragment, then `etcdctl alarm disarm`; or raise \
-             --quota-backend-bytes"
+        Error::NoSpace { .. } => {
+            "etcd refuses writes: compact, defragment, then `etcdctl alarm disarm`; or raise --quota-backend-bytes"
                 .into()
         }
         _ => "please report it".into(),
@@ -107,9 +105,10 @@ mod tests {
     #[test]
     fn each_cause_has_its_advice() {
         let refused = Error::Unavailable { what: "etcd".into(), source: Some("connection refused".into()) };
-        let certificate = Error::Unavailable {
+        let certificate = Error::Tls {
             what: "etcd".into(),
-            source: Some("invalid peer certificate: UnknownIssuer".into()),
+            hint: "its certificate was signed by an unknown authority".into(),
+            source: "invalid peer certificate: UnknownIssuer".into(),
         };
         let password =
             Error::Unauthenticated { operation: "connect", source: "authentication failed".into() };
@@ -121,7 +120,7 @@ mod tests {
             assert!(finding.advice.as_ref().is_some_and(|advice| advice.contains(words)), "{finding:?}");
         }
         let denied = Error::PermissionDenied { operation: "get", source: "permission denied".into() };
-        let full = Error::Backend { operation: "put", source: "mvcc: database space exceeded".into() };
+        let full = Error::NoSpace { what: "etcd".into(), hint: "free some", source: "space exceeded".into() };
         for (error, words) in [(denied, "grant-permission"), (full, "defragment")] {
             let finding = of_area("locks", &error);
             assert!(finding.advice.as_ref().is_some_and(|advice| advice.contains(words)), "{finding:?}");

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use coord_tests::Certs;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional, sink},
@@ -156,4 +157,27 @@ async fn an_old_version_and_a_wrong_clock_are_found() {
     assert_eq!(clock["level"], "warning");
     assert!(clock["said"].as_str().is_some_and(|said| said.contains("ahead of etcd's")), "{clock}");
     assert_eq!((code, &report["ok"]), (Some(0), &true.into()), "warnings are no problems");
+}
+
+#[tokio::test]
+async fn over_tls_good_files_work_and_bad_ones_are_found() {
+    let certs = Certs::new();
+    let shop = Shop::open_tls(&certs).await;
+    let file = |name: &str| certs.path(name).to_str().expect("is UTF-8").to_owned();
+    let (ca, cert, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+    let with = |ca: &str, last: &[&str]| {
+        shop.coord(&[&["--ca-file", ca, "--cert-file", &cert, "--key-file", &key][..], last].concat())
+    };
+    let (good, code) = report(&mut with(&ca, &["doctor"])).await;
+    assert_eq!((code, &good["ok"]), (Some(0), &true.into()), "{good}");
+    let held = output(&mut with(&ca, &["lock", "job", "--", "sh", "-c", "exit 7"])).await;
+    assert_eq!(held.status.code(), Some(7));
+
+    let other = file("other-ca.pem");
+    let (bad, code) = report(&mut with(&other, &["doctor"])).await;
+    assert_eq!(code, Some(1));
+    let connection = finding(&bad, "connection");
+    assert!(connection["advice"].as_str().is_some_and(|advice| advice.contains("--ca-file")), "{connection}");
+    let held = output(&mut with(&other, &["lock", "job", "--", "true"])).await;
+    assert_eq!(held.status.code(), Some(5), "{held:?}");
 }

@@ -7,7 +7,7 @@ use std::{
 
 use coord_api::Provider;
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::EtcdServer;
+use coord_tests::{Certs, Clients, EtcdServer};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -26,6 +26,12 @@ pub(crate) struct Shop {
 impl Shop {
     pub(crate) async fn open() -> Self {
         Self { server: EtcdServer::start().await.unwrap_or_else(|error| panic!("{error:#}")) }
+    }
+
+    /// With TLS, and for clients with a certificate.
+    pub(crate) async fn open_tls(certs: &Certs) -> Self {
+        let server = EtcdServer::start_tls(certs, Clients::WithCertificate, &[]).await;
+        Self { server: server.unwrap_or_else(|error| panic!("{error:#}")) }
     }
 
     pub(crate) fn url(&self) -> String {
