@@ -104,7 +104,6 @@ impl From<Error> for Failure {
             Error::PermissionDenied { .. } => (Exit::DENIED, "permission_denied"),
             Error::Unauthenticated { .. } => (Exit::DENIED, "unauthenticated"),
             Error::Unavailable { .. } => (Exit::UNAVAILABLE, "unavailable"),
-            Error::Tls { .. } => (Exit::UNAVAILABLE, "tls"),
             Error::Timeout { .. } => (Exit::UNAVAILABLE, "timeout"),
             Error::NoSpace { .. } => (Exit::UNAVAILABLE, "no_space"),
             Error::Tls { .. } => (Exit::DENIED, "tls"),

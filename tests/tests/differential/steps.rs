@@ -143,6 +143,7 @@ impl Run<'_> {
         self.seen.push(version);
     }
 
+    #[expect(clippy::too_many_lines, reason = "an arm for each call, and nothing else")]
     async fn take(&mut self, step: &Step) -> Result<()> {
         let Step { client: number, call } = step;
         let client = self.clients[*number];
@@ -294,7 +295,7 @@ impl Run<'_> {
             let item = timeout(LIMIT, values.next()).await.expect("the last write is told").expect("goes on");
             match item.expect("all values are numbers") {
                 ConfigEvent::Snapshot { settings, .. } => {
-                    self.log.text(format!("snapshot of {}", settings.len()))
+                    self.log.text(format!("snapshot of {}", settings.len()));
                 }
                 ConfigEvent::Set(setting) => {
                     self.log.text(format!("{}={}", setting.key, setting.value));
@@ -318,7 +319,7 @@ impl Run<'_> {
                 timeout(LIMIT, instances.next()).await.expect("the last one is told").expect("goes on");
             match item.expect("all records are good") {
                 ServiceEvent::Snapshot { instances, .. } => {
-                    self.log.text(format!("snapshot of {}", instances.len()))
+                    self.log.text(format!("snapshot of {}", instances.len()));
                 }
                 ServiceEvent::Added(info) => {
                     self.log.text(format!("added {}", shown(&info)));

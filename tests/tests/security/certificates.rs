@@ -104,14 +104,13 @@ async fn a_server_certificate_that_expires_or_is_wrong_is_told_and_its_replaceme
         client.config().set("limits", &1).await.expect("the connection that was made before is good");
         // Every connection has to be made anew.
         server.restart().await.expect("comes back");
-        let mut seen = None;
-        again("a named error", async || match client.config().set("limits", &2).await {
-            Err(error @ Error::Tls { .. }) => Ok(seen = Some(error)),
+        let seen = again("a named error", async || match client.config().set("limits", &2).await {
+            Err(error @ Error::Tls { .. }) => Ok(error),
             Err(error) => Err(error),
             Ok(_) => panic!("no connection can be made"),
         })
         .await;
-        println!("{kind:?}: {}", told(&seen.expect("was seen")));
+        println!("{kind:?}: {}", told(&seen));
         certs.server(Cert::Good);
         again("the certificate is good", async || client.config().set("limits", &3).await).await;
         assert!(!lock.is_lost());

@@ -68,8 +68,6 @@ async fn again<T>(what: &str, mut call: impl AsyncFnMut() -> Result<T>) -> T {
             sleep(Duration::from_millis(50)).await;
         }
     });
-    match trying.await {
-        Ok(done) => done,
-        Err(_) => panic!("{what}: {last:?}"),
-    }
+    let done = trying.await.ok();
+    done.unwrap_or_else(|| panic!("{what}: {last:?}"))
 }

@@ -61,10 +61,6 @@ pub(super) fn of_connection(error: &Error, url: &str) -> Finding {
             "check --username and --password-file or COORD_PASSWORD; `etcdctl user list` shows the users"
                 .to_owned()
         }
-        Error::Tls { .. } => {
-            "check --ca-file, --server-name, and --cert-file with --key-file if etcd asks for a certificate"
-                .into()
-        }
         Error::Tls { hint, .. } => hint.clone(),
         Error::Unavailable { .. } | Error::Timeout { .. } => format!(
             "is etcd at {url}? Try `etcdctl --endpoints HOST:PORT endpoint health`; see --url, firewalls, and --tls if \
