@@ -6,6 +6,7 @@ use std::time::Duration;
 use coord_api::{ConfigEvent, ConfigExt, Error, HEALTH_LIMIT, LossReason, Provider, ServiceInfo};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{Certs, Clients, EtcdServer, Fault, Leaderless, Proxy};
+use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -196,8 +197,13 @@ async fn without_any_member_calls_end_in_time_and_all_is_well_again_afterwards()
             assert!(error.to_string().contains("etcd") && source.contains("check the endpoints"), "{source}");
         }
         let begun = Instant::now();
-        client.lock().acquire("job", TTL).await.expect_err("nothing is there");
-        println!("{fault:?}: the lock was given up after {:?}", begun.elapsed());
+        // Those that wait together share a transaction, and are told together.
+        let names = (0..20).map(|n| format!("job-{n}"));
+        let locks = join_all(names.map(async |name| client.lock().acquire(&name, TTL).await));
+        for given_up in timeout(3 * limit, locks).await.expect("none waits for another one") {
+            given_up.expect_err("nothing is there");
+        }
+        println!("{fault:?}: the locks were given up after {:?}", begun.elapsed());
         fleet.fault(&[0, 1, 2], Fault::None);
         let begun = Instant::now();
         client.config().set("limits", &(round + 1)).await.expect("all are back");

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use coord_api::{Provider, ServiceInfo};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{Conditions, EtcdServer, Proxy};
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use tokio::time::sleep;
 
 const TTL: Duration = Duration::from_secs(30);
@@ -87,4 +87,25 @@ async fn leaves(round: usize, target: &str, watching: &Client) {
     let found = watching.registry().discover(&service).await.expect("etcd answers");
     println!("round {round}: {left:?}");
     assert!(left.is_err() || found.is_empty(), "round {round}: {left:?}, and there is {found:?}");
+}
+
+/// The delete that nobody waits for any more may be under way for long: another place must not have its key.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlock_that_is_given_up_keeps_its_key_from_the_next_hold() {
+    let server = EtcdServer::start().await.expect("starts");
+    let client = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
+    let lock = client.lock();
+    let first = lock.acquire("job", TTL).await.expect("is free");
+    let key = first.key().to_owned();
+    first.unlock().await.expect("is held");
+    let again = lock.acquire("job", TTL).await.expect("is free");
+    assert_eq!(again.key(), key, "one whose end is known is used again");
+
+    assert!(again.unlock().now_or_never().is_none(), "is given up while the request is under way");
+    while !lock.holders("job").await.expect("etcd answers").is_empty() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let next = lock.acquire("job", TTL).await.expect("is free");
+    assert_ne!(next.key(), key);
+    next.unlock().await.expect("is held");
 }

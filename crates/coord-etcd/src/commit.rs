@@ -135,17 +135,17 @@ impl InUse {
                 tracing::debug!(%error, "the answer to a commit was lost, reading its slot");
                 let cleared = clear(&self.core, self.slot()).await;
                 match cleared {
-                    Some(Cleared { was_committed: Some(at), now }) => {
+                    Ok(Cleared { was_committed: Some(at), now }) => {
                         self.put_back(now);
                         Ok(Settled::WrittenUnseen(at))
                     }
-                    Some(Cleared { was_committed: None, now }) => {
+                    Ok(Cleared { was_committed: None, now }) => {
                         self.put_back(now);
                         // So this is not the time-out that it was.
                         let source = Some(error.into());
                         Ok(Settled::NeverWritten(Error::Unavailable { what: "etcd".into(), source }))
                     }
-                    None => Err(Error::Timeout {
+                    Err(_) => Err(Error::Timeout {
                         operation: "write config values",
                         after: self.core.request_timeout * 2,
                     }),
@@ -167,9 +167,15 @@ impl Drop for InUse {
         let core = self.core.clone();
         self.core.runtime.spawn(async move {
             while slot.session.lease.loss().is_none() {
-                if let Some(Cleared { now, .. }) = clear(&core, &slot).await {
-                    core.slots.lock().push(Slot { written: now, ..slot });
-                    return;
+                match clear(&core, &slot).await {
+                    Ok(Cleared { now, .. }) => {
+                        core.slots.lock().push(Slot { written: now, ..slot });
+                        return;
+                    }
+                    Err(Unsettled::SlotGone) => return,
+                    Err(Unsettled::NoAnswer) => {
+                        tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
+                    }
                 }
             }
         });
@@ -193,9 +199,17 @@ struct Cleared {
     now: i64,
 }
 
-/// Makes sure that a commit that may be under way never takes effect, or learns that it did. `None` if that
-/// could not be found out within the request timeout, or the slot is gone with its lease.
-async fn clear(core: &Core, slot: &Slot) -> Option<Cleared> {
+/// Why it is not known whether a commit took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsettled {
+    /// etcd did not answer within the request timeout.
+    NoAnswer,
+    /// The slot was deleted, with its lease or by hand: no commit that is under way can take effect any more.
+    SlotGone,
+}
+
+/// Makes sure that a commit that may be under way never takes effect, or learns that it did.
+async fn clear(core: &Core, slot: &Slot) -> Result<Cleared, Unsettled> {
     let started = Instant::now();
     loop {
         let txn = Txn::new()
@@ -204,18 +218,21 @@ async fn clear(core: &Core, slot: &Slot) -> Option<Cleared> {
             .or_else([TxnOp::get(slot.key.as_str(), None)]);
         match core.txn("settle a commit", txn).await {
             Ok(answer) if answer.succeeded() => {
-                return Some(Cleared { was_committed: None, now: revision(answer.header()) });
+                return Ok(Cleared { was_committed: None, now: revision(answer.header()) });
             }
             Ok(answer) => {
                 let Some(TxnOpResponse::Get(found)) = answer.op_responses().into_iter().next() else {
-                    return None;
+                    return Err(Unsettled::NoAnswer);
                 };
-                let now = found.kvs().first()?;
+                let now = found.kvs().first().ok_or(Unsettled::SlotGone)?;
                 let was_committed = (now.value() == COMMITTED.as_bytes()).then(|| now.mod_revision());
-                return Some(Cleared { was_committed, now: now.mod_revision() });
+                return Ok(Cleared { was_committed, now: now.mod_revision() });
             }
-            Err(Failure { error: Error::Lost { .. }, .. }) => return None,
-            Err(_) if started.elapsed() > core.request_timeout => return None,
+            Err(Failure { error: Error::Lost { reason }, .. }) => {
+                slot.session.lease.lose(reason);
+                return Err(Unsettled::SlotGone);
+            }
+            Err(_) if started.elapsed() > core.request_timeout => return Err(Unsettled::NoAnswer),
             Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(50..200))).await,
         }
     }

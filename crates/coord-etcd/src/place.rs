@@ -93,8 +93,15 @@ impl Core {
                     _ = session.lease.lost() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                if let Err(Failure { error, .. }) = core.delete_if_stray(&key, &value).await {
-                    tracing::debug!(key, %error, "clean-up will be tried again");
+                while let Err(Failure { error, .. }) = core.delete_if_stray(&key, &value).await {
+                    if !may_pass(&error) {
+                        tracing::warn!(key, %error, "what was written without an answer could not be deleted");
+                        return;
+                    }
+                    tokio::select! {
+                        _ = session.lease.lost() => return,
+                        () = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))) => {}
+                    }
                 }
             }
         });

@@ -24,6 +24,9 @@ use crate::{
     watch::{entry, follow},
 };
 
+/// On how many leases a record is written before one that is lost at once is left to the recovery of registrations.
+const MOST_LEASES: usize = 3;
+
 /// The registry of one client.
 #[derive(Debug)]
 pub(crate) struct EtcdRegistry {
@@ -111,7 +114,14 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     // A write that expects nothing there could take effect late, when the record has been given back.
     let expected = core.records.revision(&name, &key).unwrap_or(0);
     let write = |session| write_over_own(core, (&name, &id), &key, &record, session, expected);
-    let own = core.on_session(ttl, write).await?;
+    let mut own = core.on_session(ttl, write).await?;
+    // The lease may have been lost while an answer was awaited, and the record goes with it.
+    for _ in 0..MOST_LEASES {
+        if own.session.lease.loss().is_none() {
+            break;
+        }
+        own = core.on_session(ttl, write).await?;
+    }
     Ok(writing.done(own, shared))
 }
 
@@ -194,9 +204,11 @@ impl Core {
                 _ => None,
             })),
             Err(Failure { error, effect: Effect::None }) => Err(error),
-            // The record names this client, so it tells whether it was this write.
+            // The record names this client, and its lease the session, so they tell whether it was this write.
             Err(Failure { error, effect: Effect::Unknown }) => match self.barred(&bar, key, session).await {
-                Ok(Some(found)) if found.value() == record => Ok(Write::Done(found.mod_revision())),
+                Ok(Some(found)) if found.value() == record && found.lease() == session.id => {
+                    Ok(Write::Done(found.mod_revision()))
+                }
                 Ok(_) => Ok(Write::Barred(error)),
                 Err(_) => Ok(Write::Unknown(error)),
             },

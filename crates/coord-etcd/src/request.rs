@@ -51,9 +51,9 @@ impl Core {
             if !may_repeat || !failure.error.is_retryable() {
                 return Err(failure);
             }
-            // At once where it was not yet.
-            let pause =
-                if tries.count() < self.members { Duration::ZERO } else { pauses.next().unwrap_or_default() };
+            // At once where it was not yet. One that no member was given, for want of a token or of a member, waits.
+            let is_elsewhere = tries.instance().is_some() && tries.count() < self.members;
+            let pause = if is_elsewhere { Duration::ZERO } else { pauses.next().unwrap_or_default() };
             if Instant::now() + pause >= deadline {
                 return Err(match failure.error {
                     Error::Timeout { .. } => Failure::timeout(operation, limit),

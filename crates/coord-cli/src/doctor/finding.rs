@@ -61,7 +61,9 @@ pub(super) fn of_connection(error: &Error, url: &str) -> Finding {
             "check --username and --password-file or COORD_PASSWORD; `etcdctl user list` shows the users"
                 .to_owned()
         }
-        Error::Tls { hint, .. } => hint.clone(),
+        Error::Tls { hint, .. } => {
+            format!("{hint}; see --ca-file, --server-name, and --cert-file with --key-file")
+        }
         Error::Unavailable { .. } | Error::Timeout { .. } => format!(
             "is etcd at {url}? Try `etcdctl --endpoints HOST:PORT endpoint health`; see --url, firewalls, and --tls if \
              etcd speaks TLS only"
@@ -81,7 +83,9 @@ pub(super) fn of_area(area: &'static str, error: &Error) -> Finding {
                 .to_owned()
         }
         Error::Unauthenticated { .. } => "check --username and --password-file or COORD_PASSWORD".into(),
-        Error::Tls { hint, .. } => hint.clone(),
+        Error::Tls { hint, .. } => {
+            format!("{hint}; see --ca-file, --server-name, and --cert-file with --key-file")
+        }
         Error::Unavailable { .. } | Error::Timeout { .. } => {
             "has etcd lost its quorum? Try `etcdctl endpoint status --cluster`".into()
         }

@@ -264,8 +264,11 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Answered {
                 let _ = request.reply.send(Ok(outcome));
             }
         }
-        // One of several was refused, and with it all. Each on its own gets the answer that it deserves.
-        Err(failure) if failure.effect == Effect::None && batch.len() > 1 => {
+        // One of several was refused, and with it all. Each on its own gets the answer that it deserves. Not while
+        // etcd is away: they would wait for that one after the other.
+        Err(failure)
+            if failure.effect == Effect::None && !failure.error.is_retryable() && batch.len() > 1 =>
+        {
             for request in batch {
                 let outcome = send_together(&core, slice::from_ref(&request)).await;
                 let _ = request.reply.send(outcome.map(|mut outcomes| outcomes.remove(0)));

@@ -267,7 +267,7 @@ impl Core {
     }
 
     /// One transaction that may be repeated, as soon as etcd can be reached; `None` if it is refused.
-    async fn txn_in_time(&self, operations: Vec<TxnOp>) -> Option<Vec<TxnOpResponse>> {
+    pub(super) async fn txn_in_time(&self, operations: Vec<TxnOp>) -> Option<Vec<TxnOpResponse>> {
         loop {
             match self.txn("claim an id", Txn::new().and_then(operations.clone())).await {
                 Ok(answer) => return Some(answer.op_responses()),
@@ -275,7 +275,7 @@ impl Core {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
                 }
                 Err(Failure { error, .. }) => {
-                    tracing::warn!(%error, "ids whose holders vanished are not freed");
+                    tracing::warn!(%error, "ids that nobody holds are not freed");
                     return None;
                 }
             }
@@ -296,9 +296,8 @@ impl Core {
                         TxnOp::txn(Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]))
                     })
                     .collect();
-                if let Err(Failure { error, .. }) = core.txn("clean up", Txn::new().and_then(deletes)).await {
-                    tracing::debug!(%service, %error, "clean-up will be tried again");
-                }
+                // May be repeated: what it compares is of that claim alone.
+                core.txn_in_time(deletes).await;
             }
         });
     }

@@ -40,6 +40,10 @@ pub(crate) struct Spot {
     predecessor: Option<Seen>,
     /// Whether the store is known to have deleted it.
     left: AtomicBool,
+    /// Whether a request to delete it was sent whose answer was not seen.
+    is_leaving: AtomicBool,
+    /// Whether it may be written once more after it was left, by a request whose answer was lost.
+    may_come_again: bool,
 }
 
 #[derive(Debug)]
@@ -126,6 +130,8 @@ impl Spot {
             at_head: false,
             predecessor: None,
             left: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
+            may_come_again: false,
         };
         let State::Asked(answer) = &mut spot.state else { unreachable!("was just asked") };
         let outcome = tokio::select! {
@@ -166,6 +172,8 @@ impl Spot {
                     if if_occupied == IfOccupied::Wait || !core.may_begin_anew(begun, &error) {
                         return Err(error);
                     }
+                    // One takes effect now, the other one perhaps when the place has been left.
+                    spot.may_come_again = true;
                     match core.group.send(queue.clone(), action()).wait().await {
                         Ok(Outcome { condition: true, revision, .. }) => {
                             spot.at_head = true;
@@ -242,12 +250,12 @@ impl Spot {
 
     /// Waits for the predecessors one by one, until the client watches the whole queue.
     async fn wait_alone(&self) -> Result<()> {
-        if !self.member().is_among_others() {
-            tokio::select! {
-                // Boxed, since most of the time nobody stands here while many wait.
-                turn = Box::pin(self.follow_predecessors()) => return turn,
-                () = self.member().shared() => {}
-            }
+        tokio::select! {
+            biased;
+            () = self.member().shared() => {}
+            // Boxed, since most of the time nobody stands here while many wait. Also when there are others: one of
+            // them may have gone again before anybody began to watch the whole queue.
+            turn = Box::pin(self.follow_predecessors()) => return turn,
         }
         std::future::pending().await
     }
@@ -366,6 +374,8 @@ impl Release for Spot {
         let send = |action| self.core().group.send(self.queue.clone(), action);
         let heirs = if self.member().is_among_others() { Heirs::LeaverAndNext } else { Heirs::Leaver };
         let leave = || send(Action::Leave { key: self.key.clone(), heirs });
+        // Should this future be dropped, the request may still be under way when the place was left by another one.
+        self.is_leaving.store(true, Ordering::Relaxed);
         let outcome = match leave().wait().await {
             // The answer was lost. Which of two requests deletes our own key does not matter.
             Err(Failure { effect: Effect::Unknown, .. }) => {
@@ -373,7 +383,9 @@ impl Release for Spot {
                 leave().wait().await.map(|outcome| Outcome { condition: true, ..outcome })
             }
             outcome => outcome,
-        }?;
+        };
+        self.is_leaving.store(false, Ordering::Relaxed);
+        let outcome = outcome?;
         self.left.store(true, Ordering::Relaxed);
         self.member().left(&self.key);
         if outcome.condition { Ok(()) } else { Err(Error::Lost { reason: LossReason::Deleted }) }
@@ -387,11 +399,15 @@ impl Release for Spot {
 impl Drop for Spot {
     fn drop(&mut self) {
         let state = std::mem::replace(&mut self.state, State::Refused);
-        let gone = *self.left.get_mut() || matches!(state, State::Refused);
-        if gone || self.session.lease.loss().is_some() {
+        let stays_left = *self.left.get_mut() && !self.may_come_again;
+        if stays_left || matches!(state, State::Refused) || self.session.lease.loss().is_some() {
             return;
         }
         let Some(member) = self.member.take() else { return };
+        if *self.is_leaving.get_mut() {
+            member.retire();
+        }
+        let state = if self.may_come_again { State::Unknown } else { state };
         let (core, queue, key) = (self.core().clone(), self.queue.clone(), self.key.clone());
         let session = self.session.clone();
         self.core().runtime.spawn(async move {

@@ -15,7 +15,10 @@ use std::{
 use coord_api::{Contact, Error, backend::ContactSource};
 use coord_grpc::Tries;
 use etcd_client::{WatchClient, WatchRequestSender, WatchResponse, WatchResponseStream};
-use tokio::{runtime, sync::mpsc};
+use tokio::{
+    runtime,
+    sync::mpsc::{self, error::TryRecvError},
+};
 
 use super::{
     change::Change,
@@ -168,6 +171,12 @@ impl Task {
                     None => return,
                 }
             }
+            if !self.catch_up() {
+                return;
+            }
+            if self.watches.is_empty() {
+                continue;
+            }
             match self.open().await {
                 Ok((requests, answers)) => match self.serve(requests, answers).await {
                     Served::Done => return,
@@ -184,7 +193,35 @@ impl Task {
             self.contact.lost();
             // The next one to another member, if one is ready.
             self.tries = Tries::new().avoiding(self.tries.instance());
-            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            if !self.pause(pauses.next().unwrap_or_default()).await {
+                return;
+            }
+        }
+    }
+
+    /// Takes note of all commands that are there; `false` when the client is closed or gone.
+    fn catch_up(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Ok(command) => drop(self.note(command)),
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    /// Waits, and takes note of commands meanwhile; `false` when the client is closed or gone.
+    async fn pause(&mut self, time: Duration) -> bool {
+        let over = tokio::time::sleep(time);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return true,
+                command = self.command() => match command {
+                    Some(command) => drop(self.note(command)),
+                    None => return false,
+                },
+            }
         }
     }
 
