@@ -12,7 +12,12 @@ use etcd_client::{LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
 use futures::future::{self, BoxFuture};
 use tokio::time::Instant;
 
-use crate::{background::owned, core::Core, error::Failure, request::Repeat};
+use crate::{
+    background::owned,
+    core::Core,
+    error::{Failure, again},
+    request::Repeat,
+};
 
 /// The most users of one session. Revoking a lease deletes its keys in one commit, which should stay bounded.
 const MOST_USERS: usize = 1 << 14;
@@ -53,6 +58,8 @@ struct Current {
     /// The one for when the first has too many users.
     next: Option<Arc<Session>>,
     is_preparing: bool,
+    /// When the last one could not be granted, and why. Who waited for it meanwhile shares that.
+    failed: Option<(Instant, Error)>,
 }
 
 impl Current {
@@ -65,6 +72,15 @@ impl Current {
             self.session = self.next.take().filter(usable);
         }
         self.session.clone()
+    }
+
+    /// Why no session was granted, if that was found out after `asked`: each trying for itself would let the last of
+    /// them wait many times as long as the first.
+    fn failed_since(&self, asked: Instant) -> Result<()> {
+        match &self.failed {
+            Some((at, error)) if *at >= asked => Err(again(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the next session should be prepared; said once.
@@ -117,6 +133,7 @@ impl Core {
     pub(crate) async fn session(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
         self.check_open()?;
         let classes = self.sessions.current(ttl);
+        let asked = Instant::now();
         {
             let mut current = classes.lock().await;
             if let Some(session) = current.usable() {
@@ -125,6 +142,7 @@ impl Core {
                 }
                 return Ok(session);
             }
+            current.failed_since(asked)?;
         }
         let core = self.clone();
         let granted = move |_caller_gone| async move {
@@ -133,9 +151,13 @@ impl Core {
             if let Some(session) = current.usable() {
                 return Ok(session);
             }
-            let session = core.grant(ttl).await?;
-            current.session = Some(session.clone());
-            Ok(session)
+            current.failed_since(asked)?;
+            let granted = core.grant(ttl).await;
+            match &granted {
+                Ok(session) => current.session = Some(session.clone()),
+                Err(error) => current.failed = Some((Instant::now(), again(error))),
+            }
+            granted
         };
         Box::pin(owned(&self.runtime, granted)).await
     }
