@@ -1,5 +1,6 @@
 //! Workloads on three nodes that a nemesis disturbs, with checkers that look for broken promises.
 
+mod footprint;
 mod nemesis;
 mod schedule;
 
@@ -8,9 +9,10 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use coord_api::Provider;
 use coord_etcd::{Client, EtcdConfig};
-use coord_torture::{Outcome, Plan, Promise};
+use coord_torture::{Outcome, Plan, Promise, Violation};
 
 use crate::{Cluster, NODES, Proxy};
+use footprint::Footprint;
 use nemesis::{Nemesis, Network};
 
 pub use schedule::{Fault, Step};
@@ -20,6 +22,9 @@ const NAMESPACE: &str = "soak";
 /// How many clients work, and how many more take the place of those that are closed.
 const PROCESSES: usize = 3;
 const SPARE: usize = 4;
+
+/// How long threads and tasks may take to end: tokio keeps an idle thread for blocking work for ten seconds.
+const ENDING: Duration = Duration::from_secs(30);
 
 /// What a soak came to.
 #[derive(Debug)]
@@ -32,9 +37,22 @@ pub struct Soaked {
 
 /// Disturbs a cluster of its own for `time`, and tells each fault to `print`.
 ///
+/// Whatever of threads, tasks or memory is left once all clients are gone is a violation too, so nothing else of the
+/// process may come or go meanwhile.
+///
 /// # Errors
 /// When a fault could not be caused or ended.
 pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
+    let before = Footprint::now()?;
+    let mut soaked = disturbed(seed, time, print).await?;
+    let after = Footprint::settled(&before, ENDING).await?;
+    print(&format!("before: {before}; after: {after}"));
+    let left = after.left(&before).map(|detail| Violation { promise: Promise::Rest, detail });
+    soaked.outcome.violations.extend(left);
+    Ok(soaked)
+}
+
+async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
     let cluster = Cluster::start().await?;
     let mut networks: Vec<Network> = Vec::new();
     let mut clients: Vec<Arc<dyn Provider>> = Vec::new();
