@@ -32,11 +32,13 @@ impl Footprint {
     /// # Errors
     /// When the system does not tell.
     pub(super) fn now() -> Result<Self> {
-        let told = std::fs::read_to_string("/proc/self/status").context("only Linux tells what a process has")?;
+        let told =
+            std::fs::read_to_string("/proc/self/status").context("only Linux tells what a process has")?;
         let number = |name: &str| -> Result<u64> {
             let line = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             let word = line.and_then(|line| line.split_whitespace().next());
-            word.and_then(|word| word.parse().ok()).with_context(|| format!("/proc/self/status has no {name}"))
+            word.and_then(|word| word.parse().ok())
+                .with_context(|| format!("/proc/self/status has no {name}"))
         };
         let tasks = Handle::current().metrics().num_alive_tasks() as u64;
         Ok(Self { threads: number("Threads")?, tasks, memory: number("VmRSS")? << 10 })

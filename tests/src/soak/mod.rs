@@ -3,21 +3,27 @@
 mod footprint;
 mod nemesis;
 mod schedule;
+mod user;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use coord_api::Provider;
-use coord_etcd::{Client, EtcdConfig};
+use coord_etcd::{Client, EtcdConfig, PlaintextPassword};
 use coord_torture::{Outcome, Plan, Promise, Violation};
 
 use crate::{Cluster, NODES, Proxy};
 use footprint::Footprint;
 use nemesis::{Nemesis, Network};
+use user::{Known, USER, User};
 
 pub use schedule::{Fault, Step};
 
 const NAMESPACE: &str = "soak";
+
+/// Tokens end when they were idle for five seconds: those of clients that stand by, and those at nodes that a client does
+/// not talk to, so that it meets one when it moves there. Passwords are checked cheaply.
+const USERS: [&str; 4] = ["--auth-token-ttl", "5", "--bcrypt-cost", "4"];
 
 /// How many clients work, and how many more take the place of those that are closed.
 const PROCESSES: usize = 3;
@@ -33,6 +39,8 @@ pub struct Soaked {
     pub outcome: Outcome,
     /// How many faults there were.
     pub faults: usize,
+    /// How often clients authenticated, or tried to.
+    pub authentications: usize,
 }
 
 /// Disturbs a cluster of its own for `time`, and tells each fault to `print`.
@@ -53,7 +61,10 @@ pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soa
 }
 
 async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
-    let cluster = Cluster::start().await?;
+    let mut cluster = Cluster::start_with(&USERS).await?;
+    cluster.enable_auth().await?;
+    cluster.add_user(USER, "first", &format!("/{NAMESPACE}/")).await?;
+    let user = User::new("first");
     let mut networks: Vec<Network> = Vec::new();
     let mut clients: Vec<Arc<dyn Provider>> = Vec::new();
     for _ in 0..PROCESSES + SPARE {
@@ -61,13 +72,13 @@ async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<So
         for n in 0..NODES {
             network.push(Proxy::start(cluster.endpoint(n)).await?);
         }
-        clients.push(client(network.iter().map(|way| way.address().to_owned())).await?);
+        clients.push(client(&user, network.iter().map(|way| way.address().to_owned())).await?);
         networks.push(network);
     }
     // The one that looks at the store in the end.
-    clients.push(client(cluster.endpoints()).await?);
+    clients.push(client(&user, cluster.endpoints()).await?);
 
-    let nemesis = Nemesis::new(&cluster, (&networks[..], PROCESSES), NAMESPACE, seed).await?;
+    let nemesis = Nemesis::new(&cluster, (&networks[..], PROCESSES), NAMESPACE, &user, seed);
     let plan = Plan::new(seed, time).processes(PROCESSES);
     let working = tokio::spawn(coord_torture::run(clients, plan));
     let report = nemesis.rage(time, print).await;
@@ -81,12 +92,14 @@ async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<So
         }
         !is_explained
     });
-    Ok(Soaked { outcome, faults: report.faults })
+    Ok(Soaked { outcome, faults: report.faults, authentications: user.asked() })
 }
 
-async fn client(endpoints: impl IntoIterator<Item = String>) -> Result<Arc<dyn Provider>> {
+async fn client(user: &Arc<User>, endpoints: impl IntoIterator<Item = String>) -> Result<Arc<dyn Provider>> {
     let config = EtcdConfig::new(endpoints)
         .namespace(NAMESPACE)
+        .credentials(Known(user.clone()))
+        .plaintext_password(PlaintextPassword::Allowed)
         .request_timeout(Duration::from_secs(2))
         .instance_id_ttl(Duration::from_secs(3));
     Ok(Arc::new(Client::connect(config).await?))
