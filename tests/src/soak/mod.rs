@@ -53,9 +53,9 @@ pub struct Soaked {
 pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
     let before = Footprint::now()?;
     let mut soaked = disturbed(seed, time, print).await?;
-    let after = Footprint::settled(&before, ENDING).await?;
+    let (after, left) = Footprint::settled(&before, soaked.outcome.events.len(), ENDING).await?;
     print(&format!("before: {before}; after: {after}"));
-    let left = after.left(&before).map(|detail| Violation { promise: Promise::Rest, detail });
+    let left = left.map(|detail| Violation { promise: Promise::Rest, detail });
     soaked.outcome.violations.extend(left);
     Ok(soaked)
 }
