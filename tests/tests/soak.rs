@@ -12,7 +12,9 @@ async fn no_promise_is_broken_while_everything_goes_wrong() {
     let again = format!("cargo xtask soak --seconds {} --seed {seed}", TIME.as_secs());
     println!("{again}");
     let soaked = soak(seed, TIME, &|line| println!("{line}")).await.expect("faults can be caused and ended");
-    println!("{} faults; {}", soaked.faults, soaked.outcome.summary());
+    let (faults, authentications) = (soaked.faults, soaked.authentications);
+    println!("{faults} faults; {authentications} authentications; {}", soaked.outcome.summary());
     soaked.outcome.assert_good(&again);
-    assert!(soaked.faults >= 5, "{} faults are few; {again}", soaked.faults);
+    assert!(faults >= 5, "{faults} faults are few; {again}");
+    assert!(authentications > 8, "{authentications} are those of the start, so no token expired; {again}");
 }

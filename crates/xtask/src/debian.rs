@@ -57,6 +57,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 LD_LIBRARY_PATH=$(echo "$here"/usr/lib/*-linux-*) exec "$here/usr/bin/strace" "$@"
 "#;
 
+const FAKETIME: Bundle = Bundle {
+    name: "libfaketime",
+    packages: &["libfaketime"],
+    // It gets between programs of this machine and the system's own library.
+    sources: || [Source::Configured].into_iter().chain(suites().into_iter().rev()).collect(),
+    prepare: |_| Ok(()),
+    check: |folder| check_faketime(&faketime_within(&folder.join("usr/lib"))?),
+};
+
 /// The programs in `target/etcd`.
 pub(crate) struct Unpacked {
     pub(crate) etcd: PathBuf,
@@ -82,6 +91,33 @@ pub(crate) fn unpack() -> Result<Unpacked> {
 /// An strace that an earlier run left, or a fresh download.
 pub(crate) fn strace() -> Result<PathBuf> {
     STRACE.obtain().map(|folder| folder.join("strace"))
+}
+
+/// A libfaketime that the system has, that an earlier run left, or a fresh download.
+pub(crate) fn faketime() -> Result<PathBuf> {
+    if let Ok(installed) = faketime_within(Path::new("/usr/lib")) {
+        return Ok(installed);
+    }
+    FAKETIME.obtain().and_then(|folder| faketime_within(&folder.join("usr/lib")))
+}
+
+/// The library is in a folder that is named after the machine's kind.
+fn faketime_within(folder: &Path) -> Result<PathBuf> {
+    let kinds = fs::read_dir(folder).with_context(|| format!("no `{}`", folder.display()))?;
+    let library = |kind: fs::DirEntry| kind.path().join("faketime/libfaketimeMT.so.1");
+    let mut libraries = kinds.filter_map(Result::ok).map(library);
+    libraries.find(|file| file.is_file()).with_context(|| format!("no libfaketime in `{}`", folder.display()))
+}
+
+/// A library that can not be loaded is only warned about, so this looks at what it does.
+fn check_faketime(library: &Path) -> Result<()> {
+    let mut date = Command::new("date");
+    date.args(["-u", "+%Y"]).env("LD_PRELOAD", library).env("FAKETIME", "@2001-02-03 04:05:06");
+    let year = shell::output(&mut date, Duration::from_secs(10))?;
+    if year.trim() != "2001" {
+        bail!("`{}` does not move the clock: it is {}", library.display(), year.trim());
+    }
+    Ok(())
 }
 
 impl Bundle {

@@ -23,6 +23,8 @@ pub(crate) struct Servers {
     etcdctl: Option<PathBuf>,
     /// For tests that make a server's disk slow.
     strace: Option<PathBuf>,
+    /// For tests that move a client's clock.
+    faketime: Option<PathBuf>,
 }
 
 /// The first release without the known faults in leases that the fault tests would meet.
@@ -65,7 +67,11 @@ pub(crate) fn find() -> Result<Servers> {
         Some(found) => Some(found),
         None => debian::strace().inspect_err(|error| eprintln!("no strace: {error:#}")).ok(),
     };
-    let servers = Servers { etcd, etcdctl, strace, ..servers };
+    let faketime = match shell::var("COORD_TEST_FAKETIME").map(PathBuf::from) {
+        Some(found) => Some(found),
+        None => debian::faketime().inspect_err(|error| eprintln!("no libfaketime: {error:#}")).ok(),
+    };
+    let servers = Servers { etcd, etcdctl, strace, faketime, ..servers };
     if servers.address.is_none() && servers.image.is_none() && servers.etcd.is_none() {
         let reasons = reasons.join("; ");
         bail!(
@@ -124,6 +130,9 @@ impl Servers {
         }
         if let Some(program) = &self.strace {
             command.env("COORD_TEST_STRACE", program);
+        }
+        if let Some(library) = &self.faketime {
+            command.env("COORD_TEST_FAKETIME", library);
         }
     }
 }

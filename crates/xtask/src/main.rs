@@ -49,6 +49,7 @@ Environment (all optional):
   COORD_TEST_ETCDCTL      etcdctl program for the tests that compare with it.
   COORD_TEST_STRACE       strace program that makes disks slow; it must be allowed to trace (root, or
                           `sysctl kernel.yama.ptrace_scope=0`).
+  COORD_TEST_FAKETIME     libfaketimeMT.so.1 of libfaketime, which moves the clock of a client.
   PROTOC                  Protocol buffer compiler for the build of the etcd client.
 
 With none of these set: Docker with the official image, or with an image built from Debian's etcd; else an

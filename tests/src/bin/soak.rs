@@ -21,7 +21,8 @@ async fn main() -> Result<ExitCode> {
     let again = format!("cargo xtask soak --seconds {seconds} --seed {seed}");
     println!("{again}");
     let soaked = soak(seed, Duration::from_secs(seconds), &|line| println!("{line}")).await?;
-    println!("{} faults; {}", soaked.faults, soaked.outcome.summary());
+    let (faults, authentications) = (soaked.faults, soaked.authentications);
+    println!("{faults} faults; {authentications} authentications; {}", soaked.outcome.summary());
     let violations = &soaked.outcome.violations;
     println!("{} violations", violations.len());
     if violations.is_empty() {

@@ -17,6 +17,7 @@ use crate::server::var;
 
 const ATTACHED: Duration = Duration::from_secs(20);
 const ENDED: Duration = Duration::from_secs(30);
+const WRITTEN: Duration = Duration::from_millis(100);
 
 /// What makes a node's disk slow. The disk is as fast as before when this is dropped.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Cluster {
     }
 
     /// The next thing that a node wants to have on its disk fails with an I/O error; returns when the node has ended,
-    /// as it does then.
+    /// as it does then. So that there is such a thing, this writes the key `disk`.
     ///
     /// # Errors
     /// When there is no strace, or it must not trace, or the node goes on.
@@ -46,6 +47,8 @@ impl Cluster {
             if Instant::now() >= end {
                 bail!("node {n} still runs {} s after its disk began to fail", ENDED.as_secs());
             }
+            // A quiet node wants nothing of its disk. Whether this is written does not matter.
+            let _ = timeout(WRITTEN, self.gateway(n, "/v3/kv/put", r#"{"key":"ZGlzaw=="}"#)).await;
             sleep(Duration::from_millis(5)).await;
         }
         drop(tracer);

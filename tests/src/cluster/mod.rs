@@ -10,6 +10,7 @@
 
 mod disk;
 mod links;
+mod users;
 
 use std::{
     path::PathBuf,
@@ -44,6 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Cluster {
     nodes: Vec<Node>,
     links: Links,
+    /// Whether the requests of the harness are those of the user `root`.
+    has_users: bool,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,7 @@ impl Cluster {
             let clients = Proxy::start(address.clone()).await?;
             nodes.push(Node { process, address, clients });
         }
-        let cluster = Self { nodes, links };
+        let cluster = Self { nodes, links, has_users: false };
         for n in 0..NODES {
             cluster.wait_until_ready(n).await?;
         }
@@ -178,8 +181,7 @@ impl Cluster {
     }
 
     async fn status(&self, n: usize) -> Result<Status> {
-        let node = self.direct(n);
-        let asked = http::post(&node, "/v3/maintenance/status", "{}");
+        let asked = self.gateway(n, "/v3/maintenance/status", "{}");
         let answer: serde_json::Value = serde_json::from_str(&timeout(PATIENCE, asked).await??)?;
         // 64-bit numbers are strings in this JSON, and a zero is left out.
         let number = |pointer: &str| -> Result<u64> {
@@ -374,12 +376,14 @@ impl Cluster {
         }
     }
 
-    /// Posts to the JSON gateway of a node, past all faults of the network: `/v3/kv/compaction`.
+    /// Posts to the JSON gateway of a node, past all faults of the network: `/v3/kv/compaction`. It is root who does, once
+    /// there are users.
     ///
     /// # Errors
     /// When it does not answer, or with anything but 200.
     pub async fn gateway(&self, n: usize, path: &str, json: &str) -> Result<String> {
-        http::post(&self.direct(n), path, json).await
+        let token = if self.has_users { Some(self.token(n).await?) } else { None };
+        http::post_as(token.as_deref(), &self.direct(n), path, json).await
     }
 }
 

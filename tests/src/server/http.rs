@@ -1,4 +1,4 @@
-//! Two HTTP requests by hand, instead of an HTTP client that every test run would have to compile.
+//! HTTP requests by hand, instead of an HTTP client that every test run would have to compile.
 
 use std::time::Duration;
 
@@ -11,26 +11,37 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// The body of the answer to a GET, whatever its status.
 pub(crate) async fn get(endpoint: &str, path: &str) -> Result<String> {
-    let (_, body) = exchange(endpoint, &format!("GET {path}"), "").await?;
+    let (_, body) = exchange(endpoint, &format!("GET {path}"), None, "").await?;
     Ok(body)
 }
 
 /// The body of the answer to a POST of JSON; an error for any status but 200.
 pub(crate) async fn post(endpoint: &str, path: &str, json: &str) -> Result<String> {
-    let (status, body) = exchange(endpoint, &format!("POST {path}"), json).await?;
+    post_as(None, endpoint, path, json).await
+}
+
+/// As [`post`], by the user who was given this token.
+pub(crate) async fn post_as(token: Option<&str>, endpoint: &str, path: &str, json: &str) -> Result<String> {
+    let (status, body) = exchange(endpoint, &format!("POST {path}"), token, json).await?;
     if status != "200" {
         bail!("POST {path} answered {status}: {body}");
     }
     Ok(body)
 }
 
-async fn exchange(endpoint: &str, request: &str, json: &str) -> Result<(String, String)> {
+async fn exchange(
+    endpoint: &str,
+    request: &str,
+    token: Option<&str>,
+    json: &str,
+) -> Result<(String, String)> {
     let address = endpoint.strip_prefix("http://").context("only http:// can be asked here")?;
     let address = address.trim_end_matches('/');
+    let authorization = token.map(|token| format!("Authorization: {token}\r\n")).unwrap_or_default();
     // 1.0, so that the answer is not chunked and ends with the connection.
     let text = format!(
         "{request} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{json}",
+         {authorization}Content-Length: {}\r\n\r\n{json}",
         json.len()
     );
     let answer = timeout(LIMIT, async {

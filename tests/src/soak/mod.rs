@@ -1,25 +1,36 @@
 //! Workloads on three nodes that a nemesis disturbs, with checkers that look for broken promises.
 
+mod footprint;
 mod nemesis;
 mod schedule;
+mod user;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use coord_api::Provider;
-use coord_etcd::{Client, EtcdConfig};
-use coord_torture::{Outcome, Plan, Promise};
+use coord_etcd::{Client, EtcdConfig, PlaintextPassword};
+use coord_torture::{Outcome, Plan, Promise, Violation};
 
 use crate::{Cluster, NODES, Proxy};
+use footprint::Footprint;
 use nemesis::{Nemesis, Network};
+use user::{Known, USER, User};
 
 pub use schedule::{Fault, Step};
 
 const NAMESPACE: &str = "soak";
 
+/// Tokens end when they were idle for five seconds: those of clients that stand by, and those at nodes that a client does
+/// not talk to, so that it meets one when it moves there. Passwords are checked cheaply.
+const USERS: [&str; 4] = ["--auth-token-ttl", "5", "--bcrypt-cost", "4"];
+
 /// How many clients work, and how many more take the place of those that are closed.
 const PROCESSES: usize = 3;
 const SPARE: usize = 4;
+
+/// How long threads and tasks may take to end: tokio keeps an idle thread for blocking work for ten seconds.
+const ENDING: Duration = Duration::from_secs(30);
 
 /// What a soak came to.
 #[derive(Debug)]
@@ -28,14 +39,32 @@ pub struct Soaked {
     pub outcome: Outcome,
     /// How many faults there were.
     pub faults: usize,
+    /// How often clients authenticated, or tried to.
+    pub authentications: usize,
 }
 
 /// Disturbs a cluster of its own for `time`, and tells each fault to `print`.
 ///
+/// Whatever of threads, tasks or memory is left once all clients are gone is a violation too, so nothing else of the
+/// process may come or go meanwhile.
+///
 /// # Errors
 /// When a fault could not be caused or ended.
 pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
-    let cluster = Cluster::start().await?;
+    let before = Footprint::now()?;
+    let mut soaked = disturbed(seed, time, print).await?;
+    let (after, left) = Footprint::settled(&before, soaked.outcome.events.len(), ENDING).await?;
+    print(&format!("before: {before}; after: {after}"));
+    let left = left.map(|detail| Violation { promise: Promise::Rest, detail });
+    soaked.outcome.violations.extend(left);
+    Ok(soaked)
+}
+
+async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
+    let mut cluster = Cluster::start_with(&USERS).await?;
+    cluster.enable_auth().await?;
+    cluster.add_user(USER, "first", &format!("/{NAMESPACE}/")).await?;
+    let user = User::new("first");
     let mut networks: Vec<Network> = Vec::new();
     let mut clients: Vec<Arc<dyn Provider>> = Vec::new();
     for _ in 0..PROCESSES + SPARE {
@@ -43,13 +72,13 @@ pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soa
         for n in 0..NODES {
             network.push(Proxy::start(cluster.endpoint(n)).await?);
         }
-        clients.push(client(network.iter().map(|way| way.address().to_owned())).await?);
+        clients.push(client(&user, network.iter().map(|way| way.address().to_owned())).await?);
         networks.push(network);
     }
     // The one that looks at the store in the end.
-    clients.push(client(cluster.endpoints()).await?);
+    clients.push(client(&user, cluster.endpoints()).await?);
 
-    let nemesis = Nemesis::new(&cluster, (&networks[..], PROCESSES), NAMESPACE, seed).await?;
+    let nemesis = Nemesis::new(&cluster, (&networks[..], PROCESSES), NAMESPACE, &user, seed);
     let plan = Plan::new(seed, time).processes(PROCESSES);
     let working = tokio::spawn(coord_torture::run(clients, plan));
     let report = nemesis.rage(time, print).await;
@@ -63,12 +92,14 @@ pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soa
         }
         !is_explained
     });
-    Ok(Soaked { outcome, faults: report.faults })
+    Ok(Soaked { outcome, faults: report.faults, authentications: user.asked() })
 }
 
-async fn client(endpoints: impl IntoIterator<Item = String>) -> Result<Arc<dyn Provider>> {
+async fn client(user: &Arc<User>, endpoints: impl IntoIterator<Item = String>) -> Result<Arc<dyn Provider>> {
     let config = EtcdConfig::new(endpoints)
         .namespace(NAMESPACE)
+        .credentials(Known(user.clone()))
+        .plaintext_password(PlaintextPassword::Allowed)
         .request_timeout(Duration::from_secs(2))
         .instance_id_ttl(Duration::from_secs(3));
     Ok(Arc::new(Client::connect(config).await?))

@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use etcd_client::{GetOptions, LeaseTimeToLiveOptions};
 use tokio::time::{Instant, sleep};
 
-use super::schedule::{Fault, Schedule, Step};
+use super::{
+    schedule::{Fault, Schedule, Step},
+    user::{USER, User},
+};
 use crate::{Cluster, Conditions, NODES, Proxy, SlowDisk};
 
 /// How much time is kept for mending.
@@ -25,7 +28,7 @@ pub(super) struct Nemesis<'a> {
     networks: &'a [Network],
     /// How many clients work at the same time.
     working: usize,
-    admin: etcd_client::Client,
+    user: &'a User,
     /// Where locks are in the store.
     locks: String,
     schedule: Schedule,
@@ -43,17 +46,16 @@ pub(super) struct Report {
 }
 
 impl<'a> Nemesis<'a> {
-    pub(super) async fn new(
+    pub(super) fn new(
         cluster: &'a Cluster,
         (networks, working): (&'a [Network], usize),
         namespace: &str,
+        user: &'a User,
         seed: u64,
-    ) -> Result<Self> {
-        let nodes: Vec<_> = (0..NODES).map(|n| cluster.direct(n)).collect();
-        let admin = etcd_client::Client::connect(nodes, None).await?;
+    ) -> Self {
         let schedule = Schedule::new(seed, working);
         let locks = format!("/{namespace}/locks/");
-        Ok(Self { cluster, networks, working, admin, locks, schedule, disk: None, report: Report::default() })
+        Self { cluster, networks, working, user, locks, schedule, disk: None, report: Report::default() }
     }
 
     /// Disturbs for this long; everything is mended then.
@@ -113,6 +115,7 @@ impl<'a> Nemesis<'a> {
             Fault::Defragment => self.defragment().await,
             Fault::Revoke => self.revoke().await?,
             Fault::Full => cluster.alarm().await?,
+            Fault::Rotate => return self.rotate(hold).await,
             Fault::Swizzle => return self.swizzle(hold).await,
             Fault::CutClient(c) => self.ways(c).for_each(Proxy::cut),
             Fault::DeafClient(c) => self.ways(c).for_each(|way| way.down().set(Conditions::Silent)),
@@ -133,6 +136,15 @@ impl<'a> Nemesis<'a> {
         self.cluster.disarm().await
     }
 
+    /// Clients have the old password until the time is over, and no token that is good.
+    async fn rotate(&mut self, hold: Duration) -> Result<()> {
+        let password = format!("{:016x}", self.schedule.random().u64(..));
+        self.cluster.change_password(USER, &password).await?;
+        sleep(hold).await;
+        self.user.set(password);
+        Ok(())
+    }
+
     async fn swizzle(&mut self, hold: Duration) -> Result<()> {
         let mut order: Vec<usize> = (0..NODES).collect();
         let pause = hold / 6;
@@ -151,9 +163,10 @@ impl<'a> Nemesis<'a> {
 
     /// A cluster without a leader can not be asked, and then nothing is compacted.
     async fn compact(&mut self) {
-        let Ok(now) = self.admin.kv_client().get("now", None).await else { return };
+        let Ok(admin) = self.cluster.admin().await else { return };
+        let Ok(now) = admin.kv_client().get("now", None).await else { return };
         let revision = now.header().map(etcd_client::ResponseHeader::revision).unwrap_or_default();
-        let _ = self.admin.kv_client().compact(revision, None).await;
+        let _ = admin.kv_client().compact(revision, None).await;
     }
 
     async fn defragment(&mut self) {
@@ -165,27 +178,28 @@ impl<'a> Nemesis<'a> {
 
     /// Revokes some leases. Where a lock is held on one, it would be freed while its holder has not heard.
     async fn revoke(&mut self) -> Result<()> {
-        let Ok(leases) = self.admin.lease_client().leases().await else { return Ok(()) };
+        let Ok(admin) = self.cluster.admin().await else { return Ok(()) };
+        let Ok(leases) = admin.lease_client().leases().await else { return Ok(()) };
         let with_keys = || Some(LeaseTimeToLiveOptions::new().with_keys());
         for lease in leases.leases() {
             let id = lease.id();
-            let Ok(lease) = self.admin.lease_client().time_to_live(id, with_keys()).await else { continue };
+            let Ok(lease) = admin.lease_client().time_to_live(id, with_keys()).await else { continue };
             let has_lock = lease.keys().iter().any(|key| key.starts_with(self.locks.as_bytes()));
             if has_lock || self.schedule.random().bool() {
                 continue;
             }
-            if let Ok(revoked) = self.admin.lease_client().revoke(id).await {
+            if let Ok(revoked) = admin.lease_client().revoke(id).await {
                 let at = revoked.header().map(etcd_client::ResponseHeader::revision).unwrap_or_default();
                 // One may have been taken in between.
-                self.freed_by(id, at - 1).await?;
+                self.freed_by(&admin, id, at - 1).await?;
             }
         }
         Ok(())
     }
 
-    async fn freed_by(&mut self, lease: i64, before: i64) -> Result<()> {
+    async fn freed_by(&mut self, admin: &etcd_client::Client, lease: i64, before: i64) -> Result<()> {
         let options = GetOptions::new().with_prefix().with_revision(before);
-        let found = self.admin.kv_client().get(self.locks.as_str(), Some(options)).await;
+        let found = admin.kv_client().get(self.locks.as_str(), Some(options)).await;
         let Ok(found) = found else { return Ok(()) };
         for kv in found.kvs().iter().filter(|kv| kv.lease() == lease) {
             let key = kv.key_str()?.trim_start_matches(&self.locks);

@@ -61,6 +61,8 @@ pub enum Fault {
     Revoke,
     /// The store is full, and takes no writes.
     Full,
+    /// The password of all clients is replaced, which ends their tokens; they hear of the new one afterwards.
+    Rotate,
     /// Every node is cut off in random order, and joined again in another one.
     Swizzle,
     /// A client reaches no node.
@@ -129,6 +131,7 @@ impl Schedule {
             Fault::Defragment,
             Fault::Revoke,
             Fault::Full,
+            Fault::Rotate,
             Fault::Swizzle,
             Fault::CutClient(client),
             Fault::CutClient((client + 1) % self.clients),
@@ -177,7 +180,7 @@ mod tests {
             let time: Duration = steps.iter().map(|step| step.hold + step.rest).sum();
             assert!(time < Duration::from_secs(260), "seed {seed}: {time:?}");
             let kinds: HashSet<_> = steps.iter().map(|step| discriminant(&step.fault)).collect();
-            assert_eq!(kinds.len(), 25, "seed {seed}");
+            assert_eq!(kinds.len(), 26, "seed {seed}");
             for step in steps {
                 if let Fault::OneWay(from, to) = step.fault {
                     assert_ne!(from, to);
