@@ -17,7 +17,8 @@ async fn an_update_that_arrives_late_does_not_bring_an_instance_back() {
     let target = server.endpoint().trim_start_matches("http://").to_owned();
     let watching = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
     // Several at once, since etcd may see that its client has gone before it sees the request.
-    join_all((0..10).map(|round| leaves(round, &target, &watching))).await;
+    let stuck = join_all((0..10).map(|round| leaves(round, &target, &watching))).await;
+    assert!(stuck.into_iter().filter(|stuck| *stuck).count() >= 5, "most updates get stuck");
 }
 
 /// A registration that one member did not answer is made through another one. When the instance has left, the first
@@ -65,7 +66,8 @@ async fn registers_and_leaves(round: usize, target: &str, watching: &Client) {
     drop(warm);
 }
 
-async fn leaves(round: usize, target: &str, watching: &Client) {
+/// Whether the update was stuck: it may just have found a way through.
+async fn leaves(round: usize, target: &str, watching: &Client) -> bool {
     let stuck = Proxy::start(target.to_owned()).await.expect("a port is free");
     let other = Proxy::start(target.to_owned()).await.expect("a port is free");
     other.refuse();
@@ -78,7 +80,7 @@ async fn leaves(round: usize, target: &str, watching: &Client) {
 
     stuck.up().set(Conditions::Silent);
     let metadata = BTreeMap::from([("update".to_owned(), "late".to_owned())]);
-    registration.update(metadata).await.expect_err("does not get through");
+    let is_stuck = registration.update(metadata).await.is_err();
     other.restore();
     let left = registration.deregister().await;
     stuck.restore();
@@ -87,6 +89,7 @@ async fn leaves(round: usize, target: &str, watching: &Client) {
     let found = watching.registry().discover(&service).await.expect("etcd answers");
     println!("round {round}: {left:?}");
     assert!(left.is_err() || found.is_empty(), "round {round}: {left:?}, and there is {found:?}");
+    is_stuck
 }
 
 /// The delete that nobody waits for any more may be under way for long: another place must not have its key.

@@ -46,7 +46,8 @@ impl Credentials {
 /// It is asked when the client connects, and again whenever etcd no longer accepts the token or the credentials that it
 /// had: after a token was idle past its life, after a password was changed, and then with growing pauses (0.1 s to about
 /// 2 s) until etcd accepts what it answers. It is asked by one task at a time. An answer that takes longer than the
-/// request timeout counts as a failure. Errors are shown in errors and logs, so they must not contain the secret.
+/// request timeout counts as a failure. It runs on the thread that renews the leases, so it must not block: give blocking
+/// work to a thread of its own. Errors are shown in errors and logs, so they must not contain the secret.
 ///
 /// # Cancel safety
 /// The future may be dropped at any await point.
