@@ -9,7 +9,7 @@ use tokio::{
 };
 
 /// How much more memory there may be in the end, whatever was done, and for each event of the history. Measured are 20 to
-/// 50 MiB after a minute, and 80 MiB after five with 90,000 events: the history, and what the checkers needed and the
+/// 50 MiB after a minute, and 80 to 160 MiB after five with 100,000 events: the history, and what the checkers needed and the
 /// allocator keeps. So this sees what grows without bound, and no small leak.
 const MEMORY: u64 = 256 << 20;
 const AN_EVENT: u64 = 1 << 10;
