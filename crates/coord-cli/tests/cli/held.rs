@@ -111,11 +111,13 @@ async fn at_a_terminal_the_command_reads_it_and_gets_ctrl_c_once() {
                   read line; echo \"read $line\"; while :; do :; done\n";
     std::fs::write(&job, script).expect("is written");
     let mut terminal = tokio::process::Command::new("script");
-    let line = format!("{coord} lock job -- sh {}", job.display());
+    // Without `exec`, a shell may stay in between; Ctrl-C ends that one too, and then the exit code is not coord's.
+    let line = format!("exec {coord} lock job -- sh {}", job.display());
     let url = shop.url();
     let mut terminal = terminal
         .args(["-qec", &line, "/dev/null"])
         .env("COORD_URL", &url)
+        .env("SHELL", "/bin/sh")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
