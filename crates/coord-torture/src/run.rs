@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    Area, Plan, Promise, Violation,
+    Area, Operator, Plan, Promise, Violation,
     check::check,
     config, follow,
     history::{Answer, Event, Name, Op, Value, What, fingerprint},
@@ -20,6 +20,27 @@ use crate::{
 
 /// How often something is looked at that has to come true.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// What was observed in a run, and not checked yet.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The seed of the run.
+    pub seed: u64,
+    /// What was observed.
+    pub events: Vec<Event>,
+    operator: Operator,
+    left: Option<String>,
+}
+
+impl Observed {
+    /// Looks for what is against the contract. How long that takes, and how much memory, depends on the history.
+    pub fn check(self) -> Outcome {
+        let Self { seed, events, operator, left } = self;
+        let mut violations = check(&events, operator);
+        violations.extend(left.map(|detail| Violation { promise: Promise::Rest, detail }));
+        Outcome { seed, events, violations }
+    }
+}
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -77,7 +98,15 @@ impl Outcome {
     }
 }
 
-/// Lets `clients` work as `plan` says, and checks what they observed.
+/// Lets `clients` work as `plan` says, and [checks](Observed::check) what they [observed](observe).
+///
+/// # Panics
+/// If there are fewer clients than the plan needs.
+pub async fn run(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Outcome {
+    observe(clients, plan).await.check()
+}
+
+/// Lets `clients` work as `plan` says, and says what they observed.
 ///
 /// The first of them work, the last one looks at the store in the end, those between stand by for what is closed.
 /// Whoever disturbs the store has to be done when the plan's time is over. All clients are closed then; what the
@@ -85,7 +114,7 @@ impl Outcome {
 ///
 /// # Panics
 /// If there are fewer clients than the plan needs.
-pub async fn run(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Outcome {
+pub async fn observe(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
     let mut spare: VecDeque<_> = clients.into();
     assert!(
         spare.len() > plan.processes && plan.processes > 0,
@@ -112,10 +141,7 @@ pub async fn run(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Outcome {
     let left = rest(&world, &*observer).await;
     let _ = observer.close().await;
 
-    let events = world.history.events();
-    let mut violations = check(&events, operator);
-    violations.extend(left.map(|detail| Violation { promise: Promise::Rest, detail }));
-    Outcome { seed, events, violations }
+    Observed { seed, events: world.history.events(), operator, left }
 }
 
 /// All tasks of a run.

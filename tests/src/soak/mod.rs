@@ -10,11 +10,11 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use coord_api::Provider;
 use coord_etcd::{Client, EtcdConfig, PlaintextPassword};
-use coord_torture::{Outcome, Plan, Promise, Violation};
+use coord_torture::{Observed, Outcome, Plan, Promise, Violation};
 
 use crate::{Cluster, NODES, Proxy};
 use footprint::Footprint;
-use nemesis::{Nemesis, Network};
+use nemesis::{Nemesis, Network, Report};
 use user::{Known, USER, User};
 
 pub use schedule::{Fault, Step};
@@ -52,15 +52,31 @@ pub struct Soaked {
 /// When a fault could not be caused or ended.
 pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
     let before = Footprint::now()?;
-    let mut soaked = disturbed(seed, time, print).await?;
-    let (after, left) = Footprint::settled(&before, soaked.outcome.events.len(), ENDING).await?;
+    let Disturbed { observed, report, authentications } = disturbed(seed, time, print).await?;
+    // Before the checkers come, whose search may take much more.
+    let (after, left) = Footprint::settled(&before, observed.events.len(), ENDING).await?;
     print(&format!("before: {before}; after: {after}"));
-    let left = left.map(|detail| Violation { promise: Promise::Rest, detail });
-    soaked.outcome.violations.extend(left);
-    Ok(soaked)
+    let mut outcome = observed.check();
+    outcome.violations.retain(|violation| {
+        let is_explained = violation.promise == Promise::OneHolder
+            && report.freed.iter().any(|lock| violation.detail.contains(lock.as_str()));
+        if is_explained {
+            print(&format!("explained by a lease that was revoked though it was alive: {violation}"));
+        }
+        !is_explained
+    });
+    outcome.violations.extend(left.map(|detail| Violation { promise: Promise::Rest, detail }));
+    Ok(Soaked { outcome, faults: report.faults, authentications })
 }
 
-async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
+/// What was observed while a nemesis raged, and what it did.
+struct Disturbed {
+    observed: Observed,
+    report: Report,
+    authentications: usize,
+}
+
+async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Disturbed> {
     let mut cluster = Cluster::start_with(&USERS).await?;
     cluster.enable_auth().await?;
     cluster.add_user(USER, "first", &format!("/{NAMESPACE}/")).await?;
@@ -80,19 +96,10 @@ async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<So
 
     let nemesis = Nemesis::new(&cluster, (&networks[..], PROCESSES), NAMESPACE, &user, seed);
     let plan = Plan::new(seed, time).processes(PROCESSES);
-    let working = tokio::spawn(coord_torture::run(clients, plan));
+    let working = tokio::spawn(coord_torture::observe(clients, plan));
     let report = nemesis.rage(time, print).await;
-    let mut outcome = working.await?;
-    let report = report?;
-    outcome.violations.retain(|violation| {
-        let is_explained = violation.promise == Promise::OneHolder
-            && report.freed.iter().any(|lock| violation.detail.contains(lock.as_str()));
-        if is_explained {
-            print(&format!("explained by an operator who revoked its lease: {violation}"));
-        }
-        !is_explained
-    });
-    Ok(Soaked { outcome, faults: report.faults, authentications: user.asked() })
+    let observed = working.await?;
+    Ok(Disturbed { observed, report: report?, authentications: user.asked() })
 }
 
 async fn client(user: &Arc<User>, endpoints: impl IntoIterator<Item = String>) -> Result<Arc<dyn Provider>> {

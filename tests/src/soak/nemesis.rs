@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use etcd_client::{GetOptions, LeaseTimeToLiveOptions};
+use etcd_client::{GetOptions, KeyValue, LeaseTimeToLiveOptions};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -14,6 +14,9 @@ use crate::{Cluster, Conditions, NODES, Proxy, SlowDisk};
 
 /// How much time is kept for mending.
 const MENDING: Duration = Duration::from_secs(5);
+
+/// After how long whatever a node does because it wakes is done.
+const WAKING: Duration = Duration::from_millis(500);
 
 const SLOW: Conditions =
     Conditions::Slow { delay: Duration::from_millis(150), jitter: Duration::from_millis(300) };
@@ -41,7 +44,7 @@ pub(super) struct Nemesis<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) faults: usize,
-    /// The locks that an operator's revocation freed: that their holder is told first is not promised then.
+    /// The locks that were freed because etcd ended a lease that was alive: that their holder is told first is not promised then.
     pub(super) freed: Vec<String>,
 }
 
@@ -94,7 +97,7 @@ impl<'a> Nemesis<'a> {
         match fault {
             Fault::Kill(n) => cluster.kill9(n)?,
             Fault::KillAll => (0..NODES).try_for_each(|n| cluster.kill9(n))?,
-            Fault::Freeze(n) => cluster.freeze(n)?,
+            Fault::Freeze(n) => return self.freeze(n, hold).await,
             Fault::FreezeAll => (0..NODES).try_for_each(|n| cluster.freeze(n))?,
             Fault::Isolate(n) => cluster.isolate(n),
             Fault::CutPeers(n) => cluster.cut_peers(n),
@@ -134,6 +137,24 @@ impl<'a> Nemesis<'a> {
         self.networks.iter().flatten().for_each(Proxy::restore);
         self.cluster.relieve()?;
         self.cluster.disarm().await
+    }
+
+    /// A leader that wakes may revoke leases that ran out by its own clock, though its successor renewed them.
+    async fn freeze(&mut self, n: usize, hold: Duration) -> Result<()> {
+        self.cluster.freeze(n)?;
+        sleep(hold).await;
+        let Ok(admin) = self.cluster.admin().await else { return self.cluster.thaw(n) };
+        let held = admin.kv_client().get(self.locks.as_str(), Some(GetOptions::new().with_prefix())).await;
+        self.cluster.thaw(n)?;
+        sleep(WAKING).await;
+        for kv in held.iter().flat_map(etcd_client::GetResponse::kvs) {
+            // It is -1 for a lease that is gone.
+            let left = admin.lease_client().time_to_live(kv.lease(), None).await;
+            if left.is_ok_and(|left| left.ttl() < 0) {
+                self.report.freed.push(self.lock_of(kv)?);
+            }
+        }
+        Ok(())
     }
 
     /// Clients have the old password until the time is over, and no token that is good.
@@ -202,10 +223,15 @@ impl<'a> Nemesis<'a> {
         let found = admin.kv_client().get(self.locks.as_str(), Some(options)).await;
         let Ok(found) = found else { return Ok(()) };
         for kv in found.kvs().iter().filter(|kv| kv.lease() == lease) {
-            let key = kv.key_str()?.trim_start_matches(&self.locks);
-            let name = key.rsplit_once('/').map_or(key, |(name, _)| name);
-            self.report.freed.push(name.replace("%2F", "/"));
+            self.report.freed.push(self.lock_of(kv)?);
         }
         Ok(())
+    }
+
+    /// The name of the lock that one has, or waits for, with this key.
+    fn lock_of(&self, kv: &KeyValue) -> Result<String> {
+        let key = kv.key_str()?.trim_start_matches(&self.locks);
+        let name = key.rsplit_once('/').map_or(key, |(name, _)| name);
+        Ok(name.replace("%2F", "/"))
     }
 }
