@@ -1,7 +1,6 @@
 //! One call: choose an instance, try it, and try another one if the first has certainly not got the request.
 
 use std::{
-    future::poll_fn,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -9,12 +8,12 @@ use std::{
 use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status, TimeoutExpired, body::Body};
-use tower_service::Service;
 
 use crate::{
     HashKey, Tries,
     balancer::{Balancer, Wish},
-    body::{counted, lend, says_unavailable},
+    body::{counted, says_unavailable},
+    carrier::{Failed, chain},
     eject::Failure,
     table::Slot,
     tries,
@@ -22,42 +21,32 @@ use crate::{
 };
 
 /// Makes a call through the balancer.
-pub(crate) async fn call(
-    balancer: &Arc<Balancer>,
-    mut request: Request<Body>,
-) -> Result<Response<Body>, Status> {
+pub(crate) async fn call(balancer: &Arc<Balancer>, request: Request<Body>) -> Result<Response<Body>, Status> {
     let key = HashKey::of(&request, balancer.options.hash_header.as_deref());
     let wish = Wish { key, tries: request.extensions().get::<Tries>().cloned() };
     let begun = Instant::now();
     let deadline = begun + balancer.options.wait();
     let (slot, now) = balancer.choose(&wish, begun, deadline).await?;
-    // The head is small; the body is lent, never copied.
-    let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
-    let (body, lender) = lend(std::mem::take(request.body_mut()));
-    *request.body_mut() = body;
-    let (error, node) = match Attempt::begin(balancer, slot, now).send(request).await {
+    let (again, node) = match Attempt::begin(balancer, slot, now).send(request).await {
         Ok(response) => return Ok(response),
-        Err(Trouble { status, unsent: true, node }) => (status, node),
+        Err(Trouble { unsent: Some(request), node, .. }) => (request, node),
         Err(Trouble { status, .. }) => return Err(status),
     };
-    let Some(body) = lender.take_back() else { return Err(error) };
     tracing::debug!(
         service = &*balancer.service,
         instance = node,
         "a call that was not sent goes to another instance"
     );
     metrics::counter!("coord_grpc_retries_total", "service" => balancer.service.to_string()).increment(1);
-    let mut again = Request::new(body);
-    (*again.method_mut(), *again.uri_mut(), *again.headers_mut()) = (method, uri, headers);
     let (slot, now) = balancer.choose(&wish, Instant::now(), deadline).await?;
-    Attempt::begin(balancer, slot, now).send(again).await.map_err(|trouble| trouble.status)
+    Attempt::begin(balancer, slot, now).send(*again).await.map_err(|trouble| trouble.status)
 }
 
 /// Why one attempt failed.
 struct Trouble {
     status: Status,
-    /// The request has certainly not left this process.
-    unsent: bool,
+    /// The request, if it has certainly not left this process.
+    unsent: Option<Box<Request<Body>>>,
     node: String,
 }
 
@@ -80,14 +69,8 @@ impl Attempt {
     }
 
     async fn send(mut self, request: Request<Body>) -> Result<Response<Body>, Trouble> {
-        let mut channel = self.slot.link.channel.clone();
-        let answer = async {
-            poll_fn(|cx| channel.poll_ready(cx)).await.map_err(|error| (error, true))?;
-            channel.call(request).await.map_err(|error| {
-                let unsent = is_unsent(&error);
-                (error, unsent)
-            })
-        };
+        let slot = self.slot.clone();
+        let answer = slot.link.carrier.send(request);
         let answer = match self.balancer.options.try_timeout {
             None => answer.await,
             Some(limit) => match tokio::time::timeout(limit, answer).await {
@@ -106,7 +89,7 @@ impl Attempt {
                 }
                 Ok(response.map(|body| counted(body, self)))
             }
-            Err((error, unsent)) => Err(self.broken(error, unsent)),
+            Err(failed) => Err(self.broken(failed)),
         }
     }
 
@@ -139,14 +122,14 @@ impl Attempt {
             "{} at {} did not answer within {limit:?}",
             self.balancer.service, self.slot.node.authority
         ));
-        Trouble { status, unsent: false, node }
+        Trouble { status, unsent: None, node }
     }
 
-    fn broken(self, error: tonic::transport::Error, unsent: bool) -> Trouble {
+    fn broken(self, Failed { error, unsent }: Failed) -> Trouble {
         let node = self.slot.node.id.clone();
-        if unsent {
+        if unsent.is_some() {
             self.balancer.lost(&node, self.slot.turn);
-        } else if chain(&error).any(<dyn std::error::Error>::is::<TimeoutExpired>) {
+        } else if chain(error.as_ref()).any(<dyn std::error::Error>::is::<TimeoutExpired>) {
             // The caller's own deadline: only silence speaks against the instance.
             if self.silence_or(Failure::Answer) == Failure::Silence {
                 self.failed(Failure::Silence);
@@ -154,13 +137,13 @@ impl Attempt {
         } else {
             self.failed(Failure::Answer);
         }
-        let cause = chain(&error).last().map(ToString::to_string).unwrap_or_default();
-        if unsent {
+        let cause = chain(error.as_ref()).last().map(ToString::to_string).unwrap_or_default();
+        if unsent.is_some() {
             let address = &self.slot.node.authority;
             let status = tries::unsent(format!("{} at {address}: {cause}", self.balancer.service));
             return Trouble { status, unsent, node };
         }
-        let mut status = Status::from_error(error.into());
+        let mut status = Status::from_error(error);
         // What tonic has no code for is a connection that broke off, which gRPC calls unavailable.
         if status.code() == Code::Unknown {
             let address = &self.slot.node.authority;
@@ -179,19 +162,4 @@ impl Drop for Attempt {
             load.not_answered(now - self.begun, now);
         }
     }
-}
-
-fn chain<'a>(
-    error: &'a tonic::transport::Error,
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
-}
-
-/// Whether the request has certainly not left this process: there was no connection, or it ended while the
-/// request still waited for it.
-fn is_unsent(error: &tonic::transport::Error) -> bool {
-    chain(error).any(|error| {
-        error.is::<tonic::ConnectError>()
-            || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
-    })
 }

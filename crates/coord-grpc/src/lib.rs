@@ -53,6 +53,7 @@
 mod balancer;
 mod body;
 mod call;
+mod carrier;
 mod connection;
 mod eject;
 mod endpoints;

@@ -44,7 +44,7 @@ pub struct ConnectOptions {
     only: BTreeMap<String, String>,
     subset: Option<usize>,
     rules: Option<Rules>,
-    keep_alive: Option<KeepAlive>,
+    pub(crate) keep_alive: Option<KeepAlive>,
     tls: Option<Tls>,
 }
 
@@ -59,9 +59,9 @@ pub(crate) struct Probe {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct KeepAlive {
-    interval: Duration,
-    timeout: Duration,
+pub(crate) struct KeepAlive {
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl Default for ConnectOptions {

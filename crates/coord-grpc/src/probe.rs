@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use coord_api::BoxError;
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::{Method, Request, Uri, Version, header::CONTENT_TYPE};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tonic::{body::Body, transport::Channel};
-use tower_service::Service;
+use tonic::body::Body;
 
-use crate::{balancer::Balancer, eject::Failure, options::Probe, table::Slot, wire::Link};
+use crate::{balancer::Balancer, carrier::Carrier, eject::Failure, options::Probe, table::Slot, wire::Link};
 
 /// How often in the time of silence it is looked for.
 const LOOKS: u32 = 4;
@@ -37,7 +37,7 @@ pub(crate) async fn keep(balancer: &Balancer) {
 /// Asks once; what it answers does not matter.
 async fn ask(balancer: &Balancer, slot: Arc<Slot<Link>>, probe: &Probe) {
     let reads = slot.link.reads();
-    let answer = knock(slot.link.channel.clone(), &probe.path);
+    let answer = knock(&slot.link.carrier, &probe.path);
     if timeout(probe.limit, answer).await.is_err() && slot.link.reads() == reads {
         tracing::debug!(id = slot.node.id, "nothing comes from an instance with calls in flight");
         balancer.failed(&slot, Failure::Silence);
@@ -45,14 +45,13 @@ async fn ask(balancer: &Balancer, slot: Arc<Slot<Link>>, probe: &Probe) {
 }
 
 /// Sends an empty request, to which any answer is good.
-pub(crate) async fn knock(mut channel: Channel, path: &str) -> Result<(), tonic::transport::Error> {
+pub(crate) async fn knock(carrier: &Carrier, path: &str) -> Result<(), BoxError> {
     let mut request = Request::new(Body::empty());
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = Uri::try_from(path).expect("the options were checked");
     request.headers_mut().insert(CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-    std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
-    channel.call(request).await.map(drop)
+    carrier.send(request).await.map(drop).map_err(|failed| failed.error)
 }
 
 /// Since when nothing has come over each connection. Pure.

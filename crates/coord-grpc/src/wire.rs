@@ -1,5 +1,5 @@
-//! One connection to one instance: tonic's channel over a socket that tells when the first byte came, whether
-//! more did since, and when it is closed. tonic tells none of these.
+//! One connection to one instance, over a socket that tells when the first byte came, whether more did since, and
+//! when it is closed. Those who carry calls tell none of these.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use std::{
 
 use coord_api::BoxError;
 use futures::task::AtomicWaker;
-use http::Uri;
+use http::{Uri, uri::Authority};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -25,7 +25,11 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{ConnectOptions, probe::knock};
+use crate::{
+    ConnectOptions,
+    carrier::{Carrier, chain},
+    probe::knock,
+};
 
 /// A method that servers need not have: that there is none is an answer as well.
 const UNKNOWN: &str = "/grpc.health.v1.Health/Check";
@@ -33,7 +37,7 @@ const UNKNOWN: &str = "/grpc.health.v1.Health/Check";
 /// A connection that is ready for calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    pub(crate) channel: Channel,
+    pub(crate) carrier: Carrier,
     wire: Arc<Wire>,
 }
 
@@ -86,26 +90,14 @@ pub(crate) async fn dial(
     options: &ConnectOptions,
     closed: impl FnOnce() + Send + 'static,
 ) -> Result<Link, BoxError> {
-    let uri = Uri::builder().scheme(options.scheme()).authority(authority).path_and_query("/").build()?;
     let wire = Arc::new(Wire::default());
-    let mut once = Some((wire.clone(), Box::new(closed) as OnClose));
-    let connector = tower::service_fn(move |uri: Uri| {
-        // tonic would connect again by itself; here a channel is one connection.
-        let once = once.take();
-        async move {
-            let (wire, closed) = once.ok_or_else(|| io::Error::other("the connection has ended"))?;
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-            let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
-            stream.set_nodelay(true)?;
-            wire.open.store(true, SeqCst);
-            Ok::<_, io::Error>(TokioIo::new(Socket { stream, wire, closed: Some(closed) }))
-        }
-    });
+    let once = Socket::connect(authority.to_owned(), wire.clone(), Box::new(closed));
     let connecting = async {
-        let endpoint = options.apply_now(Endpoint::from(uri)).await?;
-        let connected = endpoint.connect_with_connector(connector).await;
-        let channel =
-            connected.map_err(|error| explain(&error, options.is_tls() && wire.open.load(SeqCst)))?;
+        let carrier = if options.is_tls() {
+            Carrier::Channel(secured(once, authority, options, &wire).await?)
+        } else {
+            Carrier::direct(once.await?, authority, options).await?
+        };
         wire.speaks.notified().await;
         if wire.reads.load(Relaxed) == 0 {
             return Err("the connection was closed before anything came".into());
@@ -113,15 +105,38 @@ pub(crate) async fn dial(
         if options.is_tls() {
             // A server that does not accept this client says so only after the handshake, and not in words.
             let path = options.probe.as_ref().map_or(UNKNOWN, |probe| &probe.path);
-            let answer = knock(channel.clone(), path).await;
-            answer.map_err(|error| format!("closed after the TLS handshake: {}", innermost(&error)))?;
+            let answer = knock(&carrier, path).await;
+            answer
+                .map_err(|error| format!("closed after the TLS handshake: {}", innermost(error.as_ref())))?;
         }
-        Ok(Link { channel, wire: wire.clone() })
+        Ok(Link { carrier, wire: wire.clone() })
     };
     let limit = options.connect_timeout;
     tokio::time::timeout(limit, connecting)
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {limit:?}").into()))
+}
+
+/// tonic's channel over the one connection.
+async fn secured(
+    once: impl Future<Output = io::Result<Socket>> + Send + 'static,
+    authority: &str,
+    options: &ConnectOptions,
+    wire: &Wire,
+) -> Result<Channel, BoxError> {
+    let uri = Uri::builder().scheme("https").authority(authority).path_and_query("/").build()?;
+    let mut once = Some(once);
+    let connector = tower::service_fn(move |_| {
+        // tonic would connect again by itself; here a channel is one connection.
+        let once = once.take();
+        async move {
+            let once = once.ok_or_else(|| io::Error::other("the connection has ended"))?;
+            Ok::<_, io::Error>(TokioIo::new(once.await?))
+        }
+    });
+    let endpoint = options.apply_now(Endpoint::from(uri)).await?;
+    let connected = endpoint.connect_with_connector(connector).await;
+    connected.map_err(|error| explain(&error, wire.open.load(SeqCst)))
 }
 
 /// "transport error" tells nobody anything, and "received corrupt message" not what it is about.
@@ -130,18 +145,25 @@ fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
     if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
 }
 
-fn innermost(error: &tonic::transport::Error) -> &dyn std::error::Error {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    chain(error).last().unwrap_or(error)
 }
 
 struct Socket {
     stream: TcpStream,
     wire: Arc<Wire>,
     closed: Option<OnClose>,
+}
+
+impl Socket {
+    async fn connect(authority: String, wire: Arc<Wire>, closed: OnClose) -> io::Result<Self> {
+        let authority: Authority = authority.parse().map_err(io::Error::other)?;
+        let host = authority.host().trim_matches(['[', ']']);
+        let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
+        stream.set_nodelay(true)?;
+        wire.open.store(true, SeqCst);
+        Ok(Self { stream, wire, closed: Some(closed) })
+    }
 }
 
 impl Drop for Socket {

@@ -144,10 +144,10 @@ impl<'a> Nemesis<'a> {
         self.cluster.freeze(n)?;
         sleep(hold).await;
         let Ok(admin) = self.cluster.admin().await else { return self.cluster.thaw(n) };
-        let held = admin.kv_client().get(self.locks.as_str(), Some(GetOptions::new().with_prefix())).await;
+        let locked = admin.kv_client().get(self.locks.as_str(), Some(GetOptions::new().with_prefix())).await;
         self.cluster.thaw(n)?;
         sleep(WAKING).await;
-        for kv in held.iter().flat_map(etcd_client::GetResponse::kvs) {
+        for kv in locked.iter().flat_map(etcd_client::GetResponse::kvs) {
             // It is -1 for a lease that is gone.
             let left = admin.lease_client().time_to_live(kv.lease(), None).await;
             if left.is_ok_and(|left| left.ttl() < 0) {
