@@ -114,7 +114,7 @@ fn to_json(about: &Value, plan: &Plan, all: &[Measured]) -> Value {
     });
     let targets = table::verdicts(plan, all).into_iter().map(|verdict| {
         let target = verdict.target;
-        json!({ "scenario": target.scenario, "figure": target.figure, "against": target.against,
+        json!({ "scenario": target.scenario, "of": target.of, "figure": target.figure, "against": target.against,
                 "aim": target.bound.to_string(), "value": verdict.value, "met": verdict.is_met() })
     });
     json!({ "about": about, "scenarios": scenarios.collect::<Vec<_>>(), "targets": targets.collect::<Vec<_>>() })

@@ -42,25 +42,39 @@ pub(crate) struct Scenario {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) scenario: &'static str,
-    /// The figure of coord.
+    /// Which of our contenders it is about.
+    pub(crate) of: &'static str,
+    /// The figure of it.
     pub(crate) figure: &'static str,
     /// The peer whose figure is the measure; the figure itself where there is none.
     pub(crate) against: Option<&'static str>,
     pub(crate) bound: Bound,
 }
 
-/// On which side of a number a figure, or its ratio to the peer's, should be.
+/// On which side of a number a figure, or what it is beside the peer's, should be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
+    /// The figure, or its ratio to the peer's.
     AtLeast(f64),
     AtMost(f64),
+    /// The difference to the peer's.
+    AtMostMore(f64),
 }
 
 impl Bound {
+    /// What is compared with the bound.
+    pub(crate) fn value(self, ours: f64, peer: Option<f64>) -> f64 {
+        match (self, peer) {
+            (_, None) => ours,
+            (Self::AtMostMore(_), Some(peer)) => ours - peer,
+            (Self::AtLeast(_) | Self::AtMost(_), Some(peer)) => ours / peer,
+        }
+    }
+
     pub(crate) fn is_met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bound) => value >= bound,
-            Self::AtMost(bound) => value <= bound,
+            Self::AtMost(bound) | Self::AtMostMore(bound) => value <= bound,
         }
     }
 }
@@ -78,6 +92,7 @@ impl fmt::Display for Bound {
         match self {
             Self::AtLeast(bound) => write!(f, "at least {bound}"),
             Self::AtMost(bound) => write!(f, "at most {bound}"),
+            Self::AtMostMore(bound) => write!(f, "at most +{bound}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Results for people.
 
-use crate::plan::{Numbers, Plan, Target};
+use crate::plan::{Bound, Numbers, Plan, Target};
 use crate::run::Measured;
 
 /// One scenario as a table.
@@ -81,11 +81,12 @@ impl Verdict {
 pub(crate) fn verdicts(plan: &Plan, all: &[Measured]) -> Vec<Verdict> {
     let value = |target: &Target| {
         let measured = all.iter().find(|measured| measured.scenario.id == target.scenario)?;
-        let ours = *measured.of("coord")?.get(target.figure)?;
-        match target.against {
-            Some(peer) => Some(ours / measured.of(peer)?.get(target.figure)?),
-            None => Some(ours),
-        }
+        let figure = |contender| Some(*measured.of(contender)?.get(target.figure)?);
+        let peer = match target.against {
+            Some(peer) => Some(figure(peer)?),
+            None => None,
+        };
+        Some(target.bound.value(figure(target.of)?, peer))
     };
     let verdict = |target: &Target| Some(Verdict { target: *target, value: value(target)? });
     plan.targets.iter().filter_map(verdict).collect()
@@ -95,10 +96,14 @@ pub(crate) fn verdicts(plan: &Plan, all: &[Measured]) -> Vec<Verdict> {
 pub(crate) fn print_targets(plan: &Plan, all: &[Measured]) {
     println!("\ntargets");
     for verdict in verdicts(plan, all) {
-        let Target { scenario, figure, against, bound } = verdict.target;
+        let Target { scenario, of, figure, against, bound } = verdict.target;
+        let beside = if let Bound::AtMostMore(_) = bound { "than" } else { "times" };
         let bound = bound.to_string();
-        let peer = against.map(|peer| format!("times {peer}'s")).unwrap_or_default();
+        let peer = against.map(|peer| format!("{beside} {peer}'s")).unwrap_or_default();
         let met = if verdict.is_met() { "met" } else { "MISSED" };
-        println!("  {scenario:<12} {figure:<15} {:>9.2}  {bound:<13} {peer:<17} {met}", verdict.value);
+        println!(
+            "  {scenario:<12} {of:<7} {figure:<15} {:>9.3}  {bound:<13} {peer:<17} {met}",
+            verdict.value
+        );
     }
 }

@@ -58,11 +58,13 @@ pub(crate) fn plan() -> Plan {
 fn targets() -> Vec<Target> {
     let rate = |scenario, peer, times| Target {
         scenario,
+        of: "coord",
         figure: "per_second",
         against: Some(peer),
         bound: AtLeast(times),
     };
-    let beside_one = |scenario, figure| Target { scenario, figure, against: Some("one"), bound: AtMost(2.0) };
+    let beside_one =
+        |scenario, figure| Target { scenario, of: "coord", figure, against: Some("one"), bound: AtMost(2.0) };
     vec![
         rate("get-1", "raw", 0.95),
         rate("get-64", "raw", 0.95),
@@ -70,7 +72,7 @@ fn targets() -> Vec<Target> {
         rate("set-64", "raw", 0.95),
         rate("update-16", "naive", 2.0),
         // 50 ns a read.
-        Target { scenario: "read-1", figure: "per_second", against: None, bound: AtLeast(2e7) },
+        Target { scenario: "read-1", of: "coord", figure: "per_second", against: None, bound: AtLeast(2e7) },
         beside_one("event-100", "after_answer_p50_ms"),
         beside_one("event-100", "p50_ms"),
         beside_one("event-1000", "after_answer_p50_ms"),

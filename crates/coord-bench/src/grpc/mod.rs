@@ -3,7 +3,7 @@
 mod child;
 
 use crate::plan::{
-    Bound::{AtLeast, AtMost},
+    Bound::{AtLeast, AtMostMore},
     Contender, Plan, Scenario, Target,
 };
 
@@ -36,11 +36,23 @@ pub(crate) fn plan() -> Plan {
 }
 
 fn targets() -> Vec<Target> {
-    let rate =
-        |scenario| Target { scenario, figure: "per_second", against: Some("plain"), bound: AtLeast(0.9) };
-    // A call takes about 100 us on loopback, so that 20 us more are a fifth.
-    let latency =
-        |scenario| Target { scenario, figure: "p50_ms", against: Some("plain"), bound: AtMost(1.2) };
-    let many = ["1-64", "10-64", "1000-64"].map(rate);
-    many.into_iter().chain(["1-1", "10-1", "1000-1"].map(latency)).collect()
+    let rate = |of| {
+        move |scenario| Target {
+            scenario,
+            of,
+            figure: "per_second",
+            against: Some("plain"),
+            bound: AtLeast(0.9),
+        }
+    };
+    let latency = |scenario| Target {
+        scenario,
+        of: "coord",
+        figure: "p50_ms",
+        against: Some("plain"),
+        bound: AtMostMore(0.02),
+    };
+    let many = ["1-64", "10-64", "1000-64"].map(rate("coord"));
+    let few = ["1000-64"].map(rate("subset"));
+    many.into_iter().chain(few).chain(["1-1", "10-1", "1000-1"].map(latency)).collect()
 }

@@ -43,6 +43,7 @@ pub(crate) fn plan() -> Plan {
     ];
     let rate = |scenario, times| Target {
         scenario,
+        of: "coord",
         figure: "per_second",
         against: Some("scan"),
         bound: AtLeast(times),
@@ -51,9 +52,27 @@ pub(crate) fn plan() -> Plan {
         rate("taken-500", 50.0),
         rate("taken-1000", 100.0),
         // With the one that gives the id back.
-        Target { scenario: "taken-0", figure: "each.requests.Txn", against: None, bound: AtMost(2.01) },
-        Target { scenario: "taken-1000", figure: "each.requests.Txn", against: None, bound: AtMost(3.01) },
-        Target { scenario: "numbers-1", figure: "per_second", against: None, bound: AtLeast(2e6) },
+        Target {
+            scenario: "taken-0",
+            of: "coord",
+            figure: "each.requests.Txn",
+            against: None,
+            bound: AtMost(2.01),
+        },
+        Target {
+            scenario: "taken-1000",
+            of: "coord",
+            figure: "each.requests.Txn",
+            against: None,
+            bound: AtMost(3.01),
+        },
+        Target {
+            scenario: "numbers-1",
+            of: "coord",
+            figure: "per_second",
+            against: None,
+            bound: AtLeast(2e6),
+        },
     ];
     Plan { area: "ids", scenarios, targets }
 }

@@ -83,6 +83,7 @@ pub(crate) fn plan() -> Plan {
 fn targets() -> Vec<Target> {
     let rate = |scenario, peer, times| Target {
         scenario,
+        of: "coord",
         figure: "per_second",
         against: Some(peer),
         bound: AtLeast(times),
@@ -100,18 +101,21 @@ fn targets() -> Vec<Target> {
     let queues = ["one-2", "one-10", "one-100", "one-1000"];
     targets.extend(queues.map(|scenario| Target {
         scenario,
+        of: "coord",
         figure: "p50_ms",
         against: Some("shared"),
         bound: AtMost(0.5),
     }));
     targets.extend(["one-2", "one-10", "one-100", "one-1000", "apart-100"].map(|scenario| Target {
         scenario,
+        of: "coord",
         figure: "stalls_percent",
         against: None,
         bound: AtMost(0.0),
     }));
     targets.push(Target {
         scenario: "queued-5000",
+        of: "coord",
         figure: "bytes_each",
         against: None,
         bound: AtMost(8192.0),

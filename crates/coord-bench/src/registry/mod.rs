@@ -53,8 +53,9 @@ pub(crate) fn plan() -> Plan {
 }
 
 fn targets() -> Vec<Target> {
-    let alone = |scenario, figure, bound| Target { scenario, figure, against: None, bound };
-    let beside = |scenario, figure, peer, bound| Target { scenario, figure, against: Some(peer), bound };
+    let alone = |scenario, figure, bound| Target { scenario, of: "coord", figure, against: None, bound };
+    let beside =
+        |scenario, figure, peer, bound| Target { scenario, of: "coord", figure, against: Some(peer), bound };
     vec![
         alone("kept-10000", "each.requests.LeaseKeepAlive", AtMost(3.0)),
         alone("kept-10000", "each.streams.LeaseKeepAlive", AtMost(1.0)),
