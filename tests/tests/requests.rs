@@ -67,6 +67,22 @@ async fn an_uncontended_lock_costs_one_request_and_an_unlock_one() {
     assert_eq!(requests, only("Txn", 1));
 }
 
+/// Each learns what the one before wrote, so that only the first has to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_of_one_value_by_tasks_of_one_client_cost_one_request_each() {
+    let bench = Bench::new().await;
+    let config = bench.client.config();
+    config.set("counter", &0).await.expect("is written");
+    let update = || config.update("counter", |old: Option<u32>| old.unwrap_or_default() + 1);
+    // They are in the queue before the first of them has its turn.
+    let updates = futures::future::try_join_all(std::iter::repeat_with(update).take(16));
+    let (settings, requests) = bench.requests_of(updates).await;
+    let mut values: Vec<_> = settings.expect("are written").iter().map(|setting| setting.value).collect();
+    values.sort_unstable();
+    assert!(values.into_iter().eq(1..=16));
+    assert_eq!(requests, BTreeMap::from([("Range".to_owned(), 1), ("Txn".to_owned(), 16)]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_try_costs_one_request_and_writes_nothing() {
     let bench = Bench::new().await;

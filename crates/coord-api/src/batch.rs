@@ -55,6 +55,14 @@ pub enum Write {
 }
 
 impl Write {
+    /// What is written; `None` for a deletion.
+    pub fn json(&self) -> Option<&Bytes> {
+        match self {
+            Self::Set(_, json) => Some(json),
+            Self::Delete(_) => None,
+        }
+    }
+
     /// The key that is written or deleted.
     pub fn key(&self) -> &ConfigKey {
         match self {

@@ -7,8 +7,8 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, LockGuard, Owner, Result, Version,
-    Watch,
+    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, LockGuard, Owner, Result, Turns,
+    Version, Watch, Write,
 };
 
 /// Versioned JSON values under keys such as `common/mq`.
@@ -71,6 +71,9 @@ pub trait ConfigCenter: fmt::Debug + Send + Sync {
 
     /// How this client calls itself in what it stores.
     fn owner(&self) -> Owner;
+
+    /// The turns of this client's [updates](ConfigExt::update). All clones and all handles of one client have the same.
+    fn turns(&self) -> &Turns;
 }
 
 /// What a read or a watch covers.
@@ -235,7 +238,8 @@ pub trait ConfigExt: ConfigCenter {
 
     /// Reads, changes and writes a value, again from the start whenever another writer came first. `change`
     /// gets `None` for a key that does not exist, may be called several times, and must not rely on being
-    /// called once.
+    /// called once. Updates of one value by tasks of one client take turns, and need one request each as long as no
+    /// one else writes it.
     ///
     /// # Errors
     /// [`Error::Timeout`] leaves open whether the last write took effect; others as [`get`](Self::get) and
@@ -246,24 +250,32 @@ pub trait ConfigExt: ConfigCenter {
         F: FnMut(Option<T>) -> T + Send,
     {
         async move {
-            // A turn is a read and a commit, one or two milliseconds. Longer pauses than these leave the store idle
-            // and starve who has waited longest.
+            // Clients race each other. A try is a read and a commit, one or two milliseconds. Longer pauses than these leave
+            // the store idle and starve who has waited longest.
             let mut pauses = ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(2))
                 .with_max_delay(Duration::from_millis(32))
                 .with_jitter()
                 .without_max_times()
                 .build();
+            let mut turn = self.turns().take(key).await;
+            let mut guess = turn.guess().and_then(|entry| decode::<T>(&entry).ok());
             loop {
-                let (old, expected) = match self.get::<T>(key).await? {
+                let is_guess = guess.is_some();
+                let found = if is_guess { guess.take() } else { self.get::<T>(key).await? };
+                let (old, expected) = match found {
                     Some(found) => (Some(found.value), found.version),
                     None => (None, Version::ABSENT),
                 };
                 let value = change(old);
-                match self.compare_and_set(key, expected, &value).await {
-                    Ok(version) => {
+                let batch = Batch::new().require(key, expected)?.set(key, &value)?;
+                let json = batch.writes().iter().find_map(Write::json).cloned();
+                match self.commit(batch).await {
+                    Ok(Committed { version, .. }) => {
+                        turn.wrote(json.map(|json| Entry::new(key, version, json)));
                         return Ok(Setting { key: key.into(), value, version });
                     }
+                    Err(Error::Conflict { .. }) if is_guess => {}
                     Err(Error::Conflict { .. }) => {
                         tokio::time::sleep(pauses.next().unwrap_or_default()).await;
                     }

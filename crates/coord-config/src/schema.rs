@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Owner, Result, Scope,
-    Version, Watch, Write,
+    Turns, Version, Watch, Write,
 };
 use jsonschema::Validator;
 use schemars::JsonSchema;
@@ -252,5 +252,9 @@ impl ConfigCenter for Checked {
 
     fn owner(&self) -> Owner {
         self.center.owner()
+    }
+
+    fn turns(&self) -> &Turns {
+        self.center.turns()
     }
 }

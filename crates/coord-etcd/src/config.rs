@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, Entry, EntryEvent, Error, HeldLock, LossReason, Owner, Result, Scope,
-    Version, Watch, Write,
+    Turns, Version, Watch, Write,
 };
 use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::time::Instant;
@@ -79,6 +79,10 @@ impl ConfigCenter for EtcdConfigCenter {
 
     fn owner(&self) -> Owner {
         self.shared.core.owner.clone()
+    }
+
+    fn turns(&self) -> &Turns {
+        &self.shared.core.turns
     }
 }
 

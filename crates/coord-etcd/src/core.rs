@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, Owner, Result, Ttl, backend::Views};
+use coord_api::{Error, Owner, Result, Ttl, Turns, backend::Views};
 use etcd_client::{KvClient, LeaseClient};
 use tokio::{runtime, sync::watch};
 
@@ -44,6 +44,7 @@ pub(crate) struct Core {
     pub(crate) owner: Owner,
     pub(crate) records: Arc<Records>,
     pub(crate) views: Views,
+    pub(crate) turns: Turns,
     /// The ids that this client may hold.
     pub(crate) held_ids: HeldIds,
     attempts: AtomicU64,
@@ -105,6 +106,7 @@ impl Core {
             owner,
             records: Arc::default(),
             views: Views::default(),
+            turns: Turns::new(),
             held_ids: HeldIds::default(),
             attempts: AtomicU64::new(1),
             closed: watch::Sender::new(false),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, LossReason, Owner, Result, Scope,
-    Version, Watch, Write,
+    Turns, Version, Watch, Write,
 };
 
 use crate::{
@@ -88,6 +88,10 @@ impl ConfigCenter for Config {
 
     fn owner(&self) -> Owner {
         self.0.owner().clone()
+    }
+
+    fn turns(&self) -> &Turns {
+        self.0.turns()
     }
 }
 

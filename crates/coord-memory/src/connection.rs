@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Contact, Error, HEALTH_LIMIT, Health, LeaseHealth, LossReason, Lost, Owner, Result,
+    Contact, Error, HEALTH_LIMIT, Health, LeaseHealth, LossReason, Lost, Owner, Result, Turns,
     backend::{Place, Release, Views},
 };
 use tokio::{
@@ -28,12 +28,13 @@ pub(crate) struct Connection {
     owner: Arc<Owner>,
     link: watch::Receiver<Link>,
     views: Views,
+    turns: Turns,
 }
 
 impl Connection {
     pub(crate) fn open(store: Store, name: impl FnOnce(u64) -> Owner) -> Self {
         let (id, owner, link) = store.lock().open(name);
-        Self { store, id, owner, link, views: Views::default() }
+        Self { store, id, owner, link, views: Views::default(), turns: Turns::new() }
     }
 
     pub(crate) fn id(&self) -> ClientId {
@@ -50,6 +51,10 @@ impl Connection {
 
     pub(crate) fn views(&self) -> &Views {
         &self.views
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// What users are told of the link.

@@ -7,7 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigExt, Entry, EntryEvent, Error, Owner, Result, Scope, Version, Watch,
+    Batch, Committed, ConfigCenter, ConfigExt, Entry, EntryEvent, Error, Owner, Result, Scope, Turns,
+    Version, Watch,
 };
 use coord_config::{HistoryExt, LiveExt, MAX_HISTORY, MAX_RECORDED_BYTES};
 use serde_json::json;
@@ -47,6 +48,10 @@ impl ConfigCenter for Between {
 
     fn owner(&self) -> Owner {
         self.center.owner()
+    }
+
+    fn turns(&self) -> &Turns {
+        self.center.turns()
     }
 }
 

@@ -11,7 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigExt, Entry, EntryEvent, Error, Owner, Result, Scope, Version, Watch,
+    Batch, Committed, ConfigCenter, ConfigExt, Entry, EntryEvent, Error, Owner, Result, Scope, Turns,
+    Version, Watch,
 };
 use coord_config::{Live, LiveExt, Origin, RejectionCause, WhenDeleted};
 use futures::{StreamExt, stream};
@@ -95,6 +96,10 @@ impl ConfigCenter for Deaf {
 
     fn owner(&self) -> Owner {
         self.center.owner()
+    }
+
+    fn turns(&self) -> &Turns {
+        self.center.turns()
     }
 }
 
