@@ -57,8 +57,8 @@ pub(crate) enum Bound {
     /// The figure, or its ratio to the peer's.
     AtLeast(f64),
     AtMost(f64),
-    /// The difference to the peer's.
-    AtMostMore(f64),
+    /// At most so much above the peer's.
+    Excess(f64),
 }
 
 impl Bound {
@@ -66,7 +66,7 @@ impl Bound {
     pub(crate) fn value(self, ours: f64, peer: Option<f64>) -> f64 {
         match (self, peer) {
             (_, None) => ours,
-            (Self::AtMostMore(_), Some(peer)) => ours - peer,
+            (Self::Excess(_), Some(peer)) => ours - peer,
             (Self::AtLeast(_) | Self::AtMost(_), Some(peer)) => ours / peer,
         }
     }
@@ -74,7 +74,7 @@ impl Bound {
     pub(crate) fn is_met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bound) => value >= bound,
-            Self::AtMost(bound) | Self::AtMostMore(bound) => value <= bound,
+            Self::AtMost(bound) | Self::Excess(bound) => value <= bound,
         }
     }
 }
@@ -92,7 +92,7 @@ impl fmt::Display for Bound {
         match self {
             Self::AtLeast(bound) => write!(f, "at least {bound}"),
             Self::AtMost(bound) => write!(f, "at most {bound}"),
-            Self::AtMostMore(bound) => write!(f, "at most +{bound}"),
+            Self::Excess(bound) => write!(f, "at most +{bound}"),
         }
     }
 }

@@ -97,7 +97,7 @@ pub(crate) fn print_targets(plan: &Plan, all: &[Measured]) {
     println!("\ntargets");
     for verdict in verdicts(plan, all) {
         let Target { scenario, of, figure, against, bound } = verdict.target;
-        let beside = if let Bound::AtMostMore(_) = bound { "than" } else { "times" };
+        let beside = if let Bound::Excess(_) = bound { "than" } else { "times" };
         let bound = bound.to_string();
         let peer = against.map(|peer| format!("{beside} {peer}'s")).unwrap_or_default();
         let met = if verdict.is_met() { "met" } else { "MISSED" };

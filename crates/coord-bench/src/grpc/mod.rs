@@ -3,7 +3,7 @@
 mod child;
 
 use crate::plan::{
-    Bound::{AtLeast, AtMostMore},
+    Bound::{AtLeast, Excess},
     Contender, Plan, Scenario, Target,
 };
 
@@ -50,7 +50,7 @@ fn targets() -> Vec<Target> {
         of: "coord",
         figure: "p50_ms",
         against: Some("plain"),
-        bound: AtMostMore(0.02),
+        bound: Excess(0.02),
     };
     let many = ["1-64", "10-64", "1000-64"].map(rate("coord"));
     let few = ["1000-64"].map(rate("subset"));
