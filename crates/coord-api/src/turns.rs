@@ -93,8 +93,8 @@ mod tests {
     use super::*;
     use crate::Version;
 
-    fn entry(version: u64) -> Option<Entry> {
-        Some(Entry::new("a", Version::new(version), "1"))
+    fn entry(version: u64) -> Entry {
+        Entry::new("a", Version::new(version), "1")
     }
 
     #[tokio::test]
@@ -105,9 +105,9 @@ mod tests {
         let mut second = Box::pin(turns.take("a"));
         assert!(second.as_mut().now_or_never().is_none());
         assert!(turns.take("b").now_or_never().is_some(), "another value has turns of its own");
-        first.wrote(entry(7));
+        first.wrote(Some(entry(7)));
         let mut second = second.now_or_never().expect("it is its turn");
-        assert_eq!(second.guess(), entry(7));
+        assert_eq!(second.guess(), Some(entry(7)));
         assert_eq!(second.guess(), None, "once");
         drop(second);
         assert!(turns.queues().is_empty());
@@ -116,7 +116,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_stays_of_those_who_left() {
         let turns = Turns::new();
-        turns.take("a").await.wrote(entry(7));
+        turns.take("a").await.wrote(Some(entry(7)));
         assert_eq!(turns.take("a").await.guess(), None, "nobody knows how long ago that was");
         let first = turns.take("a").await;
         let waiting = turns.take("a");
@@ -132,7 +132,7 @@ mod tests {
         let first = turns.take("a").await;
         let mut second = turns.take("a").await;
         assert_eq!(second.guess(), None);
-        second.wrote(entry(7));
+        second.wrote(Some(entry(7)));
         drop(first);
         assert!(turns.queues().is_empty());
     }

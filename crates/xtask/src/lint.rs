@@ -37,6 +37,9 @@ pub(crate) fn run() -> Result<()> {
         command.env("PROTOC", "/nonexistent/protoc").env("CARGO_TARGET_DIR", target.join("without-protoc"));
         steps.run_noted(&mut command, "  (without protoc)");
     }
+    for task in [["api", "--check"].as_slice(), &["package"]] {
+        steps.run(Command::new(std::env::current_exe()?).args(task));
+    }
     // Takes minutes to build, so that nobody has to have it.
     if shell::on_path("cargo-deny").is_some() {
         steps.run(&mut shell::cargo(["deny", "--all-features", "check", "licenses", "bans", "sources"]));

@@ -3,11 +3,13 @@
 //! Builds in seconds on purpose (no async runtime, no argument parser), because every other command waits
 //! for it.
 
+mod api;
 mod bench;
 mod debian;
 mod etcd;
 mod image;
 mod lint;
+mod package;
 mod protoc;
 mod serve;
 mod shell;
@@ -32,8 +34,10 @@ Commands:
                     were broken; 300 seconds and a random seed unless told otherwise.
   sim               The simulation alone: 10,000 seeds in virtual time. --seeds N: so many (--from S: others
                     than the first ones); --seed S: one again, with its history in target/sim-S.txt.
-  lint              Formatting, clippy, documentation, every feature combination of `coord`, and, where cargo-deny
-                    is installed, licences and sources of all dependencies.
+  lint              Formatting, clippy, documentation, every feature combination of `coord`, the public items, the
+                    packages, and, where cargo-deny is installed, licences and sources of all dependencies.
+  api [--check]     Writes the public items of each library into docs/api, or says what differs from there.
+  package [--build] Packs every crate that can be published; --build also builds each from its package.
   bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
                     AREA is lock, grpc, ids, registry or config.
                     --json FILE: every figure; --quick: one short round; --only TEXT: some scenarios.
@@ -59,6 +63,9 @@ etcd on PATH if it is 3.5.30 or newer, else of Debian's, else of the image's pro
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if api::is_rustdoc() {
+        return api::rustdoc(&args);
+    }
     match dispatch(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -82,6 +89,10 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["soak", options @ ..] => test::soak(options),
         ["sim", options @ ..] => sim::run(options),
         ["lint"] => lint::run(),
+        ["api"] => api::run(false),
+        ["api", "--check"] => api::run(true),
+        ["package"] => package::run(false),
+        ["package", "--build"] => package::run(true),
         ["bench", area, options @ ..] if !area.starts_with('-') => bench::run(area, options),
         ["bench", ..] => bail!("`bench` takes an area; there is: lock, grpc, ids, registry, config"),
         ["etcd"] => serve::run(2379),

@@ -1,0 +1,74 @@
+//! `cargo xtask package`: every crate that can be published is packed, and builds with the Rust that it says.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// Not for the public registry: the tools of this workspace, and the facade, whose name belongs to another crate there.
+const NOT_PUBLISHED: [&str; 5] = ["coord", "coord-bench", "coord-tests", "listing", "xtask"];
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Packs all crates; `builds` also builds each from its package alone, which takes minutes.
+pub(crate) fn run(builds: bool) -> Result<()> {
+    needs_no_newer_rust()?;
+    let mut package = shell::cargo(["package", "--workspace", "--allow-dirty"]);
+    package.args(NOT_PUBLISHED.iter().flat_map(|name| ["--exclude", name]));
+    package.env("PROTOC", crate::protoc::find()?);
+    if !builds {
+        package.arg("--no-verify");
+    }
+    if !package.status().context("cannot start cargo")?.success() {
+        bail!("a crate can not be packed; see the messages above");
+    }
+    Ok(())
+}
+
+/// No dependency asks for a newer Rust than the workspace says it needs. That its own code does not is for clippy, which knows
+/// since when there is what it uses.
+fn needs_no_newer_rust() -> Result<()> {
+    let mut command = shell::cargo(["metadata", "--format-version", "1", "--all-features"]);
+    let metadata: Value = serde_json::from_str(&shell::output(&mut command, LIMIT)?)?;
+    let ours = env!("CARGO_PKG_RUST_VERSION");
+    let newer = newer(&metadata, ours);
+    if !newer.is_empty() {
+        bail!("Cargo.toml says that Rust {ours} is enough, which is not so for {}", newer.join(", "));
+    }
+    Ok(())
+}
+
+/// The packages that need a newer Rust than this.
+fn newer(metadata: &Value, ours: &str) -> Vec<String> {
+    let numbers =
+        |version: &str| -> Vec<u32> { version.split('.').filter_map(|number| number.parse().ok()).collect() };
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let newer = packages.iter().filter_map(|package| {
+        let needed = package["rust_version"].as_str()?;
+        let name = package["name"].as_str()?;
+        // 1.88 and 1.88.0 are the same, and 1.88 is not below 1.88.0.
+        let (needed_numbers, mut our_numbers) = (numbers(needed), numbers(ours));
+        our_numbers.resize(needed_numbers.len().max(our_numbers.len()), 0);
+        (needed_numbers > our_numbers).then(|| format!("{name}, which needs {needed}"))
+    });
+    newer.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::newer;
+
+    #[test]
+    fn who_needs_a_newer_rust_is_named() {
+        let packages =
+            [("a", json!("1.88")), ("b", json!("1.88.1")), ("c", json!(null)), ("d", json!("1.9"))];
+        let packages = packages.map(|(name, version)| json!({ "name": name, "rust_version": version }));
+        let metadata = json!({ "packages": packages });
+        assert_eq!(newer(&metadata, "1.88"), ["b, which needs 1.88.1"]);
+        assert_eq!(newer(&metadata, "1.89"), Vec::<String>::new());
+    }
+}
