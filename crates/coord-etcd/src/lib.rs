@@ -33,6 +33,7 @@ mod records;
 mod registry;
 mod request;
 mod session;
+mod telemetry;
 mod tls;
 mod transport;
 mod version;

@@ -7,7 +7,7 @@ use coord_api::{DistributedLock, FencingToken, Holder, LockGuard, LockName, Resu
 use etcd_client::KeyValue;
 use tokio::time::Instant;
 
-use crate::{core::Shared, keys::Range, queue::Spot};
+use crate::{core::Shared, keys::Range, queue::Spot, telemetry};
 
 /// The locks of one client.
 #[derive(Debug)]
@@ -78,6 +78,7 @@ fn guard(name: LockName, spot: Spot, asked: Instant) -> LockGuard {
     let key = spot.key().to_owned();
     // The revision at which the place was created: whoever comes later has a larger one.
     let token = token(spot.created());
+    telemetry::acquired(asked.elapsed());
     tracing::debug!(lock = %name, %token, waited = ?asked.elapsed(), "lock acquired");
     LockGuard::new(name, key, token, spot.into_place())
 }

@@ -11,6 +11,7 @@ use crate::{
     core::Core,
     error::{Effect, Failure, classify},
     session::Session,
+    telemetry,
     transport::noted,
     watch::pauses,
 };
@@ -27,6 +28,21 @@ pub(crate) enum Repeat {
 impl Core {
     /// Makes a request until it is answered, refused, or its time is over.
     pub(crate) async fn call<T, F>(
+        &self,
+        operation: &'static str,
+        repeat: Repeat,
+        request: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let begun = Instant::now();
+        let outcome = self.tried(operation, repeat, request).await;
+        telemetry::requested(operation, begun.elapsed(), outcome.is_ok());
+        outcome
+    }
+
+    async fn tried<T, F>(
         &self,
         operation: &'static str,
         repeat: Repeat,

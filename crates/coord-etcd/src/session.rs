@@ -17,6 +17,7 @@ use crate::{
     core::Core,
     error::{Failure, again},
     request::Repeat,
+    telemetry,
 };
 
 /// The most users of one session. Revoking a lease deletes its keys in one commit, which should stay bounded.
@@ -308,6 +309,7 @@ async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
         }
     };
     if reason != LossReason::Closed {
+        telemetry::lease_lost(reason);
         tracing::warn!(lease = format!("{:x}", session.id), %reason, "lease lost, with all that was held on it");
         core.revoke_later(session.id);
         // Whoever lost something on it wants to acquire again soon.
@@ -364,6 +366,7 @@ async fn renew(core: &Arc<Core>, session: &Session, renewals: &mut Renewals) -> 
             }
             Err(failure) => {
                 *renewals = renewals.elsewhere();
+                telemetry::renewal_failed();
                 tracing::debug!(lease = format!("{:x}", session.id), error = %failure.error, "renewal failed");
                 tokio::time::sleep(retry.mul_f64(fastrand::f64() + 0.5)).await;
             }

@@ -266,6 +266,7 @@ impl Keeper {
             return Err(reason);
         }
         let (service, id) = (self.service.name.clone(), self.service.id.clone());
+        metrics::counter!("coord_registrations_lost_total", "service" => service.clone()).increment(1);
         tracing::warn!(service, id, %reason, "registration lost, registering again");
         self.status.send_replace(RegistrationStatus::Recovering { since: Instant::now(), reason });
         // Instances should be back within two seconds after the store is.
@@ -279,6 +280,8 @@ impl Keeper {
         loop {
             match self.publisher.publish(&self.service).await {
                 Ok(place) => {
+                    metrics::counter!("coord_registrations_recovered_total", "service" => service.clone())
+                        .increment(1);
                     tracing::info!(service, id, "registered again");
                     self.status.send_replace(RegistrationStatus::Registered);
                     return Ok(place);

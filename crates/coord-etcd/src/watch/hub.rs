@@ -26,7 +26,7 @@ use super::{
     refusal::{Verdict, is_refusal, refusal},
     watches::Watches,
 };
-use crate::{core::Core, error::classify, keys::Range, transport::noted};
+use crate::{core::Core, error::classify, keys::Range, telemetry, transport::noted};
 
 /// How many deliveries may wait for one consumer. A consumer that is further behind reads the state anew.
 const QUEUE: usize = 128;
@@ -181,6 +181,7 @@ impl Task {
                 Ok((requests, answers)) => match self.serve(requests, answers).await {
                     Served::Done => return,
                     Served::Broken { answered } => {
+                        telemetry::watch_stream_broken();
                         if answered {
                             pauses = super::pauses();
                         }

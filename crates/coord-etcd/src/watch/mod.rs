@@ -15,7 +15,7 @@ use futures::stream;
 pub(crate) use change::{entry, version};
 use hub::{Delivery, Subscription};
 
-use crate::{core::Shared, keys::Range};
+use crate::{core::Shared, keys::Range, telemetry};
 
 /// Turns a key of etcd into the user's name of it; `None` for a key that is none of the user's.
 pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -108,6 +108,7 @@ impl Follower {
                     return Err(error);
                 }
                 None => {
+                    telemetry::watch_gap();
                     tracing::debug!(range = ?self.range, "watch has a gap, reading the state anew");
                     self.live = None;
                 }
