@@ -1,23 +1,24 @@
-//! The commands of README and `docs/cli.md` run as they are written.
+//! The commands of the documents run as they are written.
 
 use std::path::Path;
 
 use crate::tools::{Shop, output, stderr, stdout};
 
-/// The blocks of a document that are marked as shell, up to the next heading of the same level if one is given.
-fn blocks(document: &str, heading: Option<&str>) -> Vec<String> {
-    let mut part = document;
-    if let Some(heading) = heading {
-        let (_, rest) = document.split_once(heading).unwrap_or_else(|| panic!("no heading {heading:?}"));
-        part = rest.split("\n## ").next().expect("a split has a first part");
-    }
-    let marked = part.split("```sh\n").skip(1);
-    marked.map(|block| block.split("```").next().expect("a split has a first part").to_owned()).collect()
+/// Why a block is not run: it says so in a comment right before it, which readers of the page do not see.
+const NOT_RUN: &str = "<!-- not run: ";
+
+/// The blocks of a document that are marked as shell, but for those that say why they are not run.
+fn blocks(document: &str) -> Vec<String> {
+    let parts: Vec<&str> = document.split("```sh\n").collect();
+    let run = parts.windows(2).filter(|pair| {
+        let before = pair[0].trim_end().lines().next_back().unwrap_or_default();
+        !(before.starts_with(NOT_RUN) && before.ends_with(" -->"))
+    });
+    run.map(|pair| pair[1].split("```").next().expect("a split has a first part").to_owned()).collect()
 }
 
 /// Runs all blocks in one folder, one after the other, as a reader would.
 async fn run(blocks: &[String]) {
-    assert!(!blocks.is_empty());
     let shop = Shop::open().await;
     let folder = tempfile::tempdir().expect("can be made");
     let program = Path::new(env!("CARGO_BIN_EXE_coord")).parent().expect("is in a folder");
@@ -32,13 +33,32 @@ async fn run(blocks: &[String]) {
 }
 
 #[tokio::test]
-async fn the_reference_runs_as_written() {
-    run(&blocks(include_str!("../../../../docs/cli.md"), None)).await;
+async fn every_command_of_the_documents_runs_as_written() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let (mut documents, mut ran) = (0, 0);
+    for folder in [root.to_owned(), root.join("docs")] {
+        for entry in folder.read_dir().expect("is a folder") {
+            let path = entry.expect("can be read").path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let document = std::fs::read_to_string(&path).expect("is text");
+                assert!(
+                    !document.contains("```bash") && !document.contains("```console"),
+                    "{path:?}: say sh"
+                );
+                let blocks = blocks(&document);
+                run(&blocks).await;
+                (documents, ran) = (documents + 1, ran + blocks.len());
+            }
+        }
+    }
+    assert!(documents >= 7 && ran >= 10, "{ran} blocks of {documents} documents");
 }
 
-#[tokio::test]
-async fn the_readme_runs_as_written() {
-    run(&blocks(include_str!("../../../../README.md"), Some("\n## The command\n"))).await;
+#[test]
+fn a_block_is_run_unless_it_says_why_not() {
+    let document =
+        "a\n```sh\none\n```\n\n<!-- not run: it takes days -->\n```sh\ntwo\n```\nb\n```sh\nthree\n```\n";
+    assert_eq!(blocks(document), ["one\n", "three\n"]);
 }
 
 #[test]
