@@ -48,6 +48,10 @@ pub(crate) fn of_reports(reports: &[Value]) -> Result<Numbers> {
         let bytes = |value: &Value| value.as_f64().context("not a number of bytes");
         numbers.insert("bytes".into(), bytes(after)? - bytes(before)?);
     }
+    // What is neither a rate nor a time nor growth.
+    for (name, value) in reports.iter().filter_map(|report| report["figures"].as_object()).flatten() {
+        numbers.insert(name.clone(), value.as_f64().context("not a number")?);
+    }
     numbers.insert("seconds".into(), seconds);
     Ok(numbers)
 }

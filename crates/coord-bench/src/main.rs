@@ -7,9 +7,11 @@ mod child;
 mod config;
 mod figures;
 mod grpc;
+mod idle;
 mod ids;
 mod load;
 mod lock;
+mod memory;
 mod party;
 mod plan;
 mod registry;
@@ -52,6 +54,8 @@ async fn contend(area: &str, args: Result<Args>) -> Result<()> {
         "grpc" => grpc::child(&args, &mut runner).await,
         "registry" => registry::child(&args, &mut runner).await,
         "config" => config::child(&args, &mut runner).await,
+        "idle" => idle::child(&args, &mut runner).await,
+        "memory" => memory::child(&args, &mut runner).await,
         _ => bail!("no area `{area}`"),
     }
 }
@@ -63,7 +67,9 @@ fn plan_of(area: &str) -> Result<Plan> {
         "grpc" => Ok(grpc::plan()),
         "registry" => Ok(registry::plan()),
         "config" => Ok(config::plan()),
-        _ => bail!("no area `{area}`; there is: lock, grpc, ids, registry, config"),
+        "idle" => Ok(idle::plan()),
+        "memory" => Ok(memory::plan()),
+        _ => bail!("no area `{area}`; there is: lock, grpc, ids, registry, config, idle, memory"),
     }
 }
 

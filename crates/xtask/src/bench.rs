@@ -17,7 +17,7 @@ const GO_SOURCES: &str = "/usr/share/gocode";
 const GO_PACKAGES: &str = "golang-go golang-etcd-server-dev";
 
 /// The modules of `coord-bench` that measure something.
-const AREAS: [&str; 5] = ["lock", "grpc", "ids", "registry", "config"];
+const AREAS: [&str; 7] = ["lock", "grpc", "ids", "registry", "config", "idle", "memory"];
 
 const BUILD: Duration = Duration::from_secs(600);
 const QUICK: Duration = Duration::from_secs(10);

@@ -39,7 +39,7 @@ Commands:
   api [--check]     Writes the public items of each library into docs/api, or says what differs from there.
   package [--build] Packs every crate that can be published; --build also builds each from its package.
   bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
-                    AREA is lock, grpc, ids, registry or config.
+                    AREA is lock, grpc, ids, registry, config, idle or memory.
                     --json FILE: every figure; --quick: one short round; --only TEXT: some scenarios.
   etcd [--port N]   An empty etcd on 127.0.0.1:N (2379) for hand trials, until Ctrl-C.
   protoc            The path of a usable protoc: `export PROTOC=$(cargo xtask protoc)`.
@@ -94,7 +94,9 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["package"] => package::run(false),
         ["package", "--build"] => package::run(true),
         ["bench", area, options @ ..] if !area.starts_with('-') => bench::run(area, options),
-        ["bench", ..] => bail!("`bench` takes an area; there is: lock, grpc, ids, registry, config"),
+        ["bench", ..] => {
+            bail!("`bench` takes an area; there is: lock, grpc, ids, registry, config, idle, memory")
+        }
         ["etcd"] => serve::run(2379),
         ["etcd", "--port", port] => serve::run(port_number(port)?),
         ["protoc"] => {
