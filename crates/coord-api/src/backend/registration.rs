@@ -48,7 +48,8 @@ pub enum RegistrationStatus {
 pub struct Registration {
     service: ServiceInfo,
     ttl: Duration,
-    commands: mpsc::Sender<Command>,
+    /// Boxed, because a channel has room for 32 from its beginning, and a process may have many registrations.
+    commands: mpsc::Sender<Box<Command>>,
     status: watch::Receiver<RegistrationStatus>,
 }
 
@@ -194,7 +195,7 @@ impl Registration {
 
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        if self.commands.send(command(reply)).await.is_ok()
+        if self.commands.send(Box::new(command(reply))).await.is_ok()
             && let Ok(result) = answer.await
         {
             return result;
@@ -222,7 +223,7 @@ struct Keeper {
     publisher: Arc<dyn Publish>,
     service: ServiceInfo,
     status: watch::Sender<RegistrationStatus>,
-    inbox: mpsc::Receiver<Command>,
+    inbox: mpsc::Receiver<Box<Command>>,
 }
 
 impl Keeper {
@@ -230,13 +231,14 @@ impl Keeper {
         let reason = loop {
             tokio::select! {
                 biased;
-                reason = place.hold().lost() => match self.recover(reason).await {
+                // Boxed as well: seldom needed, and then large.
+                reason = place.hold().lost() => match Box::pin(self.recover(reason)).await {
                     Ok(recovered) => place = recovered,
                     Err(reason) => break reason,
                 },
-                command = self.inbox.recv() => match command {
+                command = self.inbox.recv() => match command.map(|command| *command) {
                     Some(Command::Update(metadata, reply)) => {
-                        let result = self.update(metadata, &mut place).await;
+                        let result = Box::pin(self.update(metadata, &mut place)).await;
                         let _ = reply.send(result);
                     }
                     Some(Command::Deregister(reply)) => {
@@ -294,7 +296,7 @@ impl Keeper {
             loop {
                 tokio::select! {
                     () = &mut pause => break,
-                    command = self.inbox.recv() => match command {
+                    command = self.inbox.recv() => match command.map(|command| *command) {
                         Some(Command::Update(metadata, reply)) => {
                             self.service.metadata = metadata;
                             let _ = reply.send(Ok(()));
