@@ -206,14 +206,23 @@ impl Party {
     async fn memory(&self, count: usize, runner: &mut Runner) -> Result<()> {
         self.raw.set("settings", &Settings::new(0)).await?;
         let first = self.live().await?;
+        // With one of each the stream and what belongs to it is there.
+        let (mut lives, mut watches, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+        watches.push(self.config.watch::<Settings>("first").await?);
+        bare.push(self.raw.client.watch_client().watch("first", None).await?);
         runner.ready().await?;
         let before = resident()?;
-        let mut all = Vec::with_capacity(count);
-        for _ in 0..count {
-            all.push(self.live().await?);
+        for n in 0..count {
+            match self.contender.as_str() {
+                "coord" => lives.push(self.live().await?),
+                "clones" => lives.push(first.clone()),
+                "watches" => watches.push(self.config.watch::<Settings>(&format!("key-{n}")).await?),
+                "raw" => bare.push(self.raw.client.watch_client().watch(format!("key-{n}"), None).await?),
+                other => bail!("no contender `{other}`"),
+            }
         }
         let after = resident()?;
-        drop(first);
-        runner.report(&json!({ "seconds": 1.0, "bytes": [before, after] })).await
+        let figures = json!({ "seconds": 1.0, "bytes": [before, after] });
+        runner.report(&figures).await
     }
 }

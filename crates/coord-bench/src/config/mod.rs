@@ -20,6 +20,8 @@ const HANDLES: Contender = Contender { id: "coord", title: "live values of coord
 const CLONES: Contender = Contender { id: "clones", title: "clones of one live value", in_go: false };
 const ONE: Contender = Contender { id: "one", title: "one live value of coord", in_go: false };
 const WATCH: Contender = Contender { id: "raw", title: "one bare watch", in_go: false };
+const WATCHES: Contender = Contender { id: "watches", title: "watches of coord, a key each", in_go: false };
+const RAWS: Contender = Contender { id: "raw", title: "bare watches, a key each", in_go: false };
 const LOOK: Contender = Contender { id: "look", title: "coord's look", in_go: false };
 
 /// What is measured.
@@ -50,7 +52,12 @@ pub(crate) fn plan() -> Plan {
         of("read", 2, "the same, two threads", vec![COORD, LOOK]),
         of("event", 100, "a change, until 100 live values have it", vec![HANDLES, CLONES, ONE, WATCH]),
         of("event", 1000, "a change, until 1000 live values have it", vec![HANDLES, CLONES, ONE]),
-        of("live", 1000, "memory of 1000 live values of one key", vec![COORD]),
+        of(
+            "live",
+            1000,
+            "memory of 1000 more of one key, or of as many keys",
+            vec![HANDLES, CLONES, WATCHES, RAWS],
+        ),
     ];
     Plan { area: "config", scenarios, targets: targets() }
 }
@@ -64,7 +71,14 @@ fn targets() -> Vec<Target> {
         bound: AtLeast(times),
     };
     let beside_one =
-        |scenario, figure| Target { scenario, of: "coord", figure, against: Some("one"), bound: AtMost(2.0) };
+        |of, scenario, figure| Target { scenario, of, figure, against: Some("one"), bound: AtMost(2.0) };
+    let memory = |of, bytes| Target {
+        scenario: "live-1000",
+        of,
+        figure: "bytes_each",
+        against: None,
+        bound: AtMost(bytes),
+    };
     vec![
         rate("get-1", "raw", 0.95),
         rate("get-64", "raw", 0.95),
@@ -73,9 +87,12 @@ fn targets() -> Vec<Target> {
         rate("update-16", "naive", 2.0),
         // 50 ns a read.
         Target { scenario: "read-1", of: "coord", figure: "per_second", against: None, bound: AtLeast(2e7) },
-        beside_one("event-100", "after_answer_p50_ms"),
-        beside_one("event-100", "p50_ms"),
-        beside_one("event-1000", "after_answer_p50_ms"),
-        beside_one("event-1000", "p50_ms"),
+        beside_one("coord", "event-100", "after_answer_p50_ms"),
+        beside_one("coord", "event-100", "p50_ms"),
+        beside_one("coord", "event-1000", "after_answer_p50_ms"),
+        beside_one("coord", "event-1000", "p50_ms"),
+        beside_one("clones", "event-1000", "p50_ms"),
+        memory("clones", 1024.0),
+        memory("watches", 2048.0),
     ]
 }
