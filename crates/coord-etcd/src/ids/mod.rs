@@ -261,7 +261,7 @@ impl Source {
             let mut marks = watch(core.keys.id_marks(service));
             match futures::future::join(ids.next(), marks.next()).await {
                 (Some(Delivery::Refused(error)), _) | (_, Some(Delivery::Refused(error))) => {
-                    return Err(error);
+                    return Err(*error);
                 }
                 (Some(_), Some(_)) => {}
                 _ => continue,
@@ -283,7 +283,7 @@ impl Source {
                     change = next_free(&mut marks) => change,
                 };
                 match change {
-                    Some(Delivery::Refused(error)) => return Err(error),
+                    Some(Delivery::Refused(error)) => return Err(*error),
                     Some(_) => {}
                     None => break,
                 }

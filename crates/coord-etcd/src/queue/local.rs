@@ -284,7 +284,7 @@ async fn keep(local: Arc<Local>, core: Weak<Core>) {
 async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
     let mut changes = core.hub.subscribe(Range::Prefix(local.queue.to_string()));
     match tokio::time::timeout(core.request_timeout, changes.next()).await {
-        Ok(Some(Delivery::Refused(error))) => return Err(error),
+        Ok(Some(Delivery::Refused(error))) => return Err(*error),
         Ok(Some(_)) => {}
         _ => return Err(Error::Unavailable { what: "etcd".into(), source: None }),
     }

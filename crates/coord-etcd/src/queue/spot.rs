@@ -277,7 +277,7 @@ impl Spot {
                         continue;
                     }
                 }
-                Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
+                Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(*error),
                 _ => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
                     before = self.predecessor(None).await?;
@@ -292,7 +292,7 @@ impl Spot {
                             break Some(gone.revision);
                         }
                     }
-                    Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(error),
+                    Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(*error),
                     _ => break None,
                 }
             };

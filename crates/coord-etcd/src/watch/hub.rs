@@ -68,8 +68,8 @@ pub(crate) enum Delivery {
     Started { from: i64 },
     /// Changes, in order; all that share the watch read the same.
     Changes(Arc<[Change]>),
-    /// The server does not allow the watch; nothing follows.
-    Refused(Error),
+    /// The server does not allow the watch; nothing follows. Boxed, because a queue has room for 32 from its beginning.
+    Refused(Box<Error>),
 }
 
 /// One user of a watch. When the last of them is dropped, the watch is cancelled at the server.

@@ -84,7 +84,8 @@ impl Follower {
             }
             let Some(live) = &mut self.live else {
                 tokio::time::sleep(self.pauses.next().unwrap_or_default()).await;
-                match self.begin().await {
+                // Boxed: seldom needed, and large, while a process may have many watches.
+                match Box::pin(self.begin()).await {
                     Ok(snapshot) => {
                         self.pauses = pauses();
                         return Ok(snapshot);
@@ -105,7 +106,7 @@ impl Follower {
                 Some(Delivery::Started { .. }) => {}
                 Some(Delivery::Refused(error)) => {
                     self.live = None;
-                    return Err(error);
+                    return Err(*error);
                 }
                 None => {
                     telemetry::watch_gap();
@@ -124,7 +125,7 @@ impl Follower {
         let operation = "watch";
         let first = tokio::time::timeout(core.request_timeout, changes.next()).await;
         match first {
-            Ok(Some(Delivery::Refused(error))) => return Err(error),
+            Ok(Some(Delivery::Refused(error))) => return Err(*error),
             Ok(Some(_)) => {}
             Ok(None) => {
                 return Err(Error::Unavailable { what: "etcd".into(), source: None });

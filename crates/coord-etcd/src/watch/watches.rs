@@ -127,7 +127,7 @@ impl Watched {
     /// Tells every user that the server does not allow the watch.
     pub(super) fn refuse(self, error: &Error) {
         for sink in self.sinks.into_values() {
-            let _ = sink.try_send(Delivery::Refused(again(error)));
+            let _ = sink.try_send(Delivery::Refused(Box::new(again(error))));
         }
     }
 }
@@ -201,7 +201,8 @@ mod tests {
         let (_, mut other) = user(&mut watches, "a", 2);
         watches.end(1).expect("is watched").refuse(&crate::watch::refusal::refusal("permission denied"));
         for inbox in [&mut one, &mut other] {
-            assert!(matches!(inbox.try_recv(), Ok(Delivery::Refused(Error::PermissionDenied { .. }))));
+            let Ok(Delivery::Refused(error)) = inbox.try_recv() else { panic!("is told") };
+            assert!(matches!(*error, Error::PermissionDenied { .. }));
             assert!(matches!(inbox.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
         }
         assert_eq!(watches.remove(&range("a"), 1), None);
