@@ -4,6 +4,7 @@
 
 mod certs;
 mod cluster;
+mod late;
 mod leaderless;
 mod ports;
 mod proxy;
@@ -13,6 +14,7 @@ pub mod worlds;
 
 pub use certs::{Cert, Certs};
 pub use cluster::{Cluster, NODES, SlowDisk};
+pub use late::Late;
 pub use leaderless::Leaderless;
 pub use proxy::{Conditions, Fault, Line, Proxy};
 pub use server::{Clients, EtcdServer};

@@ -1,0 +1,160 @@
+//! A way to etcd on which one request is kept back, and arrives when its client has long given it up.
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::future::BoxFuture;
+use http_body_util::{BodyExt, Full};
+use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{Bytes, Service, http},
+    server::NamedService,
+    transport::{Channel, Endpoint, Server, server::TcpIncoming},
+};
+
+/// Passes requests of clients on to an etcd. Dropping it ends it.
+#[derive(Debug)]
+pub struct Late {
+    address: String,
+    way: Arc<Way>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Way {
+    etcd: Channel,
+    kept: watch::Sender<Kept>,
+}
+
+#[derive(Debug)]
+enum Kept {
+    Nothing,
+    /// The next transaction is to be kept.
+    TheNext,
+    /// One is just being read.
+    Coming,
+    One(http::Request<Bytes>),
+}
+
+impl Late {
+    /// Starts passing everything on to the etcd at `endpoint`, an `http` URL.
+    ///
+    /// # Errors
+    /// When no port can be opened.
+    ///
+    /// # Panics
+    /// If `endpoint` is no URL.
+    pub async fn start(endpoint: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?.to_string();
+        let etcd = Endpoint::from_shared(endpoint.to_owned()).expect("is a URL").connect_lazy();
+        let way = Arc::new(Way { etcd, kept: watch::Sender::new(Kept::Nothing) });
+        let serving = Server::builder()
+            .add_service(Kv(way.clone()))
+            .add_service(Lease(way.clone()))
+            .add_service(Watch(way.clone()))
+            .serve_with_incoming(TcpIncoming::from(listener));
+        let task = tokio::spawn(async move { drop(serving.await) }).abort_handle();
+        Ok(Self { address, way, task })
+    }
+
+    /// Where clients connect to, as `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// From now on the next transaction is kept back, and not answered. Those after it pass.
+    pub fn keep_the_next(&self) {
+        self.way.kept.send_replace(Kept::TheNext);
+    }
+
+    /// Waits until a transaction is kept back.
+    pub async fn has_kept(&self) {
+        // The sender is a part of this.
+        let _ = self.way.kept.subscribe().wait_for(|kept| matches!(kept, Kept::One(_))).await;
+    }
+
+    /// Lets the transaction that was kept back arrive, and waits until etcd has answered it.
+    ///
+    /// # Panics
+    /// If none was kept back, or etcd does not answer.
+    pub async fn let_it_arrive(&self) {
+        let Kept::One(late) = self.way.kept.send_replace(Kept::Nothing) else { panic!("none is kept back") };
+        let late = late.map(|bytes| Body::new(Full::new(bytes)));
+        let answer = pass(self.way.etcd.clone(), late).await.expect("etcd answers");
+        let answer = answer.into_body().collect().await.expect("the answer is whole");
+        let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
+        assert!(status.is_some_and(|status| status == "0"), "{status:?}");
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn pass(
+    mut etcd: Channel,
+    request: http::Request<Body>,
+) -> Result<http::Response<Body>, tonic::transport::Error> {
+    std::future::poll_fn(|cx| etcd.poll_ready(cx)).await?;
+    etcd.call(request).await
+}
+
+impl Way {
+    /// Whether the transaction that has just come is the one to be kept.
+    fn begins_to_keep(&self) -> bool {
+        self.kept.send_if_modified(|kept| {
+            let begins = matches!(kept, Kept::TheNext);
+            if begins {
+                *kept = Kept::Coming;
+            }
+            begins
+        })
+    }
+
+    async fn take(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        if request.uri().path().ends_with("/Txn") && self.begins_to_keep() {
+            let (parts, body) = request.into_parts();
+            let kept = http::Request::from_parts(parts, body.collect().await?.to_bytes());
+            self.kept.send_replace(Kept::One(kept));
+            return std::future::pending().await;
+        }
+        pass(self.etcd.clone(), request).await.map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+macro_rules! services {
+    ($($name:ident is $path:literal),+) => {$(
+        #[derive(Clone)]
+        struct $name(Arc<Way>);
+
+        impl NamedService for $name {
+            const NAME: &'static str = $path;
+        }
+
+        impl Service<http::Request<Body>> for $name {
+            type Response = http::Response<Body>;
+            type Error = Infallible;
+            type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+                let way = self.0.clone();
+                Box::pin(async move { Ok(way.take(request).await.unwrap_or_else(Status::into_http)) })
+            }
+        }
+    )+};
+}
+
+services! { Kv is "etcdserverpb.KV", Lease is "etcdserverpb.Lease", Watch is "etcdserverpb.Watch" }
