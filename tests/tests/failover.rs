@@ -161,6 +161,7 @@ async fn members_without_a_leader_are_asked_and_left() {
     }
     let members = [leaderless[0].address(), server.endpoint(), leaderless[1].address()];
     let client = Client::connect(EtcdConfig::new(members)).await.expect("one of three has a leader");
+    let begun = Instant::now();
     let held = client.lock().acquire("held", TTL).await.expect("is free");
     let mut watched = client.config().watch::<usize>("limits").await.expect("is watched");
     watched.next().await.expect("never ends").expect("begins with a snapshot");
@@ -171,9 +172,33 @@ async fn members_without_a_leader_are_asked_and_left() {
         assert!(matches!(&event, Ok(ConfigEvent::Set(set)) if set.value == round), "{event:?}");
     }
     let in_vain: Vec<_> = leaderless.iter().map(Leaderless::asked).collect();
-    println!("asked in vain: {in_vain:?}");
+    let elapsed = begun.elapsed();
+    println!("asked in vain: {in_vain:?} in {elapsed:?}");
     assert!(in_vain.iter().sum::<usize>() > 0, "they were asked");
+    // Each three times, while other requests were under way to it, and once after each pause from then on.
+    let most = 12 + elapsed.as_secs() as usize;
+    assert!(in_vain.iter().all(|asked| *asked <= most), "{in_vain:?} in {elapsed:?}");
     held.unlock().await.expect("is held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_one_member_fails_goes_to_another() {
+    let server = EtcdServer::start().await.expect("starts");
+    let mut leaderless = Vec::new();
+    for _ in 0..2 {
+        leaderless.push(Leaderless::start().await.expect("a port can be opened"));
+    }
+    let members = [leaderless[0].address(), server.endpoint(), leaderless[1].address()];
+    let asked = || leaderless.iter().map(Leaderless::asked).collect::<Vec<_>>();
+    for _ in 0..20 {
+        let before = asked();
+        // One request, of a client that knows nothing of its members.
+        drop(Client::connect(EtcdConfig::new(members)).await.expect("one of three has a leader"));
+        let more = |(now, before): (&usize, &usize)| now - before;
+        let in_vain: Vec<_> = asked().iter().zip(&before).map(more).collect();
+        assert!(in_vain.iter().all(|asked| *asked <= 1), "none twice: {in_vain:?}");
+    }
+    assert!(asked().iter().sum::<usize>() > 0, "they were asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
