@@ -39,7 +39,7 @@ enum Kept {
     TheNext,
     /// One is just being read.
     Coming,
-    One(http::Request<Bytes>),
+    One(Box<http::Request<Bytes>>),
 }
 
 impl Late {
@@ -124,7 +124,7 @@ impl Way {
         if request.uri().path().ends_with("/Txn") && self.begins_to_keep() {
             let (parts, body) = request.into_parts();
             let kept = http::Request::from_parts(parts, body.collect().await?.to_bytes());
-            self.kept.send_replace(Kept::One(kept));
+            self.kept.send_replace(Kept::One(Box::new(kept)));
             return std::future::pending().await;
         }
         pass(self.etcd.clone(), request).await.map_err(|error| Status::unavailable(error.to_string()))

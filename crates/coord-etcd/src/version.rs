@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Weak, time::Duration};
 
-use coord_api::BoxError;
+use coord_api::{BoxError, backend::innermost};
 use http::{Request, header::HOST};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -157,19 +157,10 @@ async fn ask_encrypted(member: &Member, tls: &TlsSource) -> Result<Vec<u8>, BoxE
     let url = format!("https://{}", member.authority());
     let endpoint =
         Endpoint::from_shared(url.clone())?.connect_timeout(LIMIT).tls_config(tls.load().await?)?;
-    let mut channel = endpoint.connect().await.map_err(|error| innermost(&error))?;
+    let mut channel = endpoint.connect().await.map_err(|error| innermost(&error).to_string())?;
     let request = Request::get(format!("{url}/version")).body(tonic::body::Body::empty())?;
     std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
     read(channel.call(request).await?.into_body()).await
-}
-
-/// "transport error" tells nobody anything.
-fn innermost(error: &tonic::transport::Error) -> BoxError {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string().into()
 }
 
 async fn read<B>(body: B) -> Result<Vec<u8>, BoxError>

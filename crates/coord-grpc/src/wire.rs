@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use coord_api::BoxError;
+use coord_api::{BoxError, backend::innermost};
 use futures::task::AtomicWaker;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -26,9 +26,6 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{ConnectOptions, probe::knock};
-
-/// A method that servers need not have: that there is none is an answer as well.
-const UNKNOWN: &str = "/grpc.health.v1.Health/Check";
 
 /// A connection that is ready for calls.
 #[derive(Clone, Debug)]
@@ -112,7 +109,7 @@ pub(crate) async fn dial(
         }
         if options.is_tls() {
             // A server that does not accept this client says so only after the handshake, and not in words.
-            let path = options.probe.as_ref().map_or(UNKNOWN, |probe| &probe.path);
+            let path = options.probe.as_ref().map_or(ConnectOptions::ANY_METHOD, |probe| &probe.path);
             let answer = knock(channel.clone(), path).await;
             answer.map_err(|error| format!("closed after the TLS handshake: {}", innermost(&error)))?;
         }
@@ -128,14 +125,6 @@ pub(crate) async fn dial(
 fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
     let inner = innermost(error);
     if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
-}
-
-fn innermost(error: &tonic::transport::Error) -> &dyn std::error::Error {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner
 }
 
 struct Socket {
