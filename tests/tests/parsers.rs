@@ -136,6 +136,14 @@ proptest! {
     }
 
     #[test]
+    fn long_texts(char in any::<char>(), start in select(vec!["", "etcd://", "etcd://h:", "etcd://h:1/", "x://"])) {
+        // A fuzzer found refusals that repeat the whole of a long endpoint.
+        let text = format!("{start}{}", String::from(char).repeat(300));
+        properties::urls(&text);
+        properties::names(&text);
+    }
+
+    #[test]
     fn config_json(bytes in prop_oneof![json(), record()]) {
         properties::config_json(&bytes);
     }

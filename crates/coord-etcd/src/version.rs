@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Weak, time::Duration};
 
-use coord_api::{BoxError, backend::innermost};
+use coord_api::{
+    BoxError,
+    backend::{Shown, innermost},
+};
 use http::{Request, header::HOST};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -128,7 +131,7 @@ impl Versions {
         };
         let answer: Answer = serde_json::from_slice(&body)?;
         ServerVersion::parse(&answer.etcdserver)
-            .ok_or_else(|| format!("`{}` is no version", answer.etcdserver.escape_debug()).into())
+            .ok_or_else(|| format!("{} is no version", Shown(&answer.etcdserver)).into())
     }
 }
 
