@@ -1,22 +1,17 @@
 //! A way to etcd on which one request is kept back, and arrives when its client has long given it up.
 
-use std::{
-    convert::Infallible,
-    io,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{io, sync::Arc};
 
-use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
-use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+use tokio::{sync::watch, task::AbortHandle};
 use tonic::{
     Status,
     body::Body,
     codegen::{Bytes, Service, http},
-    server::NamedService,
-    transport::{Channel, Endpoint, Server, server::TcpIncoming},
+    transport::{Channel, Endpoint},
 };
+
+use crate::stand_in::{Answer, serve};
 
 /// Passes requests of clients on to an etcd. Dropping it ends it.
 #[derive(Debug)]
@@ -51,16 +46,9 @@ impl Late {
     /// # Panics
     /// If `endpoint` is no URL.
     pub async fn start(endpoint: &str) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?.to_string();
         let etcd = Endpoint::from_shared(endpoint.to_owned()).expect("is a URL").connect_lazy();
         let way = Arc::new(Way { etcd, kept: watch::Sender::new(Kept::Nothing) });
-        let serving = Server::builder()
-            .add_service(Kv(way.clone()))
-            .add_service(Lease(way.clone()))
-            .add_service(Watch(way.clone()))
-            .serve_with_incoming(TcpIncoming::from(listener));
-        let task = tokio::spawn(async move { drop(serving.await) }).abort_handle();
+        let (address, task) = serve(way.clone()).await?;
         Ok(Self { address, way, task })
     }
 
@@ -119,8 +107,10 @@ impl Way {
             begins
         })
     }
+}
 
-    async fn take(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+impl Answer for Arc<Way> {
+    async fn answer(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         if request.uri().path().ends_with("/Txn") && self.begins_to_keep() {
             let (parts, body) = request.into_parts();
             let kept = http::Request::from_parts(parts, body.collect().await?.to_bytes());
@@ -130,31 +120,3 @@ impl Way {
         pass(self.etcd.clone(), request).await.map_err(|error| Status::unavailable(error.to_string()))
     }
 }
-
-macro_rules! services {
-    ($($name:ident is $path:literal),+) => {$(
-        #[derive(Clone)]
-        struct $name(Arc<Way>);
-
-        impl NamedService for $name {
-            const NAME: &'static str = $path;
-        }
-
-        impl Service<http::Request<Body>> for $name {
-            type Response = http::Response<Body>;
-            type Error = Infallible;
-            type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-                Poll::Ready(Ok(()))
-            }
-
-            fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-                let way = self.0.clone();
-                Box::pin(async move { Ok(way.take(request).await.unwrap_or_else(Status::into_http)) })
-            }
-        }
-    )+};
-}
-
-services! { Kv is "etcdserverpb.KV", Lease is "etcdserverpb.Lease", Watch is "etcdserverpb.Watch" }

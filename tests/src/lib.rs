@@ -10,6 +10,7 @@ mod ports;
 mod proxy;
 mod server;
 pub mod soak;
+mod stand_in;
 pub mod worlds;
 
 pub use certs::{Cert, Certs};
