@@ -32,8 +32,6 @@ enum Kept {
     Nothing,
     /// The next transaction is to be kept.
     TheNext,
-    /// One is just being read.
-    Coming,
     One(Box<http::Request<Bytes>>),
 }
 
@@ -74,7 +72,7 @@ impl Late {
     /// If none was kept back, or etcd does not answer.
     pub async fn let_it_arrive(&self) {
         let Kept::One(late) = self.way.kept.send_replace(Kept::Nothing) else { panic!("none is kept back") };
-        let late = late.map(|bytes| Body::new(Full::new(bytes)));
+        let late = late.map(body_of);
         let answer = pass(self.way.etcd.clone(), late).await.expect("etcd answers");
         let answer = answer.into_body().collect().await.expect("the answer is whole");
         let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
@@ -97,26 +95,34 @@ async fn pass(
 }
 
 impl Way {
-    /// Whether the transaction that has just come is the one to be kept.
-    fn begins_to_keep(&self) -> bool {
+    /// Whether a transaction is the one to be kept.
+    fn keeps(&self, transaction: &http::Request<Bytes>) -> bool {
         self.kept.send_if_modified(|kept| {
-            let begins = matches!(kept, Kept::TheNext);
-            if begins {
-                *kept = Kept::Coming;
+            let keeps = matches!(kept, Kept::TheNext);
+            if keeps {
+                *kept = Kept::One(Box::new(transaction.clone()));
             }
-            begins
+            keeps
         })
     }
 }
 
 impl Answer for Arc<Way> {
     async fn answer(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
-        if request.uri().path().ends_with("/Txn") && self.begins_to_keep() {
+        let mut request = request;
+        if request.uri().path().ends_with("/Txn") {
+            // As a whole, so that it outlives its client.
             let (parts, body) = request.into_parts();
-            let kept = http::Request::from_parts(parts, body.collect().await?.to_bytes());
-            self.kept.send_replace(Kept::One(Box::new(kept)));
-            return std::future::pending().await;
+            let whole = http::Request::from_parts(parts, body.collect().await?.to_bytes());
+            if self.keeps(&whole) {
+                return std::future::pending().await;
+            }
+            request = whole.map(body_of);
         }
         pass(self.etcd.clone(), request).await.map_err(|error| Status::unavailable(error.to_string()))
     }
+}
+
+fn body_of(bytes: Bytes) -> Body {
+    Body::new(Full::new(bytes))
 }
