@@ -14,9 +14,19 @@ use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{Conditions, EtcdServer, Late, Proxy};
 use etcd_client::{GetOptions, WatchOptions};
 use futures::{FutureExt, future::join_all};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const TTL: Duration = Duration::from_secs(30);
+
+/// Waits until this is so.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), waiting).await.expect(what);
+}
 
 /// An update is stuck on its way; its instance leaves by another one, and then the update arrives.
 #[tokio::test(flavor = "multi_thread")]
@@ -84,20 +94,15 @@ async fn a_stamp_that_arrives_late_takes_no_time_back() {
     late.has_kept().await;
     // The next one is of a later time.
     clock.fetch_add(1_000, Ordering::SeqCst);
-    let mut after = before;
-    while after == before {
-        sleep(Duration::from_millis(10)).await;
-        after = reserved().await;
-    }
+    until("more time is reserved", async || reserved().await != before).await;
+    let after = reserved().await;
     assert_eq!(after, before + 16_000);
     late.let_it_arrive().await;
     assert_eq!(reserved().await, after);
     // It still reserves time.
     clock.fetch_add(15_000, Ordering::SeqCst);
     snowflake.next_id().await.expect("is held");
-    while reserved().await != after + 15_000 {
-        sleep(Duration::from_millis(10)).await;
-    }
+    until("more time is reserved", async || reserved().await == after + 15_000).await;
 }
 
 /// As when a stamp arrives late, but before the next one is sent, which knows of none.
@@ -138,17 +143,13 @@ async fn a_wait_for_an_id_that_was_given_up_takes_none_later() {
     let ((held, _holder), (wanted, _waiter)) = (ids(server.endpoint()).await, ids(way.address()).await);
     held.acquire_id().await.expect("is free");
     let waiting = tokio::spawn(async move { wanted.acquire_id().await });
-    while queued().await == 0 {
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("one waits", async || queued().await > 0).await;
 
     // It hears that the id is free, and can not take it.
     way.up().set(Conditions::Silent);
     let sent = way.sent();
     held.release_id().await.expect("is held");
-    while way.sent() == sent {
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("it asks", async || way.sent() > sent).await;
     way.refuse();
     waiting.abort();
     // Until the claim that was under way has been given up.
@@ -156,9 +157,7 @@ async fn a_wait_for_an_id_that_was_given_up_takes_none_later() {
     let below = Some(WatchOptions::new().with_prefix());
     let mut taken = etcd.watch_client().watch("/coord/ids/svc/ids/", below).await.expect("etcd answers");
     way.restore();
-    while queued().await > 0 {
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("it has left", async || queued().await == 0).await;
     etcd.kv_client().put("/coord/ids/svc/ids/end", "", None).await.expect("is written");
     let mut changes = Vec::new();
     while changes.last().is_none_or(|last: &String| !last.ends_with("/end")) {
