@@ -1,24 +1,17 @@
 //! A member of etcd that has lost its leader: it is there, accepts everything, and does nothing.
 
 use std::{
-    convert::Infallible,
-    future::{Ready, ready},
     io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
 };
 
-use tokio::{net::TcpListener, task::AbortHandle};
-use tonic::{
-    Status,
-    body::Body,
-    codegen::{Service, http},
-    server::NamedService,
-    transport::{Server, server::TcpIncoming},
-};
+use tokio::task::AbortHandle;
+use tonic::{Status, body::Body, codegen::http};
+
+use crate::stand_in::{Answer, serve};
 
 /// Answers every request on loopback as etcd does then. Dropping it ends it.
 #[derive(Debug)]
@@ -34,15 +27,8 @@ impl Leaderless {
     /// # Errors
     /// When no port can be opened.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?.to_string();
         let asked = Arc::new(AtomicUsize::new(0));
-        let serving = Server::builder()
-            .add_service(Kv(asked.clone()))
-            .add_service(Lease(asked.clone()))
-            .add_service(Watch(asked.clone()))
-            .serve_with_incoming(TcpIncoming::from(listener));
-        let task = tokio::spawn(async move { drop(serving.await) }).abort_handle();
+        let (address, task) = serve(NoLeader(asked.clone())).await?;
         Ok(Self { address, asked, task })
     }
 
@@ -63,30 +49,12 @@ impl Drop for Leaderless {
     }
 }
 
-macro_rules! services {
-    ($($name:ident is $path:literal),+) => {$(
-        #[derive(Clone)]
-        struct $name(Arc<AtomicUsize>);
+#[derive(Clone)]
+struct NoLeader(Arc<AtomicUsize>);
 
-        impl NamedService for $name {
-            const NAME: &'static str = $path;
-        }
-
-        impl Service<http::Request<Body>> for $name {
-            type Response = http::Response<Body>;
-            type Error = Infallible;
-            type Future = Ready<Result<Self::Response, Infallible>>;
-
-            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-                Poll::Ready(Ok(()))
-            }
-
-            fn call(&mut self, _: http::Request<Body>) -> Self::Future {
-                self.0.fetch_add(1, Relaxed);
-                ready(Ok(Status::unavailable("etcdserver: no leader").into_http()))
-            }
-        }
-    )+};
+impl Answer for NoLeader {
+    async fn answer(self, _: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        self.0.fetch_add(1, Relaxed);
+        Err(Status::unavailable("etcdserver: no leader"))
+    }
 }
-
-services! { Kv is "etcdserverpb.KV", Lease is "etcdserverpb.Lease", Watch is "etcdserverpb.Watch" }

@@ -4,15 +4,18 @@
 
 mod certs;
 mod cluster;
+mod late;
 mod leaderless;
 mod ports;
 mod proxy;
 mod server;
 pub mod soak;
+mod stand_in;
 pub mod worlds;
 
 pub use certs::{Cert, Certs};
 pub use cluster::{Cluster, NODES, SlowDisk};
+pub use late::Late;
 pub use leaderless::Leaderless;
 pub use proxy::{Conditions, Fault, Line, Proxy};
 pub use server::{Clients, EtcdServer};

@@ -3,6 +3,7 @@
 mod container;
 pub(crate) mod http;
 mod process;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

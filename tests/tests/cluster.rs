@@ -1,6 +1,11 @@
 //! The fault injection itself: each fault does what it says, and ends.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpStream,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use coord_tests::{Cluster, Conditions, NODES, Proxy};
 use etcd_client::{Client, ConnectOptions};
@@ -143,4 +148,37 @@ async fn doors_and_conditions_do_what_they_say() {
     assert!(read().await.is_err(), "no answer arrives");
     network.restore();
     read().await.expect("answers");
+}
+
+/// Runs twice: the test starts itself once more, as the process that is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_end_with_the_process_that_started_them_however_that_ends() {
+    const STARTER: &str = "COORD_TEST_STARTER";
+    if std::env::var_os(STARTER).is_some() {
+        let cluster = Cluster::start().await.expect("starts");
+        cluster.freeze(0).expect("is frozen");
+        let nodes: Vec<_> = (0..NODES).map(|n| cluster.direct(n)).collect();
+        println!("\nnodes {}", nodes.join(" "));
+        return std::future::pending().await;
+    }
+    let name = "nodes_end_with_the_process_that_started_them_however_that_ends";
+    let mut starter = Command::new(std::env::current_exe().expect("is known"))
+        .args([name, "--exact", "--nocapture"])
+        .env(STARTER, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("is started");
+    let mut lines = BufReader::new(starter.stdout.take().expect("is piped")).lines().map_while(Result::ok);
+    let nodes = lines.find_map(|line| line.strip_prefix("nodes ").map(str::to_owned)).expect("tells them");
+    let nodes: Vec<_> = nodes.split(' ').map(|node| node.trim_start_matches("http://")).collect();
+    let run = || nodes.iter().filter(|node| TcpStream::connect(node).is_ok()).count();
+    assert_eq!(run(), NODES);
+    // On Unix this is `kill -9`.
+    starter.kill().expect("runs");
+    starter.wait().expect("is waited for");
+    let killed = Instant::now();
+    while run() > 0 {
+        assert!(killed.elapsed() < Duration::from_secs(30), "{} still run", run());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -1,14 +1,32 @@
 //! Requests that arrive late: their client has given them up and gone on by another way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
-use coord_api::{Provider, ServiceInfo};
+use coord_api::{Error, IdOptions, Provider, ServiceInfo, Snowflake, SnowflakeOptions};
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::{Conditions, EtcdServer, Proxy};
+use coord_tests::{Conditions, EtcdServer, Late, Proxy};
+use etcd_client::{GetOptions, WatchOptions};
 use futures::{FutureExt, future::join_all};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const TTL: Duration = Duration::from_secs(30);
+
+/// Waits until this is so.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), waiting).await.expect(what);
+}
 
 /// An update is stuck on its way; its instance leaves by another one, and then the update arrives.
 #[tokio::test(flavor = "multi_thread")]
@@ -26,44 +44,127 @@ async fn an_update_that_arrives_late_does_not_bring_an_instance_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_that_arrives_late_does_not_bring_an_instance_back() {
     let server = EtcdServer::start().await.expect("starts");
+    let late = Late::start(server.endpoint()).await.expect("a port is free");
     let target = server.endpoint().trim_start_matches("http://").to_owned();
-    let watching = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
-    join_all((0..10).map(|round| registers_and_leaves(round, &target, &watching))).await;
-}
-
-async fn registers_and_leaves(round: usize, target: &str, watching: &Client) {
-    let stuck = Proxy::start(target.to_owned()).await.expect("a port is free");
-    let other = Proxy::start(target.to_owned()).await.expect("a port is free");
+    let other = Proxy::start(target).await.expect("a port is free");
     other.refuse();
-    let config = EtcdConfig::new([stuck.address(), other.address()]);
+    let config = EtcdConfig::new([late.address(), other.address()]);
     let client = Client::connect(config.request_timeout(Duration::from_secs(4))).await.expect("etcd answers");
-    let service = format!("im-{round}");
-    let instance = |id: &str| ServiceInfo::new(&service, id, "10.0.0.1", 80);
-    // With a lease, and with the watch that guards the records of the service.
     let registry = client.registry();
-    let warm = registry.register(instance("warm"), TTL).await.expect("is registered");
+    let instance = |id: &str| ServiceInfo::new("im-logic", id, "10.0.0.1", 80);
+    // With a lease, which lives on, and with the watch that guards the records of the service.
+    let _other = registry.register(instance("other"), TTL).await.expect("is registered");
 
-    stuck.up().set(Conditions::Silent);
-    let before = stuck.sent();
-    let registering = registry.register(instance("late"), TTL);
+    late.keep_the_next();
     let other_is_back = async {
-        while stuck.sent() == before {
-            sleep(Duration::from_millis(5)).await;
-        }
+        late.has_kept().await;
         other.restore();
     };
-    let (registered, ()) = tokio::join!(registering, other_is_back);
-    let left = match registered {
-        Ok(registration) => registration.deregister().await,
-        Err(error) => Err(error),
+    let (registered, ()) = tokio::join!(registry.register(instance("late"), TTL), other_is_back);
+    registered.expect("is made through the other one").deregister().await.expect("is registered");
+    late.let_it_arrive().await;
+    let found = registry.discover("im-logic").await.expect("etcd answers");
+    assert_eq!(found, [instance("other")]);
+}
+
+/// Time that is reserved for numbers never goes back, or the next holder of the id would make some of them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stamp_that_arrives_late_takes_no_time_back() {
+    let server = EtcdServer::start().await.expect("starts");
+    let late = Late::start(server.endpoint()).await.expect("a port is free");
+    let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(2));
+    let client = Client::connect(config.instance_id_ttl(TTL)).await.expect("etcd answers");
+    let ids = client.instance_id_allocator("svc", 2).expect("is valid");
+    ids.acquire_id().await.expect("is free");
+    let clock = Arc::new(AtomicU64::new(0));
+    let (start, passed) = (SystemTime::now(), clock.clone());
+    let now = move || start + Duration::from_millis(passed.load(Ordering::SeqCst));
+    let options = SnowflakeOptions::default().clock(now);
+    let snowflake = Snowflake::start_with(&*ids, options).await.expect("is held");
+    let etcd = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    let reserved = async || {
+        let found = etcd.kv_client().get("/coord/ids/svc/stamped/1", None).await.expect("etcd answers");
+        found.kvs()[0].value_str().expect("is a number").parse::<u64>().expect("is a number")
     };
-    stuck.restore();
-    sleep(Duration::from_millis(300)).await;
-    let found = watching.registry().discover(&service).await.expect("etcd answers");
-    println!("round {round}: {left:?}");
-    let is_there = found.iter().any(|info| info.id == "late");
-    assert!(left.is_err() || !is_there, "round {round}: {left:?}, and there is {found:?}");
-    drop(warm);
+    let before = reserved().await;
+
+    late.keep_the_next();
+    clock.fetch_add(15_000, Ordering::SeqCst);
+    snowflake.next_id().await.expect("is held");
+    late.has_kept().await;
+    // The next one is of a later time.
+    clock.fetch_add(1_000, Ordering::SeqCst);
+    until("more time is reserved", async || reserved().await != before).await;
+    let after = reserved().await;
+    assert_eq!(after, before + 16_000);
+    late.let_it_arrive().await;
+    assert_eq!(reserved().await, after);
+    // It still reserves time.
+    clock.fetch_add(15_000, Ordering::SeqCst);
+    snowflake.next_id().await.expect("is held");
+    until("more time is reserved", async || reserved().await == after + 15_000).await;
+}
+
+/// As when a stamp arrives late, but before the next one is sent, which knows of none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stamp_that_arrives_unseen_does_not_keep_the_next_from_being_written() {
+    let server = EtcdServer::start().await.expect("starts");
+    let late = Late::start(server.endpoint()).await.expect("a port is free");
+    let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(2));
+    let client = Client::connect(config).await.expect("etcd answers");
+    let ids = client.instance_id_allocator("svc", 2).expect("is valid");
+    ids.acquire_id().await.expect("is free");
+    let snowflake = Snowflake::start(&*ids).await.expect("is held");
+    late.keep_the_next();
+    assert!(matches!(snowflake.finish().await, Err(Error::Timeout { .. })));
+    late.let_it_arrive().await;
+    let again = Snowflake::start(&*ids).await.expect("is held");
+    again.finish().await.expect("is held");
+}
+
+/// Who waited for an id and gave up while etcd was away does not take one when it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_an_id_that_was_given_up_takes_none_later() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let server = EtcdServer::start().await.expect("starts");
+    let target = server.endpoint().trim_start_matches("http://").to_owned();
+    let way = Proxy::start(target).await.expect("a port is free");
+    let etcd = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    let queued = async || {
+        let below = Some(GetOptions::new().with_prefix().with_count_only());
+        etcd.kv_client().get("/coord/ids/svc/queue/", below).await.expect("etcd answers").count()
+    };
+    let ids = async |endpoint: &str| {
+        let config = EtcdConfig::new([endpoint]).request_timeout(LIMIT);
+        let client = Client::connect(config).await.expect("etcd answers");
+        let options = IdOptions::new("svc", 2).quarantine(Duration::ZERO);
+        (client.instance_ids().allocator(options).expect("is valid"), client)
+    };
+    let ((held, _holder), (wanted, _waiter)) = (ids(server.endpoint()).await, ids(way.address()).await);
+    held.acquire_id().await.expect("is free");
+    let waiting = tokio::spawn(async move { wanted.acquire_id().await });
+    until("one waits", async || queued().await > 0).await;
+
+    // It hears that the id is free, and can not take it.
+    way.up().set(Conditions::Silent);
+    let sent = way.sent();
+    held.release_id().await.expect("is held");
+    until("it asks", async || way.sent() > sent).await;
+    way.refuse();
+    waiting.abort();
+    // Until the claim that was under way has been given up.
+    sleep(LIMIT * 5).await;
+    let below = Some(WatchOptions::new().with_prefix());
+    let mut taken = etcd.watch_client().watch("/coord/ids/svc/ids/", below).await.expect("etcd answers");
+    way.restore();
+    until("it has left", async || queued().await == 0).await;
+    etcd.kv_client().put("/coord/ids/svc/ids/end", "", None).await.expect("is written");
+    let mut changes = Vec::new();
+    while changes.last().is_none_or(|last: &String| !last.ends_with("/end")) {
+        let answer = taken.message().await.expect("etcd answers").expect("does not end");
+        changes.extend(answer.events().iter().filter_map(|e| Some(e.kv()?.key_str().ok()?.to_owned())));
+    }
+    assert_eq!(changes, ["/coord/ids/svc/ids/end"]);
 }
 
 /// Whether the update was stuck: it may just have found a way through.

@@ -116,6 +116,13 @@ fn record() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// Refusals that repeated the whole of what was long.
+#[test]
+fn what_a_fuzzer_found() {
+    properties::urls(&format!("etcd://{}", "\u{1b}".repeat(91)));
+    properties::urls(&format!("etcd://h:1/{}", "é".repeat(127)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -133,6 +140,13 @@ proptest! {
     #[test]
     fn urls(text in url()) {
         properties::urls(&text);
+    }
+
+    #[test]
+    fn long_texts(char in any::<char>(), start in select(vec!["", "etcd://", "etcd://h:", "etcd://h:1/", "x://"])) {
+        let text = format!("{start}{}", String::from(char).repeat(300));
+        properties::urls(&text);
+        properties::names(&text);
     }
 
     #[test]

@@ -39,14 +39,26 @@ fn check(field: &'static str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Prints a refused name so that a person sees it and a terminal survives it.
-struct Shown<'a>(&'a str);
+/// Prints what is refused so that a person sees it and a terminal survives it: in backticks, escaped, and the beginning
+/// if it is long.
+///
+/// ```
+/// use coord_api::backend::Shown;
+/// assert_eq!(Shown("a\nb").to_string(), r"`a\nb`");
+/// assert_eq!(Shown(&"x".repeat(100)).to_string(), format!("`{}…`", "x".repeat(64)));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a>(pub &'a str);
+
+/// How many characters are shown, escapes counted as they are written.
+const MOST_SHOWN: usize = 64;
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head: String = self.0.chars().take(40).collect();
-        let more = if head.len() < self.0.len() { "…" } else { "" };
-        write!(f, "`{}{more}`", head.escape_debug())
+        let mut escaped = self.0.escape_debug();
+        let head: String = escaped.by_ref().take(MOST_SHOWN).collect();
+        let more = if escaped.next().is_some() { "…" } else { "" };
+        write!(f, "`{head}{more}`")
     }
 }
 

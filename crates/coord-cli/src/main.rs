@@ -18,6 +18,7 @@ mod lock;
 mod out;
 mod service;
 mod top;
+mod watch;
 
 use std::process::ExitCode;
 

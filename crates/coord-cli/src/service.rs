@@ -14,6 +14,7 @@ use crate::{
     connect::duration,
     exit::{Exit, Failure},
     out::{Out, shown, table},
+    watch,
 };
 
 #[derive(Args, Debug)]
@@ -88,7 +89,7 @@ impl ServiceArgs {
         match self.command {
             ServiceCommand::Register(register) => register.call(&*registry, out).await,
             ServiceCommand::List { name } => list(&*registry, name, out).await,
-            ServiceCommand::Watch { name } => watch(&*registry, &name, out).await,
+            ServiceCommand::Watch { name } => watch::show(registry.watch(&name), event_line, out).await,
         }
     }
 }
@@ -258,26 +259,6 @@ pub(crate) fn metadata(info: &ServiceInfo) -> String {
     let pairs: Vec<String> =
         info.metadata.iter().map(|(key, value)| shown(&format!("{key}={value}"))).collect();
     pairs.join(" ")
-}
-
-async fn watch(registry: &dyn ServiceRegistry, name: &str, out: Out) -> Result<Exit, Failure> {
-    let mut signals = Signals::listen()?;
-    let mut watch = registry.watch(name).await?;
-    loop {
-        let item = tokio::select! {
-            biased;
-            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
-            item = watch.next() => item,
-        };
-        match item {
-            None => return Ok(Exit::OK),
-            Some(Ok(event)) => {
-                let (json, text) = event_line(&event);
-                out.line(&json, &text)?;
-            }
-            Some(Err(error)) => out.failure(&error.into()),
-        }
-    }
 }
 
 fn event_line(event: &ServiceEvent) -> (Value, String) {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use coord_api::{Error, Result};
+use coord_api::{Error, Result, backend::Shown};
 
 /// Parsed endpoints of one scheme, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) fn parse(endpoints: &[String], tls: bool) -> Result<Endpoints> {
     let mut all = Vec::with_capacity(parsed.len());
     for (_, member) in parsed {
         if all.contains(&member) {
-            return Err(refuse(format!("`{}` is listed twice", member.authority())));
+            return Err(refuse(format!("{} is listed twice", Shown(&member.authority()))));
         }
         all.push(member);
     }
@@ -68,7 +68,7 @@ fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, Member)> {
         Some(("http", rest)) => (Scheme::Http, rest),
         Some(("https", rest)) => (Scheme::Https, rest),
         Some((other, _)) => {
-            return Err(refuse(format!("`{}://` is neither http nor https", other.escape_debug())));
+            return Err(refuse(format!("the scheme {} is neither http nor https", Shown(other))));
         }
         None => (default, endpoint),
     };
@@ -76,18 +76,18 @@ fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, Member)> {
         // Not echoed: what stands before the `@` may be a password.
         return Err(refuse("an endpoint contains `@`: set `username` and `password` instead"));
     }
-    let shown = authority.escape_debug();
+    let shown = Shown(authority);
     if authority.contains(['/', '?', '#']) {
-        return Err(refuse(format!("`{shown}` has a path or a query, only `host:port` is used")));
+        return Err(refuse(format!("{shown} has a path or a query, only `host:port` is used")));
     }
     let Some((host, port)) = authority.rsplit_once(':') else {
-        return Err(refuse(format!("`{shown}` has no port, for example `host:2379`")));
+        return Err(refuse(format!("{shown} has no port, for example `host:2379`")));
     };
     // `+1` is a number to Rust.
     let is_number = port.bytes().all(|digit| digit.is_ascii_digit());
     let port = match port.parse::<u16>() {
         Ok(port @ 1..) if is_number => port,
-        _ => return Err(refuse(format!("`{shown}` has a port that is not within 1 and 65535"))),
+        _ => return Err(refuse(format!("{shown} has a port that is not within 1 and 65535"))),
     };
     let is_name =
         |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
@@ -97,7 +97,7 @@ fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, Member)> {
         None => is_name(host).then(|| host.to_ascii_lowercase()),
     };
     let host = host.ok_or_else(|| {
-        refuse(format!("`{shown}` has no valid host; IPv6 addresses are written in brackets"))
+        refuse(format!("{shown} has no valid host; IPv6 addresses are written in brackets"))
     })?;
     Ok((scheme, Member { host, port }))
 }

@@ -1,6 +1,6 @@
 //! Under which roots of etcd the four areas live.
 
-use coord_api::{Error, Namespace, Result};
+use coord_api::{Error, Namespace, Result, backend::Shown};
 use serde::Deserialize;
 
 /// Under which roots of etcd the four areas live.
@@ -93,7 +93,7 @@ impl Layout {
             for other in &all[n + 1..] {
                 let (one, other) = (format!("{one}/"), format!("{other}/"));
                 if one.starts_with(&other) || other.starts_with(&one) {
-                    let reason = format!("has a root within another: {one} and {other}");
+                    let reason = format!("has a root within another: {} and {}", Shown(&one), Shown(&other));
                     return Err(Error::invalid("layout", reason));
                 }
             }
@@ -110,13 +110,13 @@ impl Layout {
 }
 
 fn check_root(root: &str) -> Result<()> {
-    let refuse = |reason: &str| Err(Error::invalid("layout", format!("has the root {root:?}: {reason}")));
+    let refuse = |reason: String| Err(Error::invalid("layout", reason));
     let Some(name) = root.strip_prefix('/') else {
-        return refuse("does not begin with `/`");
+        return refuse(format!("has the root {}, which does not begin with `/`", Shown(root)));
     };
     match Namespace::parse(name) {
         Ok(_) => Ok(()),
-        Err(Error::InvalidArgument { reason, .. }) => refuse(&reason),
+        Err(Error::InvalidArgument { reason, .. }) => refuse(format!("has a root whose name {reason}")),
         Err(other) => Err(other),
     }
 }
@@ -146,8 +146,8 @@ mod tests {
             (refused("/", "/services"), "empty"),
             (refused("/locks/", "/services"), "begins or ends with"),
             (refused("/a//b", "/services"), "empty segment"),
-            (refused("/same", "/same"), "has a root within another: /same/ and /same/"),
-            (refused("/a", "/a/b"), "has a root within another: /a/ and /a/b/"),
+            (refused("/same", "/same"), "has a root within another: `/same/` and `/same/`"),
+            (refused("/a", "/a/b"), "has a root within another: `/a/` and `/a/b/`"),
             (refused("/shop/internal/x", "/services"), "has a root within another"),
         ];
         for (message, expected) in table {

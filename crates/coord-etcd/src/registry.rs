@@ -125,14 +125,14 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     Ok(writing.done(own, shared))
 }
 
-/// Writes the record if the key does not exist, or is a record that we wrote ourselves.
+/// Writes the record if the key does not exist, or has what we may replace.
 async fn write_over_own(
     core: &Arc<Core>,
     (service, id): (&ServiceName, &InstanceId),
     key: &str,
     record: &Bytes,
     session: Arc<Session>,
-    // What to find: nothing, or our own record at this revision.
+    // What to find: nothing, or what we may replace, at this revision.
     mut expected: i64,
 ) -> Result<OwnKey> {
     let begun = Instant::now();
@@ -142,7 +142,11 @@ async fn write_over_own(
                 return Ok(OwnKey { key: key.to_owned(), written: revision, session });
             }
             Write::Found(None) => expected = 0,
-            Write::Found(Some(found)) => expected = own_revision(core, service, id, &found)?,
+            Write::Found(Some(found)) => {
+                let stored = entry(&found, format!("{service}/{id}"));
+                Record::check_replaceable(service, &stored, &core.owner)?;
+                expected = found.mod_revision();
+            }
             Write::Barred(error) if core.may_begin_anew(begun, &error) => {}
             Write::Barred(error) => return Err(error),
             Write::Unknown(error) => {
@@ -151,20 +155,6 @@ async fn write_over_own(
             }
         }
     }
-}
-
-/// The revision of a record that we may replace, since we wrote it ourselves.
-fn own_revision(core: &Core, service: &ServiceName, id: &InstanceId, found: &KeyValue) -> Result<i64> {
-    let found_entry = entry(found, format!("{service}/{id}"));
-    let owner = Record::from_entry(service, &found_entry).ok().and_then(|record| record.owner);
-    if owner == Some(core.owner.to_string()) {
-        return Ok(found.mod_revision());
-    }
-    Err(Error::AlreadyRegistered {
-        service: service.to_string(),
-        id: id.to_string(),
-        owner: owner.unwrap_or_else(|| "another program".into()),
-    })
 }
 
 enum Write {
@@ -182,7 +172,9 @@ impl Core {
     /// Writes a record if the key is at revision `expected`; 0 means that it does not exist.
     ///
     /// A write that is still under way when its record has been given back would bring it back. So each is on the
-    /// condition that a key of its own, the bar, does not exist, and when its answer is lost, the bar is written.
+    /// condition that a key of its own, the bar, does not exist, and when its answer is lost, the bar is written. The
+    /// bar is on the lease of the record: no request can write that once the lease is over, and before nobody knows how
+    /// long one may be under way. So it is never removed by hand.
     async fn write_record(
         self: &Arc<Self>,
         key: &str,

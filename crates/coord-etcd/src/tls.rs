@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use coord_api::{BoxError, Error};
+use coord_api::{BoxError, Error, backend::innermost};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::{endpoint::Scheme, files, options::TlsFiles};
@@ -84,14 +84,6 @@ async fn read_pem(path: &Path, kind: &str) -> Result<(Vec<u8>, bool), BoxError> 
         return Err(format!("{FILES}{} has no PEM `{kind}`", path.display()).into());
     }
     Ok((content.bytes, content.others_may_read))
-}
-
-fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner
 }
 
 /// What to do about a connection that failed for a reason of TLS; `None` for any other reason. `words` are those of the

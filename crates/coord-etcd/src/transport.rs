@@ -27,8 +27,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A member from which nothing came for so long while something is in flight to it is asked whether it is there, and
-/// given up when it does not answer in time. Any method will do; this one needs no permission.
-const PROBE: &str = "/grpc.health.v1.Health/Check";
+/// given up when it does not answer in time.
 const SILENCE: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -66,7 +65,7 @@ pub(crate) fn options(endpoints: &Endpoints, timeouts: &Timeouts) -> ConnectOpti
         .eject_after(FAILURES)
         .cool_off(COOL_OFF.0, COOL_OFF.1);
     match try_limit(endpoints, timeouts.request) {
-        Some(limit) => options.try_timeout(limit).probe(PROBE, SILENCE, PROBE_LIMIT),
+        Some(limit) => options.try_timeout(limit).probe(ConnectOptions::ANY_METHOD, SILENCE, PROBE_LIMIT),
         None => options,
     }
 }

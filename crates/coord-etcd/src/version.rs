@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Weak, time::Duration};
 
-use coord_api::BoxError;
+use coord_api::{
+    BoxError,
+    backend::{Shown, innermost},
+};
 use http::{Request, header::HOST};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -128,7 +131,7 @@ impl Versions {
         };
         let answer: Answer = serde_json::from_slice(&body)?;
         ServerVersion::parse(&answer.etcdserver)
-            .ok_or_else(|| format!("`{}` is no version", answer.etcdserver.escape_debug()).into())
+            .ok_or_else(|| format!("{} is no version", Shown(&answer.etcdserver)).into())
     }
 }
 
@@ -157,19 +160,10 @@ async fn ask_encrypted(member: &Member, tls: &TlsSource) -> Result<Vec<u8>, BoxE
     let url = format!("https://{}", member.authority());
     let endpoint =
         Endpoint::from_shared(url.clone())?.connect_timeout(LIMIT).tls_config(tls.load().await?)?;
-    let mut channel = endpoint.connect().await.map_err(|error| innermost(&error))?;
+    let mut channel = endpoint.connect().await.map_err(|error| innermost(&error).to_string())?;
     let request = Request::get(format!("{url}/version")).body(tonic::body::Body::empty())?;
     std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
     read(channel.call(request).await?.into_body()).await
-}
-
-/// "transport error" tells nobody anything.
-fn innermost(error: &tonic::transport::Error) -> BoxError {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string().into()
 }
 
 async fn read<B>(body: B) -> Result<Vec<u8>, BoxError>

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use coord_api::backend::innermost;
 use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::{Code, Status, TimeoutExpired, body::Body};
@@ -137,7 +138,7 @@ impl Attempt {
         } else {
             self.failed(Failure::Answer);
         }
-        let cause = chain(error.as_ref()).last().map(ToString::to_string).unwrap_or_default();
+        let cause = innermost(error.as_ref()).to_string();
         if unsent.is_some() {
             let address = &self.slot.node.authority;
             let status = tries::unsent(format!("{} at {address}: {cause}", self.balancer.service));

@@ -89,6 +89,17 @@ impl Default for ConnectOptions {
 }
 
 impl ConnectOptions {
+    /// The path of a method that needs no permission, and that servers need not have: that there is none is an answer as
+    /// well.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use coord_grpc::ConnectOptions;
+    /// let second = Duration::from_secs(1);
+    /// let options = ConnectOptions::new().probe(ConnectOptions::ANY_METHOD, second, second);
+    /// ```
+    pub const ANY_METHOD: &str = "/grpc.health.v1.Health/Check";
+
     /// The defaults: 5 s to connect; no limit on one try; [`Policy::PeakEwma`] among all instances; five
     /// failures in a row eject an instance for 1 s, and for up to 60 s if it goes on; while calls are in
     /// flight a ping after 20 s, to be answered within 5 s.
@@ -132,7 +143,7 @@ impl ConnectOptions {
     /// it, with an empty request to `path`. Whatever it answers is good; if nothing at all comes within `limit` it
     /// is ejected, and its connection is given up with all that is on it. So streams are not left waiting on an
     /// instance that is frozen or cut off. It needs a server that answers any method at once, also an unknown one
-    /// such as `/grpc.health.v1.Health/Check` may be. Not by default: then only pings find that out.
+    /// such as [`ANY_METHOD`](Self::ANY_METHOD) may be. Not by default: then only pings find that out.
     ///
     /// With this, whoever is found silent by a [`try_timeout`](Self::try_timeout) loses its connection as well.
     #[must_use]

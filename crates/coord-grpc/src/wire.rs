@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use coord_api::BoxError;
+use coord_api::{BoxError, backend::innermost};
 use futures::task::AtomicWaker;
 use http::{Uri, uri::Authority};
 use hyper_util::rt::TokioIo;
@@ -25,14 +25,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{
-    ConnectOptions,
-    carrier::{Carrier, chain},
-    probe::knock,
-};
-
-/// A method that servers need not have: that there is none is an answer as well.
-const UNKNOWN: &str = "/grpc.health.v1.Health/Check";
+use crate::{ConnectOptions, carrier::Carrier, probe::knock};
 
 /// A connection that is ready for calls.
 #[derive(Clone, Debug)]
@@ -104,7 +97,7 @@ pub(crate) async fn dial(
         }
         if options.is_tls() {
             // A server that does not accept this client says so only after the handshake, and not in words.
-            let path = options.probe.as_ref().map_or(UNKNOWN, |probe| &probe.path);
+            let path = options.probe.as_ref().map_or(ConnectOptions::ANY_METHOD, |probe| &probe.path);
             let answer = knock(&carrier, path).await;
             answer
                 .map_err(|error| format!("closed after the TLS handshake: {}", innermost(error.as_ref())))?;
@@ -143,10 +136,6 @@ async fn secured(
 fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
     let inner = innermost(error);
     if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
-}
-
-fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
-    chain(error).last().unwrap_or(error)
 }
 
 struct Socket {

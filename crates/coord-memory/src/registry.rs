@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    Error, LossReason, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry,
-    ServiceView, Ttl, Watch,
+    LossReason, Registration, Result, ServiceEvent, ServiceInfo, ServiceName, ServiceRegistry, ServiceView,
+    Ttl, Watch,
     backend::{Place, Record, registration::Publish, service_events},
 };
 use tokio::runtime::Handle;
@@ -75,14 +75,7 @@ impl Publish for Publisher {
         let mut state = self.connection.call().await?;
         if let Some(stored) = state.entries.get(&key) {
             let entry = stored.entry(format!("{name}/{id}"));
-            let owner = Record::from_entry(&name, &entry).ok().and_then(|record| record.owner);
-            if owner != record.owner {
-                return Err(Error::AlreadyRegistered {
-                    service: service.name.clone(),
-                    id: service.id.clone(),
-                    owner: owner.unwrap_or_else(|| "another program".into()),
-                });
-            }
+            Record::check_replaceable(&name, &entry, self.connection.owner())?;
         }
         state.evict(&key, LossReason::Superseded);
         let grip = state.take(self.connection.id(), self.ttl, Item::Entry(key.clone()));

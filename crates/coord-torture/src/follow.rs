@@ -91,18 +91,8 @@ async fn open(
 
 async fn follow(worker: &mut Worker, watcher: u64, mut watch: Watch<ConfigEvent<Value>>, scope: Covers) {
     let mut known = None::<BTreeMap<Name, (Value, u64)>>;
-    while let Some(item) = next(worker, async { watch.next().await }).await {
-        let item = match item {
-            None => {
-                worker.add(What::Unexpected("a watch ended without a word".into()));
-                return;
-            }
-            Some(Err(Error::Closed)) => return,
-            // Somebody else's value, or nobody may look now.
-            Some(Err(_)) => continue,
-            Some(Ok(event)) => event,
-        };
-        let item = match item {
+    while let Some(event) = next_event(worker, &mut watch).await {
+        let item = match event {
             ConfigEvent::Snapshot { version, settings } => {
                 let values =
                     settings.iter().map(|one| (config::name(&one.key), one.value, one.version.get()));
@@ -128,6 +118,22 @@ async fn follow(worker: &mut Worker, watcher: u64, mut watch: Watch<ConfigEvent<
         worker.add(What::Told { watcher, item });
         let known = Known::Values(scope.clone(), known.clone().unwrap_or_default());
         worker.world.followers.known().insert(watcher, known);
+    }
+}
+
+/// The next event of a watch; nothing when the follower has had enough, or its client is closed.
+async fn next_event<E>(worker: &mut Worker, watch: &mut Watch<E>) -> Option<E> {
+    loop {
+        match next(worker, watch.next()).await? {
+            Some(Ok(event)) => return Some(event),
+            Some(Err(Error::Closed)) => return None,
+            // Somebody else's value, or nobody may look now.
+            Some(Err(_)) => {}
+            None => {
+                worker.add(What::Unexpected("a watch ended without a word".into()));
+                return None;
+            }
+        }
     }
 }
 
@@ -186,17 +192,8 @@ fn stop(worker: &Worker, watcher: u64) {
 
 async fn follow_events(worker: &mut Worker, watcher: u64, mut watch: Watch<ServiceEvent>) {
     let mut known = BTreeMap::new();
-    while let Some(item) = next(worker, async { watch.next().await }).await {
-        let item = match item {
-            None => {
-                worker.add(What::Unexpected("a watch ended without a word".into()));
-                return;
-            }
-            Some(Err(Error::Closed)) => return,
-            Some(Err(_)) => continue,
-            Some(Ok(event)) => event,
-        };
-        let item = match &item {
+    while let Some(event) = next_event(worker, &mut watch).await {
+        let item = match &event {
             ServiceEvent::Snapshot { instances, .. } => {
                 Seen::All(instances.iter().map(registry::counted).collect())
             }

@@ -43,6 +43,23 @@ fn is_program(file: &Path) -> bool {
     file.is_file()
 }
 
+/// Becomes `command`, so that whoever ends this process ends that; returns only if it can not.
+#[cfg(unix)]
+pub(crate) fn become_program(command: &mut Command) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    Err(command.exec().into())
+}
+
+/// The nearest to it elsewhere.
+#[cfg(not(unix))]
+pub(crate) fn become_program(command: &mut Command) -> Result<()> {
+    let status = command.status()?;
+    if !status.success() {
+        bail!("it ended with {status}; its message is above");
+    }
+    Ok(())
+}
+
 /// Runs `command` to its end and returns what it wrote to stdout.
 ///
 /// Fails when it exits non-zero (with the last line it wrote to stderr) or is not done after `limit`.

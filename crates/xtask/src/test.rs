@@ -55,11 +55,7 @@ pub(crate) fn soak(options: &[&str]) -> Result<()> {
     let target = shell::var("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
     let mut command = Command::new(target.join("debug/soak"));
     servers.export(&mut command);
-    let status = command.args(options).stdin(Stdio::null()).status().context("cannot start the soak")?;
-    if !status.success() {
-        bail!("the soak ended with {status}; its message is above");
-    }
-    Ok(())
+    shell::become_program(command.args(options).stdin(Stdio::null())).context("cannot start the soak")
 }
 
 /// Prints the names of the conformance tests and nothing else.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use anyhow::{Context, Result, bail};
 
-use super::Listen;
+use super::{Listen, watchdog::Watchdog};
 
 /// Everything is relative to a folder of its own, in which the program runs.
 #[derive(Debug)]
@@ -15,8 +15,14 @@ pub(crate) struct Process {
     program: PathBuf,
     args: Vec<String>,
     folder: PathBuf,
-    /// Asking whether a child still runs needs `&mut`.
-    child: Mutex<Option<Child>>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// Asking whether it still runs needs `&mut`.
+    child: Child,
+    watchdog: Watchdog,
 }
 
 impl Process {
@@ -34,7 +40,7 @@ impl Process {
 
     /// One that is not started yet.
     pub(crate) fn new(program: PathBuf, folder: PathBuf, args: Vec<String>) -> Self {
-        Self { program, args, folder, child: Mutex::default() }
+        Self { program, args, folder, running: Mutex::default() }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -54,14 +60,23 @@ impl Process {
         command.args(["--log-level", "error", "--data-dir", "data"]).args(&self.args);
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.stderr(File::create(self.log())?).spawn();
-        let child = child.with_context(|| format!("cannot start `{}`", self.program.display()))?;
-        *self.child() = Some(child);
+        let mut child = child.with_context(|| format!("cannot start `{}`", self.program.display()))?;
+        match Watchdog::over(child.id(), &self.folder) {
+            Ok(watchdog) => *self.running() = Some(Running { child, watchdog }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                return Err(error).context("cannot start `sh`");
+            }
+        }
         Ok(())
     }
 
     pub(crate) fn kill9(&self) -> Result<()> {
-        let child = self.child().take();
-        if let Some(mut child) = child {
+        let running = self.running().take();
+        if let Some(Running { mut child, watchdog }) = running {
+            // First, since the id may be another process's afterwards.
+            drop(watchdog);
             child.kill()?;
             child.wait()?;
         }
@@ -70,7 +85,7 @@ impl Process {
 
     /// Its id, for signals and tracers.
     pub(crate) fn pid(&self) -> Result<u32> {
-        self.child().as_ref().map(Child::id).context("this etcd is not running")
+        self.running().as_ref().map(|running| running.child.id()).context("this etcd is not running")
     }
 
     /// Sends a signal, such as `STOP`.
@@ -85,7 +100,7 @@ impl Process {
 
     /// The last line of the log when the process ended by itself.
     pub(crate) fn ended(&self) -> Result<Option<String>> {
-        let status = self.child().as_mut().map(Child::try_wait).transpose()?.flatten();
+        let status = self.running().as_mut().map(|running| running.child.try_wait()).transpose()?.flatten();
         Ok(status.map(|status| {
             let log = fs::read_to_string(self.log()).unwrap_or_default();
             format!("{status}; {}", log.lines().last().unwrap_or("it wrote no log"))
@@ -96,8 +111,8 @@ impl Process {
         self.folder.join("log")
     }
 
-    fn child(&self) -> MutexGuard<'_, Option<Child>> {
-        self.child.lock().expect("nothing panics while it holds the child")
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().expect("nothing panics while it holds the child")
     }
 }
 

@@ -12,8 +12,23 @@ mod record;
 pub mod registration;
 mod views;
 
-pub use crate::contact::ContactSource;
+pub use crate::{contact::ContactSource, names::Shown};
 pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps, Told};
 pub use place::{Place, Release};
 pub use record::{Record, service_events};
 pub use views::Views;
+
+/// What an error comes from in the end: those around it often say no more than "transport error".
+///
+/// ```
+/// use coord_api::{Error, backend::innermost};
+/// let error = Error::Unavailable { what: "etcd".into(), source: Some("connection refused".into()) };
+/// assert_eq!(innermost(&error).to_string(), "connection refused");
+/// ```
+pub fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner
+}

@@ -53,6 +53,22 @@ impl Record {
         Ok(record)
     }
 
+    /// Whether the client `me` may register over what is stored: over a record of its own, or over what is no record of
+    /// the instance, by which nobody can find anything. Not over one without an owner: another program has the id.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`] with the owner.
+    pub fn check_replaceable(service: &ServiceName, entry: &Entry, me: &Owner) -> Result<()> {
+        match Self::from_entry(service, entry) {
+            Ok(Self { owner, service }) if owner.as_deref() != Some(&*me.to_string()) => {
+                let ServiceInfo { name: service, id, .. } = service;
+                let owner = owner.unwrap_or_else(|| "another program".into());
+                Err(Error::AlreadyRegistered { service, id, owner })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The instances of `service` among entries with keys `service/id`, ordered by id. What is no record of it is left
     /// out, with a warning in the log.
     pub fn instances(service: &ServiceName, entries: impl IntoIterator<Item = Entry>) -> Vec<ServiceInfo> {
@@ -198,6 +214,27 @@ mod tests {
         let again = Record::owned(read, &now).to_json();
         let again: Record = serde_json::from_slice(&again).expect("has one owner");
         assert_eq!(again, Record::owned(info("1", 80).with("v", "2"), &now));
+    }
+
+    #[test]
+    fn a_record_of_another_is_not_replaced_and_what_is_none_is() {
+        let service = ServiceName::parse("svc").expect("is valid");
+        let (me, other) = (Owner::new("h", 1, None, "me"), Owner::new("h", 2, None, "other"));
+        let of = |owner: Option<&Owner>| {
+            let record = Record { service: info("1", 80), owner: owner.map(ToString::to_string) };
+            Entry::new("svc/1", Version::new(1), record.to_json())
+        };
+        let check = |entry: &Entry| Record::check_replaceable(&service, entry, &me);
+        check(&of(Some(&me))).expect("is ours");
+        check(&garbage("1")).expect("is no record");
+        for (owner, named) in [(Some(&other), other.to_string()), (None, "another program".into())] {
+            let refused = check(&of(owner));
+            assert!(
+                matches!(&refused, Err(Error::AlreadyRegistered { service, id, owner })
+                    if service == "svc" && id == "1" && *owner == named),
+                "{refused:?}"
+            );
+        }
     }
 
     #[test]

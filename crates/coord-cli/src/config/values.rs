@@ -8,9 +8,9 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{Write, absent, entry_json, written};
 use crate::{
-    child::Signals,
     exit::{Exit, Failure},
     out::{Out, shown, table},
+    watch,
 };
 
 pub(super) async fn get(
@@ -109,24 +109,8 @@ pub(super) async fn watch(
     prefix: bool,
     out: Out,
 ) -> Result<Exit, Failure> {
-    let mut signals = Signals::listen()?;
     let scope = if prefix { Scope::Prefix(key.trim_end_matches('/')) } else { Scope::Key(key) };
-    let mut watch = center.watch_entries(scope).await?;
-    loop {
-        let item = tokio::select! {
-            biased;
-            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
-            item = watch.next() => item,
-        };
-        match item {
-            None => return Ok(Exit::OK),
-            Some(Ok(event)) => {
-                let (json, text) = event_line(&event);
-                out.line(&json, &text)?;
-            }
-            Some(Err(error)) => out.failure(&error.into()),
-        }
-    }
+    watch::show(center.watch_entries(scope), event_line, out).await
 }
 
 fn event_line(event: &EntryEvent) -> (Value, String) {

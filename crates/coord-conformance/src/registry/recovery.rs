@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use coord_api::{Registration, RegistrationStatus};
 use tokio::time::Instant;
 
-use super::{ids, instance};
+use super::{foreign_record, ids, instance};
 use crate::{
     Raw,
     expect::expect_lost,
@@ -88,6 +88,27 @@ tests! { "registry";
             .await;
         }
         assert!(!registration.is_lost());
+    }
+
+    /// Contract 3: a registration that was overwritten from outside with what is no record comes back; one that was
+    /// overwritten with the record of another program does not, until that is gone.
+    async fn comes_back_after_it_was_overwritten(world: &dyn World) {
+        let (server, client) = (world.client().await.registry(), world.client().await.registry());
+        let mut registration = within(LIMIT, server.register(instance("1"), SHORT)).await.expect("is free");
+        let at = Raw::Service { name: "svc", id: "1" };
+        let elsewhere = foreign_record("other", "1");
+        for no_record in ["{", "", elsewhere.as_str()] {
+            world.put_raw(at, no_record.as_bytes()).await;
+            eventually(LIMIT, || async { ids(&*client, "svc").await == ["1"] }).await;
+        }
+
+        world.put_raw(at, foreign_record("svc", "1").as_bytes()).await;
+        status_becomes(&mut registration, is_recovering).await;
+        tokio::time::sleep(SHORT).await;
+        assert_eq!(client.discover("svc").await.expect("is answered")[0].port, 9000);
+        world.delete_raw(at).await;
+        status_becomes(&mut registration, is_registered).await;
+        assert_eq!(client.discover("svc").await.expect("is answered"), [instance("1")]);
     }
 
     /// Contract 3: a registration that was cut off past its TTL says that it is recovering, and is back soon

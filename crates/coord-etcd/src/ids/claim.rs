@@ -23,8 +23,8 @@ pub(super) struct Candidate {
 
 /// What came of it.
 pub(super) enum Answer {
-    /// The candidate was taken; up to when data may have been stamped with it.
-    Taken(u32, Option<u64>),
+    /// The candidate was taken; what it was stamped with before.
+    Taken(u32, Stamped),
     /// None was free.
     Listed(Listed),
 }
@@ -121,7 +121,18 @@ pub(super) fn number(kv: &KeyValue) -> Option<u32> {
     Keys::id_number(kv.key_str().ok()?)
 }
 
-/// The time in the answer to a get of it.
-pub(super) fn stamped(answer: Option<&TxnOpResponse>) -> Option<u64> {
-    pairs(answer).first()?.value_str().ok()?.parse().ok()
+/// What is stored of the stamps of one id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamped {
+    /// Up to when data may have been stamped with it.
+    pub(super) until: Option<u64>,
+    /// The revision at which that was written; 0 if it never was.
+    pub(super) revision: i64,
+}
+
+/// What the answer to a get of it tells.
+pub(super) fn stamped(answer: Option<&TxnOpResponse>) -> Stamped {
+    let Some(kv) = pairs(answer).first() else { return Stamped::default() };
+    let until = kv.value_str().ok().and_then(|until| until.parse().ok());
+    Stamped { until, revision: kv.mod_revision() }
 }

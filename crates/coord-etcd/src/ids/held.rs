@@ -10,7 +10,10 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     num::NonZeroU32,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,13 +22,17 @@ use coord_api::{
     Error, Hold, LossReason, Result, ServiceName,
     backend::{ClaimedId, Place, Release, Stamps, Told},
 };
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
 
-use super::{claim::pairs, record::Record};
+use super::{
+    claim::{Stamped, pairs, stamped},
+    record::Record,
+};
 use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
     place::LATE,
+    read,
     request::Repeat,
     session::Session,
 };
@@ -89,22 +96,21 @@ impl Held {
     }
 
     /// Makes a claim of it that rests when it is released or lost.
-    pub(super) fn into_claimed(
-        self,
-        shared: &Arc<Shared>,
-        session: &Session,
-        stamped: Option<u64>,
-    ) -> ClaimedId {
+    pub(super) fn into_claimed(self, shared: &Arc<Shared>, session: &Session, stamped: Stamped) -> ClaimedId {
         let core = &shared.core;
         core.held_ids.add(&self);
         let hold = Hold::on(session.lease.clone());
         core.runtime.spawn(guard(core.clone(), session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
-        let stamps =
-            Arc::new(StampsOf { core: Arc::downgrade(core), held: self.clone(), hold: hold.clone() });
+        let stamps = Arc::new(StampsOf {
+            core: Arc::downgrade(core),
+            held: self.clone(),
+            hold: hold.clone(),
+            written: AtomicI64::new(stamped.revision),
+        });
         let told = Told::default();
         let release = IdRelease { shared: shared.clone(), held: self, told: told.clone() };
-        ClaimedId::new(id, Place::new(hold, release), stamps, stamped, told)
+        ClaimedId::new(id, Place::new(hold, release), stamps, stamped.until, told)
     }
 }
 
@@ -342,6 +348,8 @@ struct StampsOf {
     core: std::sync::Weak<Core>,
     held: Held,
     hold: Hold,
+    /// The revision of the last stamp that is known of.
+    written: AtomicI64,
 }
 
 impl fmt::Debug for StampsOf {
@@ -356,12 +364,27 @@ impl Stamps for StampsOf {
         let core = self.core.upgrade().ok_or(Error::Closed)?;
         core.check_open()?;
         let Held { service, id, revision, .. } = &self.held;
-        let marked = Compare::mod_revision(core.keys.id_mark(service, *id), CompareOp::Equal, *revision);
-        let put = TxnOp::put(core.keys.id_stamped(service, *id), until.to_string(), None);
-        if core.txn("stamp with an id", Txn::new().when([marked]).and_then([put])).await?.succeeded() {
-            return Ok(());
+        let (mark, stamp) = (core.keys.id_mark(service, *id), core.keys.id_stamped(service, *id));
+        loop {
+            let written = self.written.load(Ordering::SeqCst);
+            // A stamp that was given up on its way must not arrive after this one, and take time back.
+            let unchanged = [(&mark, *revision), (&stamp, written)]
+                .map(|(key, at)| Compare::mod_revision(key.as_str(), CompareOp::Equal, at));
+            let txn = Txn::new()
+                .when(unchanged)
+                .and_then([TxnOp::put(stamp.as_str(), until.to_string(), None)])
+                .or_else([TxnOp::get(mark.as_str(), None), TxnOp::get(stamp.as_str(), None)]);
+            let answer = core.txn("stamp with an id", txn).await?;
+            if answer.succeeded() {
+                self.written.store(read::revision(answer.header()), Ordering::SeqCst);
+                return Ok(());
+            }
+            let found = answer.op_responses();
+            if pairs(found.first()).first().map(KeyValue::mod_revision) != Some(*revision) {
+                self.hold.end(LossReason::Deleted);
+                return self.hold.check();
+            }
+            self.written.store(stamped(found.get(1)).revision, Ordering::SeqCst);
         }
-        self.hold.end(LossReason::Deleted);
-        self.hold.check()
     }
 }

@@ -5,7 +5,7 @@ mod held;
 mod pick;
 mod record;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
@@ -25,7 +25,7 @@ use crate::{
     session::Session,
     watch::hub::{Delivery, Subscription},
 };
-use claim::{Answer, Candidate, Claim, Order, number, pairs, stamped};
+use claim::{Answer, Candidate, Claim, Order, Stamped, number, pairs, stamped};
 use held::Held;
 pub(crate) use held::HeldIds;
 use record::Record;
@@ -201,8 +201,8 @@ impl Source {
         Ok((own, others.some_free(self.range.max_id)))
     }
 
-    /// Which of some ids carries a value of ours, since when, and up to when it was stamped with before.
-    async fn read_back(&self, ids: &[u32], value: &[u8]) -> Option<(u32, i64, Option<u64>)> {
+    /// Which of some ids carries a value of ours, since when, and what it was stamped with before.
+    async fn read_back(&self, ids: &[u32], value: &[u8]) -> Option<(u32, i64, Stamped)> {
         let (core, service) = (self.core(), &self.range.service);
         let looks = ids.iter().flat_map(|id| {
             let keys = [core.keys.id(service, *id), core.keys.id_stamped(service, *id)];
@@ -228,7 +228,7 @@ impl Source {
             tokio::select! {
                 () = gone.wait() => return Err(Error::Closed),
                 () = self.core().closed() => return Err(Error::Closed),
-                () = tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(50..250))) => {}
+                () = pause() => {}
             }
         }
     }
@@ -259,7 +259,11 @@ impl Source {
             // An id becomes free when its key is deleted, or its mark.
             let mut ids = watch(core.keys.ids(service));
             let mut marks = watch(core.keys.id_marks(service));
-            match futures::future::join(ids.next(), marks.next()).await {
+            let begun = tokio::select! {
+                () = gone.wait() => return Err(Error::Closed),
+                begun = futures::future::join(ids.next(), marks.next()) => begun,
+            };
+            match begun {
                 (Some(Delivery::Refused(error)), _) | (_, Some(Delivery::Refused(error))) => {
                     return Err(*error);
                 }
@@ -270,10 +274,10 @@ impl Source {
                 match self.claim_free(session.clone(), Order::AtTheHead).await {
                     Ok(Found::Claimed(claimed)) => return Ok(claimed),
                     Ok(_) => {}
-                    Err(error) if may_pass(&error) => {
-                        tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(50..250))).await;
-                        continue;
-                    }
+                    Err(error) if may_pass(&error) => tokio::select! {
+                        () = gone.wait() => return Err(Error::Closed),
+                        () = pause() => continue,
+                    },
                     Err(error) => return Err(error),
                 }
                 tracing::debug!(%service, "no instance id is free, waiting for one");
@@ -290,6 +294,11 @@ impl Source {
             }
         }
     }
+}
+
+/// Before who waits for an id tries again.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
 }
 
 /// Waits until an id may have become free; `None` when changes may have been missed.

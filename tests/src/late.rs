@@ -1,0 +1,128 @@
+//! A way to etcd on which one request is kept back, and arrives when its client has long given it up.
+
+use std::{io, sync::Arc};
+
+use http_body_util::{BodyExt, Full};
+use tokio::{sync::watch, task::AbortHandle};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{Bytes, Service, http},
+    transport::{Channel, Endpoint},
+};
+
+use crate::stand_in::{Answer, serve};
+
+/// Passes requests of clients on to an etcd. Dropping it ends it.
+#[derive(Debug)]
+pub struct Late {
+    address: String,
+    way: Arc<Way>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Way {
+    etcd: Channel,
+    kept: watch::Sender<Kept>,
+}
+
+#[derive(Debug)]
+enum Kept {
+    Nothing,
+    /// The next transaction is to be kept.
+    TheNext,
+    One(Box<http::Request<Bytes>>),
+}
+
+impl Late {
+    /// Starts passing everything on to the etcd at `endpoint`, an `http` URL.
+    ///
+    /// # Errors
+    /// When no port can be opened.
+    ///
+    /// # Panics
+    /// If `endpoint` is no URL.
+    pub async fn start(endpoint: &str) -> io::Result<Self> {
+        let etcd = Endpoint::from_shared(endpoint.to_owned()).expect("is a URL").connect_lazy();
+        let way = Arc::new(Way { etcd, kept: watch::Sender::new(Kept::Nothing) });
+        let (address, task) = serve(way.clone()).await?;
+        Ok(Self { address, way, task })
+    }
+
+    /// Where clients connect to, as `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// From now on the next transaction is kept back, and not answered. Those after it pass.
+    pub fn keep_the_next(&self) {
+        self.way.kept.send_replace(Kept::TheNext);
+    }
+
+    /// Waits until a transaction is kept back.
+    pub async fn has_kept(&self) {
+        // The sender is a part of this.
+        let _ = self.way.kept.subscribe().wait_for(|kept| matches!(kept, Kept::One(_))).await;
+    }
+
+    /// Lets the transaction that was kept back arrive, and waits until etcd has answered it.
+    ///
+    /// # Panics
+    /// If none was kept back, or etcd does not answer.
+    pub async fn let_it_arrive(&self) {
+        let Kept::One(late) = self.way.kept.send_replace(Kept::Nothing) else { panic!("none is kept back") };
+        let late = late.map(body_of);
+        let answer = pass(self.way.etcd.clone(), late).await.expect("etcd answers");
+        let answer = answer.into_body().collect().await.expect("the answer is whole");
+        let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
+        assert!(status.is_some_and(|status| status == "0"), "{status:?}");
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn pass(
+    mut etcd: Channel,
+    request: http::Request<Body>,
+) -> Result<http::Response<Body>, tonic::transport::Error> {
+    std::future::poll_fn(|cx| etcd.poll_ready(cx)).await?;
+    etcd.call(request).await
+}
+
+impl Way {
+    /// Whether a transaction is the one to be kept.
+    fn keeps(&self, transaction: &http::Request<Bytes>) -> bool {
+        self.kept.send_if_modified(|kept| {
+            let keeps = matches!(kept, Kept::TheNext);
+            if keeps {
+                *kept = Kept::One(Box::new(transaction.clone()));
+            }
+            keeps
+        })
+    }
+}
+
+impl Answer for Arc<Way> {
+    async fn answer(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let mut request = request;
+        if request.uri().path().ends_with("/Txn") {
+            // As a whole, so that it outlives its client.
+            let (parts, body) = request.into_parts();
+            let whole = http::Request::from_parts(parts, body.collect().await?.to_bytes());
+            if self.keeps(&whole) {
+                return std::future::pending().await;
+            }
+            request = whole.map(body_of);
+        }
+        pass(self.etcd.clone(), request).await.map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+fn body_of(bytes: Bytes) -> Body {
+    Body::new(Full::new(bytes))
+}
