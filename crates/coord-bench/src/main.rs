@@ -14,6 +14,7 @@ mod lock;
 mod memory;
 mod party;
 mod plan;
+mod plot;
 mod registry;
 mod run;
 mod server;
@@ -26,13 +27,18 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use args::Args;
-use plan::Plan;
+use plan::{Plan, Target};
 use run::{Measured, Runner};
+
+/// The modules that measure something.
+const AREAS: [&str; 7] = ["lock", "grpc", "ids", "registry", "config", "idle", "memory"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let done = match words.next().as_deref() {
+        Some("check") => check(Args::parse(words)).await,
+        Some("plot") => plot::write(words.collect::<Vec<_>>().as_slice()),
         Some("child") => Box::pin(contend(&words.next().unwrap_or_default(), Args::parse(words))).await,
         Some(area) => measure(area, Args::parse(words)).await,
         None => Err(anyhow::anyhow!("no area: this is started by `cargo xtask bench`")),
@@ -69,8 +75,31 @@ fn plan_of(area: &str) -> Result<Plan> {
         "config" => Ok(config::plan()),
         "idle" => Ok(idle::plan()),
         "memory" => Ok(memory::plan()),
-        _ => bail!("no area `{area}`; there is: lock, grpc, ids, registry, config, idle, memory"),
+        _ => bail!("no area `{area}`; there is: {}", AREAS.join(", ")),
     }
+}
+
+/// The targets that are counted, of all areas: an error for any that is missed.
+async fn check(args: Result<Args>) -> Result<()> {
+    let runner = Runner { endpoint: args?.need("endpoint")?, go: None, rounds: 1, seconds: 0.5, only: None };
+    let mut missed = 0;
+    for area in AREAS {
+        let mut plan = plan_of(area)?;
+        plan.targets.retain(Target::is_counted);
+        plan.scenarios.retain(|scenario| plan.targets.iter().any(|target| target.scenario == scenario.id));
+        for scenario in &mut plan.scenarios {
+            scenario.contenders.retain(|contender| contender.id == "coord");
+        }
+        if plan.targets.is_empty() {
+            continue;
+        }
+        let all = runner.run(&plan, |_| {}).await?;
+        print!("\n{area}");
+        table::print_targets(&plan, &all);
+        missed += table::verdicts(&plan, &all).iter().filter(|verdict| !verdict.is_met()).count();
+    }
+    anyhow::ensure!(missed == 0, "{missed} of these are missed");
+    Ok(())
 }
 
 async fn measure(area: &str, args: Result<Args>) -> Result<()> {

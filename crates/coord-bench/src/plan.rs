@@ -51,6 +51,18 @@ pub(crate) struct Target {
     pub(crate) bound: Bound,
 }
 
+impl Target {
+    /// A bound for what coord does once, counted by the server: neither the machine nor the build changes it.
+    pub(crate) fn counted(scenario: &'static str, figure: &'static str, most: f64) -> Self {
+        Self { scenario, of: "coord", figure, against: None, bound: Bound::AtMost(most) }
+    }
+
+    /// Whether it is about such counts.
+    pub(crate) fn is_counted(&self) -> bool {
+        ["each.requests", "each.streams", "each.commits"].iter().any(|name| self.figure.starts_with(name))
+    }
+}
+
 /// On which side of a number a figure, or what it is beside the peer's, should be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {

@@ -121,6 +121,8 @@ impl Runner {
         let mut numbers = figures::of_reports(&reports)?;
         if let Some(&operations) = numbers.get("operations") {
             let counted = after.since(&before, operations);
+            let requests = counted.iter().filter(|(name, _)| name.starts_with("requests."));
+            numbers.insert("each.requests".into(), requests.map(|(_, count)| count).sum());
             numbers.extend(counted.into_iter().map(|(name, value)| (format!("each.{name}"), value)));
             numbers.insert("each.client_cpu_seconds".into(), (cpu_after - cpu_before) / operations.max(1.0));
         }

@@ -17,6 +17,9 @@ const PEAK: f32 = 1.0;
 const AVERAGE: f32 = 10.0;
 /// The weight of a new answer in the average, if they come close together.
 const SHARE: f32 = 0.1;
+/// Instances that answer faster than this, in microseconds, are taken for equally fast: what is left is chance, such as that one
+/// was asked more and is warm for it.
+const NOISE: f32 = 1e3;
 /// An instance that has not answered yet gets one call at a time while another can be had: more than any
 /// latency in microseconds.
 const UNPROVEN: f32 = 1e12;
@@ -80,8 +83,14 @@ impl Load {
         self.pending.load(Relaxed)
     }
 
-    /// Takes in how long an answer took.
+    /// Takes in how long an answer took. The first one is late for reasons that pass, such as a connection that is cold: it
+    /// shows that the instance answers, and not how fast.
     pub(crate) fn answered(&self, took: Duration, now: Instant) {
+        let is_first = Estimate::unpack(self.estimate.load(Relaxed)) == Estimate::default();
+        self.took(if is_first { took.min(Duration::from_secs_f32(NOISE / 1e6)) } else { took }, now);
+    }
+
+    fn took(&self, took: Duration, now: Instant) {
         let stamp = nanos(now);
         let seconds = self.age(stamp);
         // Never zero, which means that nothing is known.
@@ -94,7 +103,7 @@ impl Load {
     /// Takes in that no answer came for so long: it can only make the estimate worse.
     pub(crate) fn not_answered(&self, waited: Duration, now: Instant) {
         if self.latency(now).is_none_or(|latency| waited > latency) {
-            self.answered(waited, now);
+            self.took(waited, now);
         }
     }
 
@@ -122,7 +131,7 @@ impl Load {
             return UNPROVEN * pending;
         }
         let estimate = estimate.after(self.age(nanos(now)));
-        estimate.average.max(estimate.peak) * (pending + 1.0)
+        estimate.average.max(estimate.peak).max(NOISE) * (pending + 1.0)
     }
 
     fn age(&self, now: u64) -> f32 {
@@ -165,6 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn less_than_a_millisecond_makes_no_difference() {
+        let (one, other, now) = (Load::default(), Load::default(), Instant::now());
+        for (load, micros) in [(&one, 50), (&other, 900)] {
+            (0..5).for_each(|_| load.answered(Duration::from_micros(micros), now));
+        }
+        assert!((one.cost(now) - other.cost(now)).abs() < 1e-3, "chance decides");
+        one.begin();
+        assert!(one.cost(now) > other.cost(now), "and calls in flight do");
+        other.answered(Duration::from_millis(50), now);
+        assert!(one.cost(now) < other.cost(now));
+    }
+
+    #[test]
     fn packing_keeps_both() {
         let estimate = Estimate { average: 1.5, peak: 2e9 };
         assert_eq!(Estimate::unpack(estimate.pack()), estimate);
@@ -176,8 +198,11 @@ mod tests {
         assert!(load.cost(now) < 1.0);
         load.begin();
         assert!(load.cost(now) > 1e9);
-        load.answered(Duration::from_millis(2), now);
+        load.answered(Duration::from_millis(200), now);
         load.end();
+        assert!((load.cost(now) - MS).abs() < 1.0, "the first answer is late for other reasons");
+        load.reset();
+        load.not_answered(Duration::from_millis(2), now);
         assert!((load.cost(now) - 2.0 * MS).abs() < 1.0);
         load.begin();
         assert!((load.cost(now) - 4.0 * MS).abs() < 1.0, "calls in flight count");

@@ -7,7 +7,8 @@ use http::{HeaderMap, Request};
 #[non_exhaustive]
 pub enum Policy {
     /// Of two random instances the one with the smaller product of latency and calls in flight. Latency is a
-    /// moving average that rises with the first slow answer ("peak EWMA"). The default.
+    /// moving average that rises with the first slow answer ("peak EWMA"). Differences below a millisecond, and the first
+    /// answer over a connection, are taken for chance. The default.
     #[default]
     PeakEwma,
     /// Of two random instances the one with fewer calls in flight.

@@ -91,4 +91,7 @@ mod documents {
     #[cfg(all(feature = "grpc", feature = "schema"))]
     #[doc = include_str!("../../../docs/guide.md")]
     mod guide {}
+    #[cfg(feature = "grpc")]
+    #[doc = include_str!("../../../docs/first-service.md")]
+    mod first_service {}
 }

@@ -22,6 +22,56 @@ const AREAS: [&str; 7] = ["lock", "grpc", "ids", "registry", "config", "idle", "
 const BUILD: Duration = Duration::from_secs(600);
 const QUICK: Duration = Duration::from_secs(10);
 
+/// Measures every area in turn. `--json FILE` is a file for each, with the area in its name.
+pub(crate) fn all(options: &[&str]) -> Result<()> {
+    for area in AREAS {
+        let named = |file: &str| match file.rsplit_once('.') {
+            Some((stem, extension)) => format!("{stem}-{area}.{extension}"),
+            None => format!("{file}-{area}"),
+        };
+        let mut own: Vec<String> = options.iter().map(ToString::to_string).collect();
+        if let Some(at) = own.iter().position(|option| option == "--json")
+            && let Some(file) = own.get_mut(at + 1)
+        {
+            *file = named(file);
+        }
+        run(area, &own.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+/// What operations cost in requests and commits, and nothing that depends on the machine: with what the tests have built.
+pub(crate) fn counts() -> Result<()> {
+    let folder = shell::root().join("target/bench");
+    fs::create_dir_all(&folder)?;
+    let mut command = shell::cargo(["build", "--workspace", "--all-features", "--bin", "coord-bench"]);
+    let status = command.env("PROTOC", protoc::find()?).status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("coord-bench is not built; see the messages above");
+    }
+    let server = Server::start(&folder)?;
+    let mut check = Command::new(target().join("debug/coord-bench"));
+    let status = check.args(["check", "--endpoint", &server.address]).stdin(Stdio::null()).status();
+    if !status.context("cannot start coord-bench")?.success() {
+        bail!("an operation costs more than it may; see the lines above");
+    }
+    Ok(())
+}
+
+/// Draws what `--json` has written.
+pub(crate) fn plot(json: &str, svg: &str) -> Result<()> {
+    let status =
+        Command::new(build()?).args(["plot", json, svg]).status().context("cannot start coord-bench")?;
+    if !status.success() {
+        bail!("nothing was drawn; see the message above");
+    }
+    Ok(())
+}
+
+fn target() -> PathBuf {
+    shell::var("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from)
+}
+
 /// Measures one area; `options` are `--json FILE`, `--quick` and `--only TEXT`.
 pub(crate) fn run(area: &str, options: &[&str]) -> Result<()> {
     if !AREAS.contains(&area) {
@@ -78,8 +128,7 @@ fn build() -> Result<PathBuf> {
     if !status.success() {
         bail!("coord-bench is not built; see the messages above");
     }
-    let target = shell::var("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
-    Ok(target.join("release/coord-bench"))
+    Ok(target().join("release/coord-bench"))
 }
 
 /// Builds the contenders in Go; the program and the versions of what is in it, or why there is none.

@@ -38,9 +38,12 @@ Commands:
                     packages, and, where cargo-deny is installed, licences and sources of all dependencies.
   api [--check]     Writes the public items of each library into docs/api, or says what differs from there.
   package [--build] Packs every crate that can be published; --build also builds each from its package.
-  bench AREA        Measures coord beside its peers on an etcd of its own, and says which targets are met.
+  bench [AREA]      Measures coord beside its peers on an etcd of its own, and says which targets are met.
                     AREA is lock, grpc, ids, registry, config, idle or memory.
                     --json FILE: every figure; --quick: one short round; --only TEXT: some scenarios.
+  bench --check     Only what operations cost in requests and commits, which depends on no machine; part of `test`.
+  bench --plot JSON SVG
+                    Draws the figures of a file that --json has written.
   etcd [--port N]   An empty etcd on 127.0.0.1:N (2379) for hand trials, until Ctrl-C.
   protoc            The path of a usable protoc: `export PROTOC=$(cargo xtask protoc)`.
   help              This text.
@@ -93,9 +96,17 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["api", "--check"] => api::run(true),
         ["package"] => package::run(false),
         ["package", "--build"] => package::run(true),
+        ["bench", "--check"] => bench::counts(),
+        ["bench", "--plot", json, svg] => bench::plot(json, svg),
+        ["bench"] => bench::all(&[]),
+        ["bench", options @ ..]
+            if options.first().is_some_and(|first| ["--json", "--quick"].contains(first)) =>
+        {
+            bench::all(options)
+        }
         ["bench", area, options @ ..] if !area.starts_with('-') => bench::run(area, options),
         ["bench", ..] => {
-            bail!("`bench` takes an area; there is: lock, grpc, ids, registry, config, idle, memory")
+            bail!("`bench` takes an area first; there is: lock, grpc, ids, registry, config, idle, memory")
         }
         ["etcd"] => serve::run(2379),
         ["etcd", "--port", port] => serve::run(port_number(port)?),

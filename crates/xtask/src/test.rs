@@ -40,6 +40,12 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         simulation.arg("--").args(args);
     }
     steps.run(&mut simulation);
+    if args.is_empty() {
+        let mut counts = Command::new(std::env::current_exe()?);
+        counts.args(["bench", "--check"]);
+        servers.export(&mut counts);
+        steps.run(&mut counts);
+    }
     steps.finish()
 }
 

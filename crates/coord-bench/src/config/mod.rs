@@ -87,6 +87,10 @@ fn targets() -> Vec<Target> {
         rate("update-16", "naive", 2.0),
         // 50 ns a read.
         Target { scenario: "read-1", of: "coord", figure: "per_second", against: None, bound: AtLeast(2e7) },
+        Target::counted("get-1", "each.requests", 1.02),
+        Target::counted("set-1", "each.requests", 1.02),
+        // Each learns what the one before it wrote.
+        Target::counted("update-16", "each.requests", 1.1),
         beside_one("coord", "event-100", "after_answer_p50_ms"),
         beside_one("coord", "event-100", "p50_ms"),
         beside_one("coord", "event-1000", "after_answer_p50_ms"),

@@ -15,7 +15,7 @@ use crate::child::{Runner, resident};
 
 /// Renewals every 3.3 s, so that there are some in the time.
 const TTL: Duration = Duration::from_secs(10);
-const TIME: u32 = 20;
+const TIME: u32 = 10;
 /// How many things are taken at once.
 const IN_FLIGHT: usize = 64;
 

@@ -113,6 +113,11 @@ fn targets() -> Vec<Target> {
         against: None,
         bound: AtMost(0.0),
     }));
+    // A pair is one transaction to acquire and one to release; 64 at once share theirs, and a release hands over.
+    targets.extend(
+        [("own-1", 2.05), ("own-64", 0.5), ("one-2", 1.5), ("one-10", 1.5), ("one-100", 1.5)]
+            .map(|(scenario, most)| Target::counted(scenario, "each.requests", most)),
+    );
     targets.push(Target {
         scenario: "queued-5000",
         of: "coord",
