@@ -45,6 +45,11 @@ impl Footprint {
         Ok(Self { threads: number("Threads")?, tasks, memory: number("VmRSS")? << 10 })
     }
 
+    /// The memory.
+    pub(super) fn mebibytes(&self) -> u64 {
+        self.memory >> 20
+    }
+
     /// As it is once nothing is left of what came after `before`, or `patience` is over, and what is left.
     ///
     /// # Errors

@@ -52,6 +52,11 @@ pub struct Soaked {
 /// When a fault could not be caused or ended.
 pub async fn soak(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Soaked> {
     let before = Footprint::now()?;
+    // Where memory grows can only be found afterwards if it was written down.
+    let print = &|line: &str| match Footprint::now() {
+        Ok(now) => print(&format!("{:>4} MiB  {line}", now.mebibytes())),
+        Err(_) => print(line),
+    };
     let Disturbed { observed, report, authentications } = disturbed(seed, time, print).await?;
     // Before the checkers come, whose search may take much more.
     let (after, left) = Footprint::settled(&before, observed.events.len(), ENDING).await?;
