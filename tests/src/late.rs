@@ -86,7 +86,8 @@ impl Drop for Late {
     }
 }
 
-async fn pass(
+/// Makes a request of the etcd behind.
+pub(crate) async fn pass(
     mut etcd: Channel,
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, tonic::transport::Error> {

@@ -4,6 +4,7 @@
 
 mod certs;
 mod cluster;
+mod hasty;
 mod late;
 mod leaderless;
 mod ports;
@@ -15,6 +16,7 @@ pub mod worlds;
 
 pub use certs::{Cert, Certs};
 pub use cluster::{Cluster, NODES, SlowDisk};
+pub use hasty::Hasty;
 pub use late::Late;
 pub use leaderless::Leaderless;
 pub use proxy::{Conditions, Fault, Line, Proxy};

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use coord_api::{LeaseHealth, LossReason, Provider};
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::{EtcdServer, Proxy};
+use coord_tests::{EtcdServer, Hasty, Proxy};
 use futures::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -137,4 +137,28 @@ async fn a_lease_whose_grant_nobody_waits_for_any_more_serves_the_next() {
         let leases = admin.lease_client().leases().await.expect("etcd answers").leases().len();
         assert_eq!(leases, guards.len(), "one for each client, dropped after {micros} µs or not");
     }
+}
+
+/// Found by the soak: a member that fails grants at once was asked thousands of times a second, and each left a task behind that
+/// revokes what may have been granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_that_fail_at_once_are_repeated_with_pauses_and_each_is_given_back() {
+    let server = EtcdServer::start().await.expect("starts");
+    let hasty = Hasty::start(server.endpoint()).await.expect("a port can be opened");
+    let config = EtcdConfig::new([hasty.address()]).request_timeout(Duration::from_secs(2));
+    let client = Client::connect(config).await.expect("etcd answers");
+    let error = timeout(LIMIT, client.lock().acquire("job", Duration::from_secs(5)))
+        .await
+        .expect("in time")
+        .expect_err("no lease");
+    assert!(error.is_retryable(), "{error:?}");
+    let grants = hasty.grants();
+    assert!((2..60).contains(&grants), "{grants} leases were asked for");
+    // Of some the answer may have been lost: they are revoked, each once, since etcd does not know them.
+    let end = Instant::now() + LIMIT;
+    while hasty.revocations() < hasty.grants() {
+        assert!(Instant::now() < end, "{} of {} are revoked", hasty.revocations(), hasty.grants());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(hasty.revocations(), hasty.grants());
 }

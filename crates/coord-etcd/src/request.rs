@@ -16,6 +16,10 @@ use crate::{
     watch::pauses,
 };
 
+/// Between two beginnings of the same thing.
+const SHORTEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(500);
+
 /// When a request may be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
@@ -101,8 +105,16 @@ impl Core {
 
     /// Whether what failed with `error` may be begun anew, with a request that the one before can not disturb. One
     /// that certainly had no effect was made again until its time was over.
-    pub(crate) fn may_begin_anew(&self, begun: Instant, error: &Error) -> bool {
-        error.is_retryable() && begun.elapsed() < self.request_timeout && self.check_open().is_ok()
+    ///
+    /// Answers after a pause that grows with the time that was spent: some failures come at once, and would be repeated
+    /// thousands of times, each with what it leaves to be cleaned up.
+    pub(crate) async fn may_begin_anew(&self, begun: Instant, error: &Error) -> bool {
+        if !error.is_retryable() || self.check_open().is_err() {
+            return false;
+        }
+        let pause = (begun.elapsed() / 4).clamp(SHORTEST, LONGEST);
+        sleep(pause.mul_f64(fastrand::f64() + 0.5)).await;
+        begun.elapsed() < self.request_timeout && self.check_open().is_ok()
     }
 
     /// Reads one key, or what the options say.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::{
     background::owned,
     core::Core,
-    error::{Failure, again},
+    error::{Effect, Failure, again},
     request::Repeat,
     telemetry,
 };
@@ -214,8 +214,10 @@ impl Core {
                     return Ok(Granted { id, sent, ttl });
                 }
                 Err(failure) => {
-                    unanswered(id);
-                    if !self.may_begin_anew(begun, &failure.error) {
+                    if failure.effect != Effect::None {
+                        unanswered(id);
+                    }
+                    if !self.may_begin_anew(begun, &failure.error).await {
                         return Err(failure);
                     }
                 }

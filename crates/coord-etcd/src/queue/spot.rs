@@ -82,9 +82,13 @@ impl Spot {
         loop {
             let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
             match shared.core.on_session(ttl, ask).await {
+                Ok(spot) => return Ok(spot),
                 // The place before, should it come to be, is left; this one has another key.
-                Err(error) if shared.core.may_begin_anew(begun, &error) => {}
-                outcome => return outcome,
+                Err(error) => {
+                    if !shared.core.may_begin_anew(begun, &error).await {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -169,7 +173,7 @@ impl Spot {
                         spot.state = State::Standing { created };
                         return Ok(spot);
                     }
-                    if if_occupied == IfOccupied::Wait || !core.may_begin_anew(begun, &error) {
+                    if if_occupied == IfOccupied::Wait || !core.may_begin_anew(begun, &error).await {
                         return Err(error);
                     }
                     // One takes effect now, the other one perhaps when the place has been left.
