@@ -33,6 +33,8 @@ enum Look {
         /// Only this lock [default: all that someone holds]
         name: Option<String>,
     },
+    /// Runs a command under a lock of any name, also one that is called as a command here
+    Hold(Box<Run>),
 }
 
 #[derive(Args, Debug)]
@@ -67,12 +69,16 @@ pub(crate) struct Patience {
 impl LockArgs {
     /// What others shall see as the holder.
     pub(crate) fn label(&self) -> Option<String> {
-        child::name(&self.run.command)
+        match &self.look {
+            Some(Look::Hold(run)) => child::name(&run.command),
+            _ => child::name(&self.run.command),
+        }
     }
 
     pub(crate) async fn call(self, provider: &dyn Provider, out: Out) -> Result<Exit, Failure> {
         match self.look {
             Some(Look::List { name }) => list(&*provider.lock(), name, out).await,
+            Some(Look::Hold(run)) => run.call(&*provider.lock(), out).await,
             None => self.run.call(&*provider.lock(), out).await,
         }
     }

@@ -15,6 +15,20 @@ use crate::tools::{LIMIT, Running, Shop, stderr, stdout};
 const STAY: &str = "echo $COORD_LOCK_NAME $COORD_LOCK_TOKEN; sleep 60";
 
 #[tokio::test]
+async fn a_lock_may_be_called_as_a_command_is() {
+    let shop = Shop::open().await;
+    for name in ["list", "hold", "help"] {
+        let output = shop.run(&["lock", "hold", name, "--", "sh", "-c", "echo $COORD_LOCK_NAME"]).await;
+        assert_eq!(
+            (output.status.code(), stdout(&output)),
+            (Some(0), format!("{name}\n")),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_exit_code_of_the_command_is_passed_on_and_nothing_is_added_to_its_output() {
     let shop = Shop::open().await;
     let script = "echo $COORD_LOCK_NAME; echo oops >&2; exit 7";
