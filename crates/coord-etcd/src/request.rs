@@ -18,7 +18,7 @@ use crate::{
 
 /// Between two beginnings of the same thing.
 const SHORTEST: Duration = Duration::from_millis(20);
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_millis(100);
 
 /// When a request may be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
