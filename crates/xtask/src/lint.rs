@@ -38,7 +38,7 @@ pub(crate) fn run() -> Result<()> {
         steps.run_noted(&mut command, "  (without protoc)");
     }
     for task in [["api", "--check"].as_slice(), &["package"]] {
-        steps.run(Command::new(std::env::current_exe()?).args(task));
+        steps.run(&mut shell::xtask(task));
     }
     // Takes minutes to build, so that nobody has to have it.
     if shell::on_path("cargo-deny").is_some() {

@@ -21,6 +21,13 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Comma
     command
 }
 
+/// This program once more. Through cargo, since what was built meanwhile may have replaced its file.
+pub(crate) fn xtask<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = cargo(["run", "--quiet", "--package", "xtask", "--"]);
+    command.args(args);
+    command
+}
+
 /// An environment variable that is set and not empty.
 pub(crate) fn var(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())

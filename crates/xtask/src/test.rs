@@ -41,8 +41,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     }
     steps.run(&mut simulation);
     if args.is_empty() {
-        let mut counts = Command::new(std::env::current_exe()?);
-        counts.args(["bench", "--check"]);
+        let mut counts = shell::xtask(["bench", "--check"]);
         servers.export(&mut counts);
         steps.run(&mut counts);
     }
