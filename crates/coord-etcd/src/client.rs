@@ -90,7 +90,7 @@ impl Client {
         let registry = Arc::new(EtcdRegistry { shared: shared.clone() });
         let client = Self { shared, registry };
         if must_answer {
-            client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe())).await?;
+            client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe().into())).await?;
         }
         Ok(client)
     }

@@ -1,5 +1,7 @@
 //! Every key that coord uses in etcd. No other file builds or takes apart a key.
 
+use std::sync::Arc;
+
 use coord_api::{ConfigKey, Covered, InstanceId, LockName, Scope, ServiceName};
 
 use crate::layout::CheckedRoots;
@@ -8,11 +10,11 @@ use crate::layout::CheckedRoots;
 #[derive(Clone, Debug)]
 pub(crate) struct Keys(CheckedRoots);
 
-/// A key or every key with a prefix.
+/// A key or every key with a prefix. Shared, since each watch is known by it in several places.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Range {
-    Key(String),
-    Prefix(String),
+    Key(Arc<str>),
+    Prefix(Arc<str>),
 }
 
 impl Keys {
@@ -85,8 +87,10 @@ impl Keys {
     /// The keys that a config read or watch covers.
     pub(crate) fn config_scope(&self, scope: Scope<'_>) -> coord_api::Result<Range> {
         Ok(match scope.parse()? {
-            Covered::One(key) => Range::Key(self.config(&key)),
-            Covered::Below(prefix) => Range::Prefix(format!("{}{}", self.0.config, prefix.as_key_start())),
+            Covered::One(key) => Range::Key(self.config(&key).into()),
+            Covered::Below(prefix) => {
+                Range::Prefix(format!("{}{}", self.0.config, prefix.as_key_start()).into())
+            }
         })
     }
 

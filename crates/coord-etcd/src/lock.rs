@@ -39,7 +39,7 @@ impl DistributedLock for EtcdLock {
         let name = LockName::parse(name)?;
         let core = &self.shared.core;
         core.check_open()?;
-        let queue = Range::Prefix(core.keys.lock_queue(&name));
+        let queue = Range::Prefix(core.keys.lock_queue(&name).into());
         let (_, mut places) = core.read("list holders", &queue).await?;
         places.sort_by_key(KeyValue::create_revision);
         Ok(places.iter().filter_map(holder).collect())
@@ -48,7 +48,7 @@ impl DistributedLock for EtcdLock {
     async fn queues(&self) -> Result<BTreeMap<String, Vec<Holder>>> {
         let core = &self.shared.core;
         core.check_open()?;
-        let all = Range::Prefix(core.keys.lock_queues().to_owned());
+        let all = Range::Prefix(core.keys.lock_queues().into());
         let (_, mut places) = core.read("list locks", &all).await?;
         places.sort_by_key(KeyValue::create_revision);
         let mut queues = BTreeMap::<_, Vec<_>>::new();

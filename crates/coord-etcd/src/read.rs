@@ -17,7 +17,7 @@ impl Core {
     ) -> Result<(i64, Vec<KeyValue>), Failure> {
         match range {
             Range::Key(key) => {
-                let mut answer = self.get(operation, key, None).await?;
+                let mut answer = self.get(operation, &**key, None).await?;
                 Ok((revision(answer.header()), answer.take_kvs()))
             }
             Range::Prefix(prefix) => self.read_pages(operation, prefix).await,

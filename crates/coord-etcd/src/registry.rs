@@ -47,14 +47,14 @@ impl ServiceRegistry for EtcdRegistry {
         let service = ServiceName::parse(service)?;
         let core = &self.shared.core;
         core.check_open()?;
-        let (_, pairs) = core.read("discover", &Range::Prefix(core.keys.instances(&service))).await?;
+        let (_, pairs) = core.read("discover", &Range::Prefix(core.keys.instances(&service).into())).await?;
         Ok(instances(core, &service, &pairs))
     }
 
     async fn services(&self) -> Result<BTreeMap<String, Vec<ServiceInfo>>> {
         let core = &self.shared.core;
         core.check_open()?;
-        let all = Range::Prefix(core.keys.services().to_owned());
+        let all = Range::Prefix(core.keys.services().into());
         let (_, pairs) = core.read("list services", &all).await?;
         let name = |kv: &KeyValue| kv.key_str().ok().and_then(|key| core.keys.service_of(key));
         // Ordered by key, so what is below one service is together.
@@ -69,7 +69,7 @@ impl ServiceRegistry for EtcdRegistry {
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
         let service = ServiceName::parse(service)?;
         let keys = self.shared.core.keys.clone();
-        let range = Range::Prefix(keys.instances(&service));
+        let range = Range::Prefix(keys.instances(&service).into());
         let named = service.clone();
         let rename = Box::new(move |key: &str| keys.instance_name(&named, key));
         Ok(service_events(service, follow(self.shared.clone(), range, rename).await?))

@@ -50,7 +50,7 @@ impl InstanceIds for EtcdIds {
         let service = ServiceName::parse(service)?;
         let core = &self.shared.core;
         core.check_open()?;
-        let (_, ids) = core.read("list holders", &Range::Prefix(core.keys.ids(&service))).await?;
+        let (_, ids) = core.read("list holders", &Range::Prefix(core.keys.ids(&service).into())).await?;
         let mut holders: Vec<_> =
             ids.iter().filter_map(|kv| record::holder(kv.key_str().ok()?, kv.value())).collect();
         holders.sort_by_key(|holder| holder.id);
@@ -258,7 +258,7 @@ impl Source {
     async fn claim_at_the_head(&self, session: &Arc<Session>, gone: &mut CallerGone) -> Result<ClaimedId> {
         let (core, service) = (self.core(), &self.range.service);
         loop {
-            let watch = |prefix| core.hub.subscribe(Range::Prefix(prefix));
+            let watch = |prefix: String| core.hub.subscribe(Range::Prefix(prefix.into()));
             // An id becomes free when its key is deleted, or its mark.
             let mut ids = watch(core.keys.ids(service));
             let mut marks = watch(core.keys.id_marks(service));

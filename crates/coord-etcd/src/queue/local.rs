@@ -282,7 +282,7 @@ async fn keep(local: Arc<Local>, core: Weak<Core>) {
 
 /// Subscribes from now on, then reads the queue; the subscription and the revision of the read.
 async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
-    let mut changes = core.hub.subscribe(Range::Prefix(local.queue.to_string()));
+    let mut changes = core.hub.subscribe(Range::Prefix(local.queue.clone()));
     match tokio::time::timeout(core.request_timeout, changes.next()).await {
         Ok(Some(Delivery::Refused(error))) => return Err(*error),
         Ok(Some(_)) => {}

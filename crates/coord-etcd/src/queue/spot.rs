@@ -272,7 +272,7 @@ impl Spot {
         while let Some(Seen { key, at }) = before {
             // From now on: a watch from a revision of the past is served by etcd only every 100 ms. One that begins
             // after the predecessor was seen may have missed its end, so it is looked for again.
-            let mut changes = self.core().hub.subscribe(Range::Key(key.clone()));
+            let mut changes = self.core().hub.subscribe(Range::Key(key.as_str().into()));
             match changes.next().await {
                 Some(Delivery::Started { from }) if from <= at + 1 => {}
                 Some(Delivery::Started { .. }) => {

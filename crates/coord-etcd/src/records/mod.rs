@@ -179,7 +179,7 @@ async fn guard(core: Arc<Core>, service: ServiceName, is_guarded: watch::Sender<
 
 /// Watches until changes may have been missed.
 async fn watch_once(core: &Core, service: &ServiceName, is_guarded: &watch::Sender<bool>, look: bool) {
-    let range = Range::Prefix(core.keys.instances(service));
+    let range = Range::Prefix(core.keys.instances(service).into());
     let mut changes = core.hub.subscribe(range.clone());
     match changes.next().await {
         Some(Delivery::Started { .. }) => {}

@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     change::Change,
+    inbox::{Inbox, Sink, inbox},
     progress::Step,
     refusal::{Verdict, is_refusal, refusal},
     watches::Watches,
@@ -51,7 +52,7 @@ enum Command {
     Add {
         range: Range,
         id: u64,
-        sink: mpsc::Sender<Delivery>,
+        sink: Sink,
     },
     Remove {
         range: Range,
@@ -68,7 +69,7 @@ pub(crate) enum Delivery {
     Started { from: i64 },
     /// Changes, in order; all that share the watch read the same.
     Changes(Arc<[Change]>),
-    /// The server does not allow the watch; nothing follows. Boxed, because a queue has room for 32 from its beginning.
+    /// The server does not allow the watch; nothing follows. Boxed, because it is large and seldom.
     Refused(Box<Error>),
 }
 
@@ -77,7 +78,7 @@ pub(crate) enum Delivery {
 pub(crate) struct Subscription {
     range: Range,
     id: u64,
-    deliveries: mpsc::Receiver<Delivery>,
+    deliveries: Inbox,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -86,7 +87,7 @@ impl Subscription {
     ///
     /// May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Option<Delivery> {
-        self.deliveries.recv().await
+        self.deliveries.next().await
     }
 }
 
@@ -134,7 +135,7 @@ impl Hub {
     /// Watches `range` from now on.
     pub(crate) fn subscribe(&self, range: Range) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let (sink, deliveries) = mpsc::channel(QUEUE);
+        let (sink, deliveries) = inbox(QUEUE);
         // If the task is gone, the sink is dropped here and the subscription ends at once.
         let _ = self.commands.send(Command::Add { range: range.clone(), id, sink });
         Subscription { range, id, deliveries, commands: self.commands.clone() }
@@ -351,7 +352,7 @@ impl Task {
     /// to where they are, but a store that was restored or replaced has other changes from now on.
     async fn end_what_is_ahead(&mut self) -> Result<Vec<i64>, Error> {
         let core = self.core.upgrade().ok_or(Error::Closed)?;
-        let (now, _) = core.read("watch", &Range::Key(core.keys.probe())).await?;
+        let (now, _) = core.read("watch", &Range::Key(core.keys.probe().into())).await?;
         let ahead = self.watches.iter().filter(|(_, watched)| watched.progress.is_ahead_of(now));
         let ahead: Vec<_> = ahead.map(|(id, _)| id).collect();
         for id in &ahead {

@@ -2,6 +2,7 @@
 
 mod change;
 pub(crate) mod hub;
+mod inbox;
 mod progress;
 mod refusal;
 mod watches;
@@ -23,10 +24,9 @@ pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
 pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
     shared.core.check_open()?;
-    let mut follower =
-        Follower { shared, range, rename, live: None, pending: VecDeque::new(), pauses: pauses() };
+    let mut follower = Follower { shared, range, rename, live: None, pending: VecDeque::new(), pauses: None };
     let snapshot = follower.begin().await?;
-    follower.pending.push_back(snapshot);
+    follower.pending = VecDeque::from([snapshot]);
     let contact = follower.shared.core.hub.contact();
     let items = stream::unfold(follower, |mut follower| async move {
         let item = follower.next().await;
@@ -51,8 +51,8 @@ struct Follower {
     rename: Rename,
     live: Option<Live>,
     pending: VecDeque<EntryEvent>,
-    /// Between attempts to read the state anew.
-    pauses: ExponentialBackoff,
+    /// Between attempts to read the state anew; only while there are any.
+    pauses: Option<Box<ExponentialBackoff>>,
 }
 
 struct Live {
@@ -80,14 +80,17 @@ impl Follower {
     async fn next_while_open(&mut self) -> Result<EntryEvent> {
         loop {
             if let Some(event) = self.pending.pop_front() {
+                if self.pending.is_empty() {
+                    // It may be long until the next one, and a process may have many watches.
+                    self.pending = VecDeque::new();
+                }
                 return Ok(event);
             }
             let Some(live) = &mut self.live else {
-                tokio::time::sleep(self.pauses.next().unwrap_or_default()).await;
-                // Boxed: seldom needed, and large, while a process may have many watches.
-                match Box::pin(self.begin()).await {
+                // Boxed: seldom needed, and large.
+                match Box::pin(self.begin_again()).await {
                     Ok(snapshot) => {
-                        self.pauses = pauses();
+                        self.pauses = None;
                         return Ok(snapshot);
                     }
                     Err(error) if error.is_retryable() => {
@@ -115,6 +118,14 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Begins after a pause.
+    async fn begin_again(&mut self) -> Result<EntryEvent> {
+        let pauses = self.pauses.get_or_insert_with(|| Box::new(pauses()));
+        let pause = pauses.next().unwrap_or_default();
+        tokio::time::sleep(pause).await;
+        self.begin().await
     }
 
     /// Subscribes from now on and then reads the state, so that nothing falls between. A subscription from a

@@ -54,7 +54,7 @@ impl Core {
             Range::Key(key) => (key, GetOptions::new()),
             Range::Prefix(prefix) => (prefix, GetOptions::new().with_prefix()),
         };
-        match self.get("watch", key, Some(options.with_count_only())).await {
+        match self.get("watch", &**key, Some(options.with_count_only())).await {
             _ if is_old() => Verdict::OldToken,
             Ok(_) | Err(Failure { error: Error::PermissionDenied { .. }, .. }) => Verdict::Refused,
             Err(Failure { error: error @ Error::Unauthenticated { .. }, .. }) => Verdict::NoToken(error),

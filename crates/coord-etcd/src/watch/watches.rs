@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use coord_api::Error;
 use etcd_client::WatchOptions;
-use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::{hub::Delivery, progress::Progress};
+use super::{hub::Delivery, inbox::Sink, progress::Progress};
 use crate::{error::again, keys::Range};
 
 /// Every watch by its id on the stream. An id is used once, since the server may still answer for an ended watch.
@@ -22,7 +21,8 @@ pub(super) struct Watches {
 pub(super) struct Watched {
     range: Range,
     pub(super) progress: Progress,
-    sinks: HashMap<u64, mpsc::Sender<Delivery>>,
+    /// In no order.
+    sinks: Vec<(u64, Sink)>,
 }
 
 impl Watches {
@@ -43,17 +43,17 @@ impl Watches {
     }
 
     /// Adds a user; the id of the watch if it is a new one.
-    pub(super) fn add(&mut self, range: Range, user: u64, sink: mpsc::Sender<Delivery>) -> Option<i64> {
+    pub(super) fn add(&mut self, range: Range, user: u64, sink: Sink) -> Option<i64> {
         if let Some(watched) = self.ids.get(&range).and_then(|id| self.by_id.get_mut(id)) {
             if let Some(from) = watched.progress.next().filter(|_| watched.progress.has_started()) {
                 // Also while the stream is broken: it resumes where it stood, which is before now.
-                let _ = sink.try_send(Delivery::Started { from });
+                let _ = sink.put(Delivery::Started { from });
             }
-            watched.sinks.insert(user, sink);
+            watched.sinks.push((user, sink));
             return None;
         }
         self.last_id += 1;
-        let sinks = HashMap::from([(user, sink)]);
+        let sinks = vec![(user, sink)];
         let watched = Watched { range: range.clone(), progress: Progress::default(), sinks };
         self.ids.insert(range, self.last_id);
         self.by_id.insert(self.last_id, watched);
@@ -63,7 +63,10 @@ impl Watches {
     /// Removes a user; the id of the watch if it was the last one.
     pub(super) fn remove(&mut self, range: &Range, user: u64) -> Option<i64> {
         let id = *self.ids.get(range)?;
-        self.by_id.get_mut(&id)?.sinks.remove(&user);
+        let sinks = &mut self.by_id.get_mut(&id)?.sinks;
+        if let Some(at) = sinks.iter().position(|(other, _)| *other == user) {
+            sinks.swap_remove(at);
+        }
         self.end_if_unused(id)
     }
 
@@ -110,13 +113,13 @@ impl Watched {
     /// it has read what waits for it.
     pub(super) fn deliver(&mut self, delivery: impl Fn() -> Delivery) {
         let range = &self.range;
-        self.sinks.retain(|_, sink| match sink.try_send(delivery()) {
-            // A closed sink is removed by the command that its subscription sends.
-            Ok(()) | Err(TrySendError::Closed(_)) => true,
-            Err(TrySendError::Full(_)) => {
+        // One that nobody takes from any more is removed by the command that its subscription sends.
+        self.sinks.retain(|(_, sink)| {
+            let has_room = sink.put(delivery()).is_ok();
+            if !has_room {
                 tracing::debug!(?range, "watch consumer is behind, it will read the state anew");
-                false
             }
+            has_room
         });
     }
 
@@ -126,24 +129,25 @@ impl Watched {
 
     /// Tells every user that the server does not allow the watch.
     pub(super) fn refuse(self, error: &Error) {
-        for sink in self.sinks.into_values() {
-            let _ = sink.try_send(Delivery::Refused(Box::new(again(error))));
+        for (_, sink) in self.sinks {
+            let _ = sink.put(Delivery::Refused(Box::new(again(error))));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::task::Poll;
 
-    type Inbox = mpsc::Receiver<Delivery>;
+    use super::*;
+    use crate::watch::inbox::{Inbox, inbox};
 
     fn range(key: &str) -> Range {
         Range::Prefix(key.into())
     }
 
     fn user(watches: &mut Watches, key: &str, user: u64) -> (Option<i64>, Inbox) {
-        let (sink, inbox) = mpsc::channel(2);
+        let (sink, inbox) = inbox(2);
         (watches.add(range(key), user, sink), inbox)
     }
 
@@ -159,13 +163,13 @@ mod tests {
         let (first, mut inbox) = user(&mut watches, "a", 1);
         let (second, mut other) = user(&mut watches, "a", 2);
         assert_eq!((first, second), (Some(1), None));
-        assert!(inbox.try_recv().is_err(), "it has not started");
+        assert!(inbox.poll().is_pending(), "it has not started");
         start(&mut watches, 1);
         let (third, mut late) = user(&mut watches, "a", 3);
         assert_eq!(third, None);
         for inbox in [&mut inbox, &mut other, &mut late] {
-            assert!(matches!(inbox.try_recv(), Ok(Delivery::Started { .. })));
-            assert!(inbox.try_recv().is_err(), "told once");
+            assert!(matches!(inbox.poll(), Poll::Ready(Some(Delivery::Started { .. }))));
+            assert!(inbox.poll().is_pending(), "told once");
         }
         assert_eq!(user(&mut watches, "b", 4).0, Some(2), "other keys are another watch");
 
@@ -183,13 +187,15 @@ mod tests {
         let (_, mut quick) = user(&mut watches, "a", 2);
         start(&mut watches, 1);
         for _ in 0..4 {
-            quick.try_recv().expect("was delivered");
+            assert!(matches!(quick.poll(), Poll::Ready(Some(_))), "was delivered");
             watches.get_mut(1).expect("is watched").deliver(|| Delivery::Changes([].into()));
         }
         assert_eq!(watches.end_if_unused(1), None);
-        assert!(slow.try_recv().is_ok() && slow.try_recv().is_ok(), "what waited is not lost");
-        assert!(matches!(slow.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
-        assert!(quick.try_recv().is_ok());
+        for _ in 0..2 {
+            assert!(matches!(slow.poll(), Poll::Ready(Some(_))), "what waited is not lost");
+        }
+        assert!(matches!(slow.poll(), Poll::Ready(None)));
+        assert!(matches!(quick.poll(), Poll::Ready(Some(_))));
         assert_eq!(watches.remove(&range("a"), 2), Some(1));
         assert!(watches.is_empty());
     }
@@ -201,9 +207,9 @@ mod tests {
         let (_, mut other) = user(&mut watches, "a", 2);
         watches.end(1).expect("is watched").refuse(&crate::watch::refusal::refusal("permission denied"));
         for inbox in [&mut one, &mut other] {
-            let Ok(Delivery::Refused(error)) = inbox.try_recv() else { panic!("is told") };
+            let Poll::Ready(Some(Delivery::Refused(error))) = inbox.poll() else { panic!("is told") };
             assert!(matches!(*error, Error::PermissionDenied { .. }));
-            assert!(matches!(inbox.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+            assert!(matches!(inbox.poll(), Poll::Ready(None)));
         }
         assert_eq!(watches.remove(&range("a"), 1), None);
         assert_eq!(user(&mut watches, "a", 3).0, Some(2));
