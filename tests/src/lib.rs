@@ -21,3 +21,13 @@ pub use late::Late;
 pub use leaderless::Leaderless;
 pub use proxy::{Conditions, Fault, Line, Proxy};
 pub use server::{Clients, EtcdServer};
+
+/// Sends a signal to a process that a test has started, as `kill` names it: `-STOP`.
+///
+/// # Panics
+/// When it has ended.
+pub async fn signal(child: &tokio::process::Child, name: &str) {
+    let pid = child.id().expect("runs").to_string();
+    let sent = tokio::process::Command::new("kill").args([name, &pid]).status().await.expect("kill exists");
+    assert!(sent.success(), "{name}: {sent}");
+}

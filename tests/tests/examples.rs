@@ -2,26 +2,35 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use coord_tests::EtcdServer;
-use tokio::{process::Command, time::timeout};
+use coord_tests::{EtcdServer, signal};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The examples that take a URL; `testing` has tests instead.
+/// The examples that take a URL and end; `testing` has tests instead, and `greeter` needs several of it.
 const EXAMPLES: [&str; 6] = ["first", "grpc_service", "leader_job", "live_config", "quickstart", "snowflake"];
 
-async fn run(name: &str, url: &str) {
+fn example(name: &str) -> Command {
     // This program is in `deps` of the folder that has `examples`.
     let own = std::env::current_exe().expect("has a path");
     let folder = own.ancestors().nth(2).map(PathBuf::from).expect("is in a folder");
-    let program = folder.join("examples").join(name);
-    let mut command = Command::new(&program);
+    let mut command = Command::new(folder.join("examples").join(name));
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn run(name: &str, url: &str) {
     // `first` takes its URL from the environment, as services do.
-    command.arg(url).env("COORD_URL", url).stdin(Stdio::null()).kill_on_drop(true);
+    let mut command = example(name);
+    command.arg(url).env("COORD_URL", url);
     let running = timeout(LIMIT, command.output()).await;
     let output = running.unwrap_or_else(|_| panic!("{name} {url} is not done after {LIMIT:?}"));
     let output = output.unwrap_or_else(|error| {
-        panic!("{}: {error}; `cargo build --workspace --all-features --examples` makes it", program.display())
+        panic!("{name}: {error}; `cargo build --workspace --all-features --examples` makes it")
     });
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {url} ended with {}\n{stderr}", output.status);
@@ -51,8 +60,51 @@ fn no_example_is_left_out() {
         std::fs::read_dir(folder).expect("is a folder").map(|entry| entry.expect("can be read").path());
     let mut names: Vec<_> = files
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-        .filter(|name| name != "testing")
+        .filter(|name| name != "testing" && name != "greeter")
         .collect();
     names.sort();
     assert_eq!(names, EXAMPLES);
+}
+
+/// A server of the first service that is registered.
+async fn greeter(url: &str) -> Child {
+    let mut server = example("greeter");
+    let mut server =
+        server.arg("server").env("COORD_URL", url).stdout(Stdio::piped()).spawn().expect("starts");
+    let lines = BufReader::new(server.stdout.take().expect("is piped"));
+    let first = timeout(LIMIT, lines.lines().next_line()).await.expect("in time").expect("is text");
+    assert!(first.expect("says something").starts_with("registered on port "));
+    server
+}
+
+/// What the client of the first service says.
+async fn calls(url: &str) -> String {
+    let running = timeout(LIMIT, example("greeter").env("COORD_URL", url).output()).await;
+    let output = running.expect("in time").expect("starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("is text")
+}
+
+#[tokio::test]
+async fn the_first_service_is_what_its_page_says() {
+    let page = include_str!("../../docs/first-service.md");
+    let code =
+        include_str!("../../crates/coord/examples/greeter.rs").split_once("\n\n").expect("has a title").1;
+    assert!(
+        page.contains(&format!("```rust,no_run\n{code}```\n")),
+        "examples/greeter.rs and the page differ"
+    );
+
+    let etcd = EtcdServer::start().await.expect("starts");
+    let url = format!("etcd://{}/first", etcd.endpoint().trim_start_matches("http://"));
+    let (mut one, other) = (greeter(&url).await, greeter(&url).await);
+    let said = calls(&url).await;
+    let of = |server: &Child| format!("greeter-{} at ", server.id().expect("runs"));
+    assert!(said.contains(&of(&one)) && said.contains(&of(&other)), "{said}");
+
+    signal(&one, "-INT").await;
+    let ended = timeout(LIMIT, one.wait()).await.expect("in time").expect("can be waited for");
+    assert!(ended.success(), "{ended}");
+    let said = calls(&url).await;
+    assert!(said.contains(&of(&other)) && said.contains("had 100 of 100 calls"), "{said}");
 }

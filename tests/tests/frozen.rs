@@ -4,7 +4,7 @@ use std::{process::Stdio, time::Duration};
 
 use coord_api::{ConfigExt, FencingToken, Provider};
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::EtcdServer;
+use coord_tests::{EtcdServer, signal};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -13,11 +13,6 @@ use tokio::{
 
 const TTL: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_secs(30);
-
-async fn signal(pid: u32, name: &str) {
-    let sent = Command::new("kill").args([name, &pid.to_string()]).status().await.expect("kill exists");
-    assert!(sent.success());
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_holder_is_succeeded_in_time_and_knows_at_once_when_it_wakes() {
@@ -28,7 +23,6 @@ async fn a_frozen_holder_is_succeeded_in_time_and_knows_at_once_when_it_wakes() 
         .kill_on_drop(true)
         .spawn()
         .expect("is built");
-    let pid = holder.id().expect("runs");
     let mut lines = BufReader::new(holder.stdout.take().expect("is piped")).lines();
     let mut line = async || {
         timeout(LIMIT, lines.next_line()).await.expect("in time").expect("is text").expect("is there")
@@ -45,7 +39,7 @@ async fn a_frozen_holder_is_succeeded_in_time_and_knows_at_once_when_it_wakes() 
         config.set_if_held(&guard, "written-by", "the successor").await.expect("is held");
         (guard, Instant::now())
     });
-    signal(pid, "-STOP").await;
+    signal(&holder, "-STOP").await;
     let frozen = Instant::now();
     let (guard, succeeded) = timeout(LIMIT, successor).await.expect("in time").expect("no panic");
     let took = succeeded - frozen;
@@ -53,7 +47,7 @@ async fn a_frozen_holder_is_succeeded_in_time_and_knows_at_once_when_it_wakes() 
     assert!(took < TTL + Duration::from_secs(1), "{took:?}");
     assert!(guard.token() > FencingToken::new(token));
 
-    signal(pid, "-CONT").await;
+    signal(&holder, "-CONT").await;
     assert_eq!(line().await, "lost true");
     assert_eq!(line().await, "refused by the store true");
     assert_eq!(line().await, "refused true");

@@ -11,7 +11,7 @@ use std::{
 
 use coord_api::{HeldId, Provider, Snowflake, SnowflakeOptions};
 use coord_memory::{Options, Store};
-use coord_tests::EtcdServer;
+use coord_tests::{EtcdServer, signal};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -61,11 +61,6 @@ fn start(server: &EtcdServer, service: &str, looks: &Looks, process: usize) -> C
         }
     });
     child
-}
-
-async fn signal(child: &Child, name: &str) {
-    let pid = child.id().expect("runs").to_string();
-    assert!(Command::new("kill").args([name, &pid]).status().await.expect("kill exists").success());
 }
 
 /// No two processes hold one id at one moment, and the numbers of the later one are larger.

@@ -7,16 +7,26 @@ use serde_json::Value;
 
 use crate::shell;
 
-/// Not for the public registry: the tools of this workspace, and the facade, whose name belongs to another crate there.
-const NOT_PUBLISHED: [&str; 5] = ["coord", "coord-bench", "coord-tests", "listing", "xtask"];
+/// What every package has to carry along, since others read it without this repository.
+const CARRIED: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Packs all crates; `builds` also builds each from its package alone, which takes minutes.
 pub(crate) fn run(builds: bool) -> Result<()> {
-    needs_no_newer_rust()?;
+    let mut command = shell::cargo(["metadata", "--format-version", "1", "--all-features"]);
+    let metadata: Value = serde_json::from_str(&shell::output(&mut command, LIMIT)?)?;
+    needs_no_newer_rust(&metadata)?;
+    let (published, others) = members(&metadata);
+    for name in published {
+        let mut listing = shell::cargo(["package", "--list", "--allow-dirty", "--package", name]);
+        let listing = shell::output(&mut listing, LIMIT)?;
+        if let Some(missing) = CARRIED.iter().find(|file| listing.lines().all(|line| line != **file)) {
+            bail!("the package of {name} has no {missing}; its folder needs one");
+        }
+    }
     let mut package = shell::cargo(["package", "--workspace", "--allow-dirty"]);
-    package.args(NOT_PUBLISHED.iter().flat_map(|name| ["--exclude", name]));
+    package.args(others.iter().flat_map(|name| ["--exclude", name]));
     package.env("PROTOC", crate::protoc::find()?);
     if !builds {
         package.arg("--no-verify");
@@ -27,13 +37,23 @@ pub(crate) fn run(builds: bool) -> Result<()> {
     Ok(())
 }
 
+/// The crates of the workspace: those that are published, and those that are not: its tools, and the facade, whose name
+/// belongs to another crate on the public registry.
+fn members<'a>(metadata: &'a Value) -> (Vec<&'a str>, Vec<&'a str>) {
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // Those of a registry have one as their source.
+    let own = packages.iter().filter(|package| package["source"].is_null());
+    let named = own.filter_map(|package| Some((package["name"].as_str()?, package["publish"].is_null())));
+    let (published, others): (Vec<_>, Vec<_>) = named.partition(|(_, is_published)| *is_published);
+    let names = |members: Vec<(&'a str, bool)>| members.into_iter().map(|(name, _)| name).collect();
+    (names(published), names(others))
+}
+
 /// No dependency asks for a newer Rust than the workspace says it needs. That its own code does not is for clippy, which knows
 /// since when there is what it uses.
-fn needs_no_newer_rust() -> Result<()> {
-    let mut command = shell::cargo(["metadata", "--format-version", "1", "--all-features"]);
-    let metadata: Value = serde_json::from_str(&shell::output(&mut command, LIMIT)?)?;
+fn needs_no_newer_rust(metadata: &Value) -> Result<()> {
     let ours = env!("CARGO_PKG_RUST_VERSION");
-    let newer = newer(&metadata, ours);
+    let newer = newer(metadata, ours);
     if !newer.is_empty() {
         bail!("Cargo.toml says that Rust {ours} is enough, which is not so for {}", newer.join(", "));
     }
@@ -60,7 +80,7 @@ fn newer(metadata: &Value, ours: &str) -> Vec<String> {
 mod tests {
     use serde_json::json;
 
-    use super::newer;
+    use super::{members, newer};
 
     #[test]
     fn who_needs_a_newer_rust_is_named() {
@@ -70,5 +90,17 @@ mod tests {
         let metadata = json!({ "packages": packages });
         assert_eq!(newer(&metadata, "1.88"), ["b, which needs 1.88.1"]);
         assert_eq!(newer(&metadata, "1.89"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_says_that_it_is_not_published_is_left_out() {
+        let package = |name: &str, source: Option<&str>, publish: Option<Vec<String>>| json!({ "name": name, "source": source, "publish": publish });
+        let packages = [
+            package("a", None, None),
+            package("b", None, Some(vec![])),
+            package("c", Some("registry"), None),
+        ];
+        let metadata = json!({ "packages": packages });
+        assert_eq!(members(&metadata), (vec!["a"], vec!["b"]));
     }
 }
