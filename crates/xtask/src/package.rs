@@ -43,8 +43,8 @@ fn members<'a>(metadata: &'a Value) -> (Vec<&'a str>, Vec<&'a str>) {
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
     // Those of a registry have one as their source.
     let own = packages.iter().filter(|package| package["source"].is_null());
-    let named = own.filter_map(|package| Some((package["name"].as_str()?, package["publish"].is_null())));
-    let (published, others): (Vec<_>, Vec<_>) = named.partition(|(_, is_published)| *is_published);
+    let known = own.filter_map(|package| Some((package["name"].as_str()?, package["publish"].is_null())));
+    let (published, others): (Vec<_>, Vec<_>) = known.partition(|(_, is_published)| *is_published);
     let names = |members: Vec<(&'a str, bool)>| members.into_iter().map(|(name, _)| name).collect();
     (names(published), names(others))
 }
