@@ -102,7 +102,8 @@ impl Register {
         let mut signals = Signals::listen()?;
         let registration = tokio::select! {
             biased;
-            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+            // Others may see it before its answer is here, so that it is as if the signal came right after.
+            signal = signals.next() => return Ok(self.ended_by(signal)),
             registration = registry.register(info, self.ttl) => registration?,
         };
         self.detail("registered", out);
@@ -136,12 +137,16 @@ impl Register {
         // Nobody serves here, so there is nothing to wait for.
         registration.deregister().await?;
         self.detail("deregistered", out);
-        // To end it is what the signal is for.
-        Ok(if [Signal::INT, Signal::TERM].contains(&signal) {
+        Ok(self.ended_by(signal))
+    }
+
+    /// Without a command, to end it is what the signal is for.
+    fn ended_by(&self, signal: Signal) -> Exit {
+        if self.command.is_empty() && [Signal::INT, Signal::TERM].contains(&signal) {
             Exit::OK
         } else {
             Exit::of_signal(signal.as_raw())
-        })
+        }
     }
 
     /// With a command: until it ends. A signal that would end it waits until clients have seen that it leaves.
@@ -292,5 +297,23 @@ mod tests {
         }
         assert_eq!(pair("zone=a=b").unwrap(), ("zone".into(), "a=b".into()));
         assert!(pair("zone").is_err());
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        register: Register,
+    }
+
+    #[test]
+    fn a_signal_ends_what_has_no_command_and_is_told_of_what_has_one() {
+        let of = |command: &[&str], signal: Signal| {
+            let line = ["register", "web", "--id", "1", "--address", "10.0.0.1:80"];
+            let line = <Line as clap::Parser>::parse_from(line.iter().chain(command));
+            line.register.ended_by(signal)
+        };
+        assert_eq!(of(&[], Signal::TERM), Exit::OK);
+        assert_eq!(of(&[], Signal::QUIT), Exit::of_signal(3));
+        assert_eq!(of(&["--", "true"], Signal::TERM), Exit::of_signal(15));
     }
 }
