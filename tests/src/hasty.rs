@@ -8,7 +8,6 @@ use std::{
     },
 };
 
-use tokio::task::AbortHandle;
 use tonic::{
     Status,
     body::Body,
@@ -18,15 +17,14 @@ use tonic::{
 
 use crate::{
     late::pass,
-    stand_in::{Answer, serve},
+    stand_in::{Answer, Serving, serve},
 };
 
 /// Passes all other requests of clients on to an etcd, and counts. Dropping it ends it.
 #[derive(Debug)]
 pub struct Hasty {
-    address: String,
+    serving: Serving,
     counts: Arc<Counts>,
-    task: AbortHandle,
 }
 
 #[derive(Debug, Default)]
@@ -46,13 +44,13 @@ impl Hasty {
     pub async fn start(endpoint: &str) -> io::Result<Self> {
         let etcd = Endpoint::from_shared(endpoint.to_owned()).expect("is a URL").connect_lazy();
         let counts = Arc::<Counts>::default();
-        let (address, task) = serve(Way { etcd, counts: counts.clone() }).await?;
-        Ok(Self { address, counts, task })
+        let serving = serve(Way { etcd, counts: counts.clone() }).await?;
+        Ok(Self { serving, counts })
     }
 
     /// Where clients connect to, as `host:port`.
     pub fn address(&self) -> &str {
-        &self.address
+        &self.serving.address
     }
 
     /// How many leases were asked for.
@@ -63,12 +61,6 @@ impl Hasty {
     /// How many were given back that may have been granted.
     pub fn revocations(&self) -> usize {
         self.counts.revocations.load(Relaxed)
-    }
-}
-
-impl Drop for Hasty {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use http_body_util::{BodyExt, Full};
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::sync::watch;
 use tonic::{
     Status,
     body::Body,
@@ -11,14 +11,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::stand_in::{Answer, serve};
+use crate::stand_in::{Answer, Serving, serve};
 
 /// Passes requests of clients on to an etcd. Dropping it ends it.
 #[derive(Debug)]
 pub struct Late {
-    address: String,
+    serving: Serving,
     way: Arc<Way>,
-    task: AbortHandle,
 }
 
 #[derive(Debug)]
@@ -46,13 +45,13 @@ impl Late {
     pub async fn start(endpoint: &str) -> io::Result<Self> {
         let etcd = Endpoint::from_shared(endpoint.to_owned()).expect("is a URL").connect_lazy();
         let way = Arc::new(Way { etcd, kept: watch::Sender::new(Kept::Nothing) });
-        let (address, task) = serve(way.clone()).await?;
-        Ok(Self { address, way, task })
+        let serving = serve(way.clone()).await?;
+        Ok(Self { serving, way })
     }
 
     /// Where clients connect to, as `host:port`.
     pub fn address(&self) -> &str {
-        &self.address
+        &self.serving.address
     }
 
     /// From now on the next transaction is kept back, and not answered. Those after it pass.
@@ -77,12 +76,6 @@ impl Late {
         let answer = answer.into_body().collect().await.expect("the answer is whole");
         let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
         assert!(status.is_some_and(|status| status == "0"), "{status:?}");
-    }
-}
-
-impl Drop for Late {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

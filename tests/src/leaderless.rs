@@ -8,17 +8,15 @@ use std::{
     },
 };
 
-use tokio::task::AbortHandle;
 use tonic::{Status, body::Body, codegen::http};
 
-use crate::stand_in::{Answer, serve};
+use crate::stand_in::{Answer, Serving, serve};
 
 /// Answers every request on loopback as etcd does then. Dropping it ends it.
 #[derive(Debug)]
 pub struct Leaderless {
-    address: String,
+    serving: Serving,
     asked: Arc<AtomicUsize>,
-    task: AbortHandle,
 }
 
 impl Leaderless {
@@ -28,24 +26,18 @@ impl Leaderless {
     /// When no port can be opened.
     pub async fn start() -> io::Result<Self> {
         let asked = Arc::new(AtomicUsize::new(0));
-        let (address, task) = serve(NoLeader(asked.clone())).await?;
-        Ok(Self { address, asked, task })
+        let serving = serve(NoLeader(asked.clone())).await?;
+        Ok(Self { serving, asked })
     }
 
     /// Where clients connect to, as `host:port`.
     pub fn address(&self) -> &str {
-        &self.address
+        &self.serving.address
     }
 
     /// How many requests came.
     pub fn asked(&self) -> usize {
         self.asked.load(Relaxed)
-    }
-}
-
-impl Drop for Leaderless {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

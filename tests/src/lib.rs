@@ -22,12 +22,12 @@ pub use leaderless::Leaderless;
 pub use proxy::{Conditions, Fault, Line, Proxy};
 pub use server::{Clients, EtcdServer};
 
-/// Sends a signal to a process that a test has started, as `kill` names it: `-STOP`.
+/// `kill -NAME PID`; a negative process id is a group.
 ///
 /// # Panics
-/// When it has ended.
-pub async fn signal(child: &tokio::process::Child, name: &str) {
-    let pid = child.id().expect("runs").to_string();
-    let sent = tokio::process::Command::new("kill").args([name, &pid]).status().await.expect("kill exists");
-    assert!(sent.success(), "{name}: {sent}");
+/// When there is no such process.
+pub async fn signal(pid: impl std::fmt::Display, name: &str) {
+    let mut kill = tokio::process::Command::new("kill");
+    let sent = kill.args([&format!("-{name}"), "--", &pid.to_string()]).status().await;
+    assert!(sent.expect("kill exists").success(), "kill -{name} {pid}");
 }

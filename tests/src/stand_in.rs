@@ -24,8 +24,22 @@ pub(crate) trait Answer: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<http::Response<Body>, Status>> + Send;
 }
 
-/// Serves on a port of loopback: its `host:port`, and the task.
-pub(crate) async fn serve(answer: impl Answer) -> io::Result<(String, AbortHandle)> {
+/// It listens on a port of loopback until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    /// `host:port`.
+    pub(crate) address: String,
+    task: AbortHandle,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Begins to serve.
+pub(crate) async fn serve(answer: impl Answer) -> io::Result<Serving> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     let serving = Server::builder()
@@ -33,7 +47,8 @@ pub(crate) async fn serve(answer: impl Answer) -> io::Result<(String, AbortHandl
         .add_service(Lease(answer.clone()))
         .add_service(Watch(answer))
         .serve_with_incoming(TcpIncoming::from(listener));
-    Ok((address, tokio::spawn(async move { drop(serving.await) }).abort_handle()))
+    let task = tokio::spawn(async move { drop(serving.await) }).abort_handle();
+    Ok(Serving { address, task })
 }
 
 macro_rules! services {

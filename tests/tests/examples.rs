@@ -30,7 +30,8 @@ async fn run(name: &str, url: &str) {
     let running = timeout(LIMIT, command.output()).await;
     let output = running.unwrap_or_else(|_| panic!("{name} {url} is not done after {LIMIT:?}"));
     let output = output.unwrap_or_else(|error| {
-        panic!("{name}: {error}; `cargo build --workspace --all-features --examples` makes it")
+        let program = command.as_std().get_program().display();
+        panic!("{program}: {error}; `cargo build --workspace --all-features --examples` makes it")
     });
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {url} ended with {}\n{stderr}", output.status);
@@ -102,7 +103,7 @@ async fn the_first_service_is_what_its_page_says() {
     let of = |server: &Child| format!("greeter-{} at ", server.id().expect("runs"));
     assert!(said.contains(&of(&one)) && said.contains(&of(&other)), "{said}");
 
-    signal(&one, "-INT").await;
+    signal(one.id().expect("runs"), "INT").await;
     let ended = timeout(LIMIT, one.wait()).await.expect("in time").expect("can be waited for");
     assert!(ended.success(), "{ended}");
     let said = calls(&url).await;

@@ -39,7 +39,7 @@ async fn a_frozen_holder_is_succeeded_in_time_and_knows_at_once_when_it_wakes() 
         config.set_if_held(&guard, "written-by", "the successor").await.expect("is held");
         (guard, Instant::now())
     });
-    signal(&holder, "-STOP").await;
+    signal(holder.id().expect("runs"), "STOP").await;
     let frozen = Instant::now();
     let (guard, succeeded) = timeout(LIMIT, successor).await.expect("in time").expect("no panic");
     let took = succeeded - frozen;
@@ -47,7 +47,7 @@ async fn a_frozen_holder_is_succeeded_in_time_and_knows_at_once_when_it_wakes() 
     assert!(took < TTL + Duration::from_secs(1), "{took:?}");
     assert!(guard.token() > FencingToken::new(token));
 
-    signal(&holder, "-CONT").await;
+    signal(holder.id().expect("runs"), "CONT").await;
     assert_eq!(line().await, "lost true");
     assert_eq!(line().await, "refused by the store true");
     assert_eq!(line().await, "refused true");

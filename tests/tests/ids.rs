@@ -92,13 +92,13 @@ async fn torment(server: &EtcdServer, service: &str, looks: &Looks, faults: usiz
         // Those that have been frozen for long enough go on.
         for (child, frozen) in &mut parties {
             if frozen.is_some_and(|since| fault - since >= 8) {
-                signal(child, "-CONT").await;
+                signal(child.id().expect("runs"), "CONT").await;
                 *frozen = None;
             }
         }
         let (child, frozen) = &mut parties[fastrand::usize(0..PARTIES)];
         if frozen.is_none() && freezes <= kills {
-            signal(child, "-STOP").await;
+            signal(child.id().expect("runs"), "STOP").await;
             *frozen = Some(fault);
             freezes += 1;
         } else {
@@ -109,7 +109,7 @@ async fn torment(server: &EtcdServer, service: &str, looks: &Looks, faults: usiz
         sleep(Duration::from_millis(fastrand::u64(300..600))).await;
     }
     for (child, _) in &parties {
-        signal(child, "-CONT").await;
+        signal(child.id().expect("runs"), "CONT").await;
     }
     sleep(Duration::from_secs(TTL * 3)).await;
     (kills, freezes)

@@ -65,11 +65,7 @@ impl ConfigCenter for EtcdConfigCenter {
                     None => core.forget_slots(),
                 },
                 Settled::SlotGone => core.check_open()?,
-                Settled::NeverWritten(error) => {
-                    if !core.may_begin_anew(begun, &error).await {
-                        return Err(error);
-                    }
-                }
+                Settled::NeverWritten(error) => core.begin_anew(begun, error).await?,
             }
         }
     }

@@ -147,11 +147,7 @@ async fn write_over_own(
                 Record::check_replaceable(service, &stored, &core.owner)?;
                 expected = found.mod_revision();
             }
-            Write::Barred(error) => {
-                if !core.may_begin_anew(begun, &error).await {
-                    return Err(error);
-                }
-            }
+            Write::Barred(error) => core.begin_anew(begun, error).await?,
             Write::Unknown(error) => {
                 core.delete_stray(key.into(), record.to_vec(), session);
                 return Err(error);

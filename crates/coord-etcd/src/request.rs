@@ -117,6 +117,11 @@ impl Core {
         begun.elapsed() < self.request_timeout && self.check_open().is_ok()
     }
 
+    /// The same for what has nothing else to do then than to tell the error.
+    pub(crate) async fn begin_anew(&self, begun: Instant, error: Error) -> Result<()> {
+        if self.may_begin_anew(begun, &error).await { Ok(()) } else { Err(error) }
+    }
+
     /// Reads one key, or what the options say.
     pub(crate) async fn get(
         &self,

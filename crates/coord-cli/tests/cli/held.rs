@@ -3,12 +3,13 @@
 use std::{process::Stdio, time::Duration};
 
 use coord_api::Provider;
+use coord_tests::signal;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     time::{Instant, sleep, timeout},
 };
 
-use crate::tools::{LIMIT, Running, Shop, lives, signal, until_dead};
+use crate::tools::{LIMIT, Running, Shop, lives, until_dead};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -137,7 +138,7 @@ async fn at_a_terminal_the_command_reads_it_and_gets_ctrl_c_once() {
     keys.write_all(b"\x03").await.expect("is read");
     assert_eq!(line().await, "^Cinterrupted");
     let holder = shop.client().await.lock().holders("job").await.expect("etcd answers").remove(0);
-    signal(&holder.owner.expect("says who it is").pid.to_string(), "USR1").await;
+    signal(holder.owner.expect("says who it is").pid, "USR1").await;
     assert_eq!(line().await, "over", "and it was interrupted once");
     assert_eq!(timeout(LIMIT, terminal.wait()).await.expect("in time").expect("ends").code(), Some(5));
 }

@@ -7,7 +7,7 @@ use std::{
 
 use coord_api::Provider;
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::{Certs, Clients, EtcdServer};
+use coord_tests::{Certs, Clients, EtcdServer, signal};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -136,19 +136,13 @@ impl Running {
     }
 
     pub(crate) async fn signal(&self, name: &str) {
-        signal(&self.pid().to_string(), name).await;
+        signal(self.pid(), name).await;
     }
 
     /// Its exit code, or `None` if a signal ended it.
     pub(crate) async fn code(mut self) -> Option<i32> {
         timeout(LIMIT, self.child.wait()).await.expect("ends in time").expect("is waited for").code()
     }
-}
-
-/// `kill -NAME PID`; a negative process id is a group.
-pub(crate) async fn signal(pid: &str, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), "--", pid]).status().await;
-    assert!(sent.expect("kill exists").success(), "kill -{name} {pid}");
 }
 
 /// Whether a process lives; one that nobody has waited for yet does not.

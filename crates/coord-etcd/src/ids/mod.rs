@@ -111,11 +111,7 @@ impl Source {
                 Ok(Found::Claimed(claimed)) => return Ok(Some(claimed)),
                 Ok(Found::Queue | Found::Full) => return Ok(None),
                 // What this claim may have taken is given back; the next has another value.
-                Err(error) => {
-                    if !core.may_begin_anew(begun, &error).await {
-                        return Err(error);
-                    }
-                }
+                Err(error) => core.begin_anew(begun, error).await?,
             }
         }
     }

@@ -84,11 +84,7 @@ impl Spot {
             match shared.core.on_session(ttl, ask).await {
                 Ok(spot) => return Ok(spot),
                 // The place before, should it come to be, is left; this one has another key.
-                Err(error) => {
-                    if !shared.core.may_begin_anew(begun, &error).await {
-                        return Err(error);
-                    }
-                }
+                Err(error) => shared.core.begin_anew(begun, error).await?,
             }
         }
     }

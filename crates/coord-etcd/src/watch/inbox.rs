@@ -47,6 +47,15 @@ impl Shared {
     }
 }
 
+/// Wakes the consumer, which may look at the state at once.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let consumer = state.consumer.take();
+    drop(state);
+    if let Some(consumer) = consumer {
+        consumer.wake();
+    }
+}
+
 impl Sink {
     /// Puts a delivery, and wakes the consumer.
     pub(super) fn put(&self, delivery: Delivery) -> Result<(), Full> {
@@ -55,9 +64,7 @@ impl Sink {
             return Err(Full);
         }
         state.waiting.push_back(delivery);
-        let consumer = state.consumer.take();
-        drop(state);
-        consumer.into_iter().for_each(Waker::wake);
+        wake(state);
         Ok(())
     }
 }
@@ -66,9 +73,7 @@ impl Drop for Sink {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.has_ended = true;
-        let consumer = state.consumer.take();
-        drop(state);
-        consumer.into_iter().for_each(Waker::wake);
+        wake(state);
     }
 }
 
