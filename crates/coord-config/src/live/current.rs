@@ -10,12 +10,15 @@ use std::{
 
 use coord_api::{Freshness, Version};
 
-/// The value in use. Replaced as a whole, so value and origin always belong together.
+/// The value in use. Replaced as a whole, so that all of it always belongs together: who sees a new value does not
+/// see the rejection of the one before.
 pub(super) struct Current<T> {
     /// Grows with every change of the value.
     pub(super) number: u64,
     pub(super) value: Arc<T>,
     pub(super) origin: Origin,
+    /// The latest update, if it was refused and this value stays.
+    pub(super) rejection: Option<Arc<Rejection>>,
 }
 
 /// Where the value in use comes from.
@@ -129,12 +132,13 @@ pub(super) struct Counters {
 }
 
 pub(super) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    // Who sees the count sees what was counted.
+    counter.fetch_add(1, Ordering::Release);
 }
 
 impl Counters {
     pub(super) fn read(&self) -> LiveCounters {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         LiveCounters {
             changes: read(&self.changes),
             rejections: read(&self.rejections),

@@ -284,8 +284,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         let ingredients = self.layers.ingredients();
         if ingredients == self.considered {
             // Written anew, but the same.
-            if self.shared.rejection.load().is_none() && self.layers.entries().iter().any(Option::is_some) {
-                self.moved_to(Origin::Store(self.layers.version()));
+            if self.shared.now.load().rejection.is_none() && self.layers.entries().iter().any(Option::is_some) {
+                self.same_value(Origin::Store(self.layers.version()), None);
             }
             return;
         }
@@ -313,7 +313,6 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         let old = self.shared.now.load_full();
         let default = self.rules.default.clone().filter(|_| self.rules.when_deleted == WhenDeleted::Default);
         let Some(default) = default else {
-            self.shared.rejection.store(None);
             let origin = old.origin;
             return self.publish(
                 old.value.clone(),
@@ -329,28 +328,25 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
 
     fn reject(&self, rejection: Rejection) {
         tracing::warn!(reason = %rejection, "the last good value stays in use");
+        self.same_value(self.shared.now.load().origin, Some(Arc::new(rejection)));
         count(&self.shared.counters.rejections);
-        self.shared.rejection.store(Some(Arc::new(rejection)));
     }
 
     fn publish(&self, value: Arc<T>, origin: Origin) {
         let number = self.shared.now.load().number + 1;
-        let current = Arc::new(Current { number, value, origin });
+        let current = Arc::new(Current { number, value, origin, rejection: None });
         self.shared.now.store(current.clone());
-        self.shared.rejection.store(None);
         count(&self.shared.counters.changes);
         // Nobody has to listen.
         let _ = self.each.send(current);
         self.changed.send_replace(number);
     }
 
-    /// The same value has another origin now; nobody is woken for that.
-    fn moved_to(&self, origin: Origin) {
+    /// What is said of the value changes, not the value: nobody is woken for that.
+    fn same_value(&self, origin: Origin, rejection: Option<Arc<Rejection>>) {
         let now = self.shared.now.load_full();
-        if now.origin != origin {
-            let current = Current { number: now.number, value: now.value.clone(), origin };
-            self.shared.now.store(Arc::new(current));
-        }
+        let (number, value) = (now.number, now.value.clone());
+        self.shared.now.store(Arc::new(Current { number, value, origin, rejection }));
     }
 
     fn save(&self) {

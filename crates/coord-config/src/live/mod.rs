@@ -11,7 +11,7 @@ mod verdict;
 
 use std::{fmt, sync::Arc};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use coord_api::{ConfigCenter, ConfigKey, Contact, Error, Result, Version};
 use futures::FutureExt;
 use tokio::{
@@ -87,7 +87,6 @@ struct Shared<T> {
     key: String,
     center: Arc<dyn ConfigCenter>,
     now: ArcSwap<Current<T>>,
-    rejection: ArcSwapOption<Rejection>,
     counters: Counters,
     contact: Contact,
     /// The sending end belongs to the task, so that the consumers' end with it.
@@ -154,7 +153,7 @@ impl<T> Live<T> {
 
     /// How far the value can be trusted.
     pub fn state(&self) -> LiveState {
-        LiveState { freshness: self.shared.contact.freshness(), rejection: self.shared.rejection.load_full() }
+        LiveState { freshness: self.shared.contact.freshness(), rejection: self.shared.now.load().rejection.clone() }
     }
 
     /// Tells when the value becomes stale, and fresh again.

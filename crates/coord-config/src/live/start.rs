@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use coord_api::{ConfigKey, Error, Result, backend::ContactSource};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
@@ -161,8 +161,7 @@ where
     let shared = Arc::new(Shared {
         key: builder.key.clone(),
         center: builder.center.clone(),
-        now: ArcSwap::from_pointee(Current { number: 0, value, origin }),
-        rejection: ArcSwapOption::new(rejection),
+        now: ArcSwap::from_pointee(Current { number: 0, value, origin, rejection }),
         counters,
         contact: source.contact(),
         each: idle,

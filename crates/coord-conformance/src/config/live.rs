@@ -178,6 +178,44 @@ tests! { "config";
         assert_eq!(live.counters().rejections, 0);
     }
 
+    /// Contract 9: value, origin, rejection and counters never contradict each other, whenever one looks.
+    async fn a_rejection_belongs_to_its_value(world: &dyn World) {
+        const ROUNDS: u64 = 100;
+        let config = world.client().await.config();
+        config.set("limits", &limits(0)).await.expect("is written");
+        let even = |limits: &Limits| if limits.upload.is_multiple_of(2) { Ok(()) } else { Err("is odd") };
+        let live = config.live::<Limits>("limits").validate(even).start().await.expect("exists");
+        let reader = std::thread::spawn({
+            let live = live.clone();
+            move || {
+                let mut looks = 0_u64;
+                while live.current().upload < 2 * ROUNDS {
+                    let (origin, counted) = (live.origin(), live.counters().rejections);
+                    let rejection = live.state().rejection;
+                    if let Some(rejection) = &rejection {
+                        assert!(rejection.version > origin.version(), "{rejection} is older than {origin:?}");
+                    }
+                    if live.current().upload < 2 * counted {
+                        assert!(rejection.is_some(), "{counted} are counted, and none is told");
+                    }
+                    looks += 1;
+                    if looks.is_multiple_of(1000) {
+                        // Two cores are shared with a server and other tests.
+                        std::thread::sleep(Duration::from_micros(100));
+                    }
+                }
+            }
+        });
+        for round in 1..=ROUNDS {
+            config.set("limits", &limits(2 * round - 1)).await.expect("is written");
+            eventually(LIMIT, || async { live.counters().rejections == round }).await;
+            config.set("limits", &limits(2 * round)).await.expect("is written");
+            becomes(&live, 2 * round).await;
+            assert!(live.state().is_good());
+        }
+        reader.join().expect("saw nothing wrong");
+    }
+
     /// Contract 9: garbage by another program is told with its JSON path and changes nothing; the next good write
     /// is taken.
     async fn a_bad_update_keeps_the_last_good_value(world: &dyn World) {
