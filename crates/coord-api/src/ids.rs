@@ -1,6 +1,11 @@
 //! Instance ids: small numbers, unique among the living instances of a service.
 
-use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 
@@ -184,13 +189,23 @@ pub struct HeldId {
     id: NonZeroU32,
     hold: Hold,
     stamps: Arc<dyn Stamps>,
-    stamped: Option<u64>,
+    numbers: Arc<Mutex<Numbers>>,
+}
+
+/// What is known of the numbers that are made with a hold.
+#[derive(Debug)]
+struct Numbers {
+    /// Up to when some may have been made, by this holder or those before, in milliseconds since 1970.
+    until: Option<u64>,
+    /// Whether somebody makes more.
+    being_made: bool,
 }
 
 impl HeldId {
     /// A hold, for backends. `stamped` is up to when holders before it may have stamped data.
     pub(crate) fn new(id: NonZeroU32, hold: Hold, stamps: Arc<dyn Stamps>, stamped: Option<u64>) -> Self {
-        Self { id, hold, stamps, stamped }
+        let numbers = Numbers { until: stamped, being_made: false };
+        Self { id, hold, stamps, numbers: Arc::new(Mutex::new(numbers)) }
     }
 
     /// The id.
@@ -221,15 +236,50 @@ impl HeldId {
         self.hold.lease().ttl()
     }
 
-    /// Up to when holders before this one may have stamped data, in milliseconds since 1970.
-    pub(crate) fn stamped(&self) -> Option<u64> {
-        self.stamped
+    /// Begins to make numbers with this hold. One does at a time: two would make the same ones.
+    pub(crate) fn make_numbers(&self) -> Result<Numbering> {
+        let Numbers { until, being_made } = &mut *numbers(&self.numbers);
+        if std::mem::replace(being_made, true) {
+            let reason = "its id is in use by a `Snowflake`: share that one, or end it first";
+            return Err(Error::invalid("allocator", reason));
+        }
+        Ok(Numbering { after: *until, numbers: self.numbers.clone() })
     }
 
     /// Stores that this holder stamps data up to `until`, in milliseconds since 1970.
     pub(crate) async fn stamp(&self, until: u64) -> Result<()> {
         self.check()?;
         self.stamps.stamp(until).await
+    }
+}
+
+fn numbers(numbers: &Mutex<Numbers>) -> MutexGuard<'_, Numbers> {
+    numbers.lock().expect("nothing panics while this is locked")
+}
+
+/// The right to make numbers with a hold, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Numbering {
+    after: Option<u64>,
+    numbers: Arc<Mutex<Numbers>>,
+}
+
+impl Numbering {
+    /// Up to when numbers may have been made before, in milliseconds since 1970.
+    pub(crate) fn after(&self) -> Option<u64> {
+        self.after
+    }
+
+    /// Takes note that numbers were made up to this time, in milliseconds since 1970.
+    pub(crate) fn made(&self, until: u64) {
+        let mut numbers = numbers(&self.numbers);
+        numbers.until = numbers.until.max(Some(until));
+    }
+}
+
+impl Drop for Numbering {
+    fn drop(&mut self) {
+        numbers(&self.numbers).being_made = false;
     }
 }
 

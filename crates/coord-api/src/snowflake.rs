@@ -19,7 +19,7 @@ use tokio::{
 
 pub use options::SnowflakeOptions;
 
-use crate::{Error, HeldId, InstanceIdAllocator, Result};
+use crate::{Error, HeldId, InstanceIdAllocator, Result, ids::Numbering};
 
 /// How often the end of a millisecond is looked for before a timer is set.
 const SPINS: usize = 100;
@@ -28,7 +28,8 @@ const SPINS: usize = 100;
 ///
 /// # Contract
 /// - It is bound to the id that was held when it started, and refuses from the moment at which that is lost or
-///   released, also if its allocator acquires another.
+///   released, also if its allocator acquires another. There is one for each id at a time; one that follows it makes larger
+///   numbers. Share it between tasks, for instance in an [`Arc`].
 /// - The store keeps, beside the id, a time up to which numbers may have been made. It is always ahead of the numbers,
 ///   and the next holder of the id starts after it: so not even a process that was frozen between two instructions
 ///   makes a number twice, and numbers of one worker grow from holder to holder. That time is one TTL ahead, and is
@@ -59,6 +60,7 @@ const SPINS: usize = 100;
 pub struct Snowflake {
     maker: Arc<Maker>,
     reserving: AbortHandle,
+    numbering: Numbering,
 }
 
 /// All that numbers are made of.
@@ -110,8 +112,8 @@ impl Snowflake {
     /// Starts making numbers with the id that `allocator` holds.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for options that can not be used, or `allocator` if it holds no id;
-    /// [`Error::ClockWentBack`] if the clock is far behind that of the holder before; [`Error::Lost`]; others as the
+    /// [`Error::InvalidArgument`] for options that can not be used, or `allocator` if it holds no id or another
+    /// `Snowflake` uses that; [`Error::ClockWentBack`] if the clock is far behind that of the holder before; [`Error::Lost`]; others as the
     /// store answers.
     pub async fn start_with<A: InstanceIdAllocator + ?Sized>(
         allocator: &A,
@@ -120,7 +122,8 @@ impl Snowflake {
         let held =
             allocator.held().ok_or_else(|| Error::invalid("allocator", "holds no id: acquire one first"))?;
         let epoch = options.check(held.id())?;
-        let start = held.stamped().unwrap_or(0).max(epoch);
+        let numbering = held.make_numbers()?;
+        let start = numbering.after().unwrap_or(0).max(epoch);
         let ttl = held.ttl().as_millis() as u64;
         let ahead = start.saturating_sub(options.now());
         if ahead > ttl + options.clock_step.as_millis() as u64 {
@@ -143,7 +146,7 @@ impl Snowflake {
         });
         maker.reserve(ttl).await?;
         let reserving = tokio::spawn(keep_reserving(maker.clone(), ttl)).abort_handle();
-        Ok(Self { maker, reserving })
+        Ok(Self { maker, reserving, numbering })
     }
 
     /// The id that numbers are made with.
@@ -194,18 +197,23 @@ impl Snowflake {
     pub async fn finish(self) -> Result<()> {
         // A reservation that is under way may come after this: then the next holder waits all the same.
         self.reserving.abort();
-        let last = self.maker.last.load(Ordering::SeqCst) >> self.maker.options.sequence_bits;
-        self.maker.held.stamp(self.maker.epoch + last + 1).await
+        self.maker.held.stamp(self.maker.made_until()).await
     }
 }
 
 impl Drop for Snowflake {
     fn drop(&mut self) {
         self.reserving.abort();
+        self.numbering.made(self.maker.made_until());
     }
 }
 
 impl Maker {
+    /// Before which time all numbers are that were made, in milliseconds since 1970.
+    fn made_until(&self) -> u64 {
+        self.epoch + (self.last.load(Ordering::SeqCst) >> self.options.sequence_bits) + 1
+    }
+
     fn make(&self) -> Result<Result<u64, Busy>> {
         let Self { options, .. } = self;
         loop {

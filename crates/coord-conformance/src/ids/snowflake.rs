@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use coord_api::{Error, IdOptions, InstanceIdAllocator, LossReason, Snowflake, SnowflakeOptions};
 
+use futures::{FutureExt, future::join};
+
 use super::acquire;
 use crate::{
     expect::expect_lost,
@@ -44,6 +46,30 @@ tests! { "ids";
         assert_eq!(expect_lost(snowflake.next_id().await), LossReason::Revoked);
         acquire(&*allocator).await;
         assert_eq!(expect_lost(snowflake.try_next_id()), LossReason::Revoked, "it belongs to the earlier hold");
+    }
+
+    /// Contract 4: two would make the same numbers with one id, so there is one at a time, and the next one makes larger
+    /// numbers.
+    async fn one_at_a_time_makes_numbers_with_an_id(world: &dyn World) {
+        let allocator = world.client().await.ids("svc", 1024);
+        acquire(&*allocator).await;
+        let try_start = || Snowflake::start_with(&*allocator, options());
+        let mut last = 0;
+        for _ in 0..20 {
+            let (snowflake, refused) = match within(LIMIT, join(try_start(), try_start())).await {
+                (Ok(snowflake), Err(refused)) | (Err(refused), Ok(snowflake)) => (snowflake, refused),
+                both => panic!("{both:?}"),
+            };
+            assert!(matches!(refused, Error::InvalidArgument { field: "allocator", .. }), "{refused:?}");
+            for _ in 0..100 {
+                let number = snowflake.next_id().await.expect("is held");
+                assert!(number > last);
+                last = number;
+            }
+            drop(snowflake);
+            // One that is given up half-way leaves no trace.
+            drop(try_start().now_or_never());
+        }
     }
 
     /// Contract 4: the next holder of an id starts after all numbers that were made with it, and at once if the
