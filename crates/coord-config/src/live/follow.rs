@@ -284,7 +284,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         let ingredients = self.layers.ingredients();
         if ingredients == self.considered {
             // Written anew, but the same.
-            if self.shared.now.load().rejection.is_none() && self.layers.entries().iter().any(Option::is_some) {
+            if self.shared.now.load().rejection.is_none() && self.layers.entries().iter().any(Option::is_some)
+            {
                 self.same_value(Origin::Store(self.layers.version()), None);
             }
             return;

@@ -153,7 +153,10 @@ impl<T> Live<T> {
 
     /// How far the value can be trusted.
     pub fn state(&self) -> LiveState {
-        LiveState { freshness: self.shared.contact.freshness(), rejection: self.shared.now.load().rejection.clone() }
+        LiveState {
+            freshness: self.shared.contact.freshness(),
+            rejection: self.shared.now.load().rejection.clone(),
+        }
     }
 
     /// Tells when the value becomes stale, and fresh again.
