@@ -1,6 +1,6 @@
 //! A way to etcd on which one request is kept back, and arrives when its client has long given it up.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Full};
 use tokio::sync::watch;
@@ -60,9 +60,14 @@ impl Late {
     }
 
     /// Waits until a transaction is kept back.
+    ///
+    /// # Panics
+    /// If none comes within a minute.
     pub async fn has_kept(&self) {
-        // The sender is a part of this.
-        let _ = self.way.kept.subscribe().wait_for(|kept| matches!(kept, Kept::One(_))).await;
+        let mut kept = self.way.kept.subscribe();
+        let one = kept.wait_for(|kept| matches!(kept, Kept::One(_)));
+        let one = tokio::time::timeout(Duration::from_secs(60), one).await;
+        drop(one.expect("a transaction comes").expect("the sender is a part of this"));
     }
 
     /// Lets the transaction that was kept back arrive, and waits until etcd has answered it.

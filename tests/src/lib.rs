@@ -12,6 +12,7 @@ mod proxy;
 mod server;
 pub mod soak;
 mod stand_in;
+mod ways;
 pub mod worlds;
 
 pub use certs::{Cert, Certs};
@@ -21,6 +22,7 @@ pub use late::Late;
 pub use leaderless::Leaderless;
 pub use proxy::{Conditions, Fault, Line, Proxy};
 pub use server::{Clients, EtcdServer};
+pub use ways::Ways;
 
 /// `kill -NAME PID`; a negative process id is a group.
 ///

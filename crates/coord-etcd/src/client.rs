@@ -8,6 +8,8 @@ use coord_api::{
     Provider, Result, ServiceRegistry,
 };
 
+use tokio::runtime;
+
 use crate::{
     background::{Background, owned},
     config::EtcdConfigCenter,
@@ -78,8 +80,9 @@ impl Client {
         let keys = Keys::below(checked.roots.clone());
         let must_answer = config.connect == Connect::AtOnce;
         let runtime = background.handle().clone();
+        let home = runtime::Handle::try_current().ok();
         let core = owned(background.handle(), move |_gone| async move {
-            let connection = connect(&config, &checked).await?;
+            let connection = connect(&config, &checked, home).await?;
             let versions = connection.versions.clone();
             let core = Core::new(connection, keys, &limits, runtime);
             tokio::spawn(warn_of_faults(versions, Arc::downgrade(&core)));

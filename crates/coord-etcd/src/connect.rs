@@ -1,14 +1,16 @@
 //! Making the connection, with every setting that keeps it from hanging.
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use coord_api::{Error, Result};
 use etcd_client::ConnectOptions;
+use tokio::runtime::Handle;
 
 use crate::{
     auth::Auth,
     endpoint::Scheme,
     error::{Failure, classify},
+    near::Near,
     options::{Checked, Connect, EtcdConfig},
     tls::TlsSource,
     transport::{self, Timeouts},
@@ -18,12 +20,18 @@ use crate::{
 /// A connection, and who this client is on it.
 pub(crate) struct Connection {
     pub(crate) client: etcd_client::Client,
+    pub(crate) near: Option<Near>,
     pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) versions: Versions,
 }
 
-/// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the connection.
-pub(crate) async fn connect(config: &EtcdConfig, checked: &Checked) -> Result<Connection> {
+/// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the
+/// connection; `home` drives the one to a member that is near.
+pub(crate) async fn connect(
+    config: &EtcdConfig,
+    checked: &Checked,
+    home: Option<Handle>,
+) -> Result<Connection> {
     let limit = config.connect_timeout;
     let timeouts = Timeouts { connect: limit, request: config.request_timeout };
     let mut transport = transport::options(&checked.endpoints, &timeouts);
@@ -38,20 +46,37 @@ pub(crate) async fn connect(config: &EtcdConfig, checked: &Checked) -> Result<Co
             async move { tls.load().await }
         });
     }
-    let members = transport::channel(&checked.endpoints, transport)?;
+    let all = &checked.endpoints.all;
+    let members = transport::channel(transport::connection("etcd", all, transport.clone())?);
     let source = checked.credentials.clone();
     let auth = source.map(|source| Auth::start(source, members.clone(), config.request_timeout));
-    let channel = auth.iter().fold(members, |channel, auth| auth.on(channel));
-    // A member that lost its leader says so at once, and ends its streams: others may have one. Tokens are not the
-    // library's matter, which would get new ones for some requests and with the first password only.
-    let options = ConnectOptions::new().with_require_leader(true);
-    let client = etcd_client::Client::from_channel(channel, Some(options)).await;
-    let client = client.map_err(|error| classify("connect", limit, error).error)?;
+    let client_on = async |channel| {
+        let channel = auth.iter().fold(channel, |channel, auth| auth.on(channel));
+        // A member that lost its leader says so at once, and ends its streams: others may have one. Tokens are not the
+        // library's matter, which would get new ones for some requests and with the first password only.
+        let options = ConnectOptions::new().with_require_leader(true);
+        let client = etcd_client::Client::from_channel(channel, Some(options)).await;
+        client.map_err(|error| classify("connect", limit, error).error)
+    };
+    let client = client_on(members).await?;
+    let mut near = None;
+    if let (Some(home), Some(member)) = (home, fastrand::choice(all)) {
+        let connection = {
+            let _driver = home.enter();
+            transport::connection(
+                "etcd-near",
+                slice::from_ref(member),
+                transport::near(transport, &timeouts),
+            )?
+        };
+        let client = client_on(transport::channel(connection.clone())).await?;
+        near = Some(Near::new(&home, connection, client.kv_client()));
+    }
     if let (Some(auth), Connect::AtOnce) = (&auth, config.connect) {
         let first = tokio::time::timeout(limit, auth.first()).await;
         first
             .map_err(|_| Failure::timeout("connect", limit))?
             .map_err(|status| classify("connect", limit, status.into()))?;
     }
-    Ok(Connection { client, auth, versions })
+    Ok(Connection { client, near, auth, versions })
 }

@@ -14,7 +14,8 @@ use tokio::{runtime, sync::watch};
 
 use crate::{
     auth::Auth, background::Background, commit::Slots, connect::Connection, group::Group, ids::HeldIds,
-    keys::Keys, queue::Queues, records::Records, session::Sessions, version::Versions, watch::hub::Hub,
+    keys::Keys, near::Near, queue::Queues, records::Records, session::Sessions, version::Versions,
+    watch::hub::Hub,
 };
 
 /// The largest answer that is accepted: a page of config values, each of the largest size.
@@ -54,6 +55,7 @@ pub(crate) struct Core {
 /// The client library's handles; not `Debug`, since some of them print secrets.
 struct Etcd {
     kv: KvClient,
+    near: Option<Near>,
     lease: LeaseClient,
 }
 
@@ -80,13 +82,14 @@ impl Core {
         limits: &Limits,
         runtime: runtime::Handle,
     ) -> Arc<Self> {
-        let Connection { client, auth, versions } = connection;
+        let Connection { client, near, auth, versions } = connection;
         let host = gethostname::gethostname();
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
         Arc::new_cyclic(|core| Self {
             etcd: Etcd {
                 kv: client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
+                near,
                 lease: client.lease_client(),
             },
             keys,
@@ -115,6 +118,11 @@ impl Core {
 
     pub(crate) fn kv(&self) -> KvClient {
         self.etcd.kv.clone()
+    }
+
+    /// The way for the first try of a request: the short one, where that may be taken.
+    pub(crate) fn first_kv(&self) -> KvClient {
+        self.etcd.near.as_ref().and_then(Near::kv).unwrap_or_else(|| self.kv())
     }
 
     pub(crate) fn lease(&self) -> LeaseClient {

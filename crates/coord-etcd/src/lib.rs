@@ -25,6 +25,7 @@ mod ids;
 mod keys;
 mod layout;
 mod lock;
+mod near;
 mod options;
 mod place;
 mod queue;

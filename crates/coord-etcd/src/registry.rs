@@ -210,7 +210,7 @@ impl Core {
     async fn barred(&self, bar: &str, key: &str, session: &Session) -> Result<Option<KeyValue>, Failure> {
         let put = TxnOp::put(bar, "barred", Some(PutOptions::new().with_lease(session.id)));
         let txn = Txn::new().and_then([put, TxnOp::get(key, None)]);
-        let request = || async { self.kv().txn(txn.clone()).await };
+        let request = async |mut kv: etcd_client::KvClient| kv.txn(txn.clone()).await;
         let answer = self.call("register", Repeat::Freely, request).await?;
         Ok(answer.op_responses().into_iter().find_map(|response| match response {
             TxnOpResponse::Get(found) => found.kvs().first().cloned(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coord_api::{Error, Result};
 use coord_grpc::Tries;
-use etcd_client::{GetOptions, GetResponse, Txn, TxnResponse};
+use etcd_client::{GetOptions, GetResponse, KvClient, Txn, TxnResponse};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
@@ -30,12 +30,13 @@ pub(crate) enum Repeat {
 }
 
 impl Core {
-    /// Makes a request until it is answered, refused, or its time is over.
+    /// Makes a request until it is answered, refused, or its time is over. It is given the way to take, if it is one
+    /// about keys.
     pub(crate) async fn call<T, F>(
         &self,
         operation: &'static str,
         repeat: Repeat,
-        request: impl Fn() -> F,
+        request: impl Fn(KvClient) -> F,
     ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
@@ -50,7 +51,7 @@ impl Core {
         &self,
         operation: &'static str,
         repeat: Repeat,
-        request: impl Fn() -> F,
+        request: impl Fn(KvClient) -> F,
     ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
@@ -61,7 +62,10 @@ impl Core {
         let mut pauses = pauses();
         let mut before = None;
         loop {
-            let failure = match self.try_until(deadline, operation, &tries, request()).await {
+            let kv = if tries.count() == 0 { self.first_kv() } else { self.kv() };
+            // Boxed: what the client library makes of a request takes kilobytes, and would be moved from hand to hand.
+            let request = Box::pin(request(kv));
+            let failure = match self.try_until(deadline, operation, &tries, request).await {
                 Ok(answer) => return Ok(answer),
                 // Why no member was ready before tells more than that this one waited in vain.
                 Err(failure) if tries.instance().is_none() => before.take().unwrap_or(failure),
@@ -129,18 +133,18 @@ impl Core {
         key: impl AsRef<[u8]>,
         options: Option<GetOptions>,
     ) -> Result<GetResponse, Failure> {
-        let request = || async { self.kv().get(key.as_ref(), options.clone()).await };
+        let request = async |mut kv: KvClient| kv.get(key.as_ref(), options.clone()).await;
         self.call(operation, Repeat::Freely, request).await
     }
 
     /// One transaction that only reads.
     pub(crate) async fn look(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
-        self.call(operation, Repeat::Freely, || async { self.kv().txn(txn.clone()).await }).await
+        self.call(operation, Repeat::Freely, async |mut kv| kv.txn(txn.clone()).await).await
     }
 
     /// One transaction that writes.
     pub(crate) async fn txn(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
-        self.call(operation, Repeat::WithoutEffect, || async { self.kv().txn(txn.clone()).await }).await
+        self.call(operation, Repeat::WithoutEffect, async |mut kv| kv.txn(txn.clone()).await).await
     }
 
     /// One transaction that writes on the lease of `session`. If etcd does not know the lease any more, all that

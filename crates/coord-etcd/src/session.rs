@@ -203,7 +203,7 @@ impl Core {
         let begun = Instant::now();
         loop {
             let id = fastrand::i64(1..i64::MAX);
-            let ask = || async {
+            let ask = |_| async {
                 let sent = Instant::now();
                 let options = LeaseGrantOptions::new().with_id(id);
                 Ok((sent, self.lease().grant(seconds, Some(options)).await?))
@@ -242,7 +242,7 @@ impl Core {
     }
 
     async fn revoke(&self, id: i64) -> Result<(), Failure> {
-        let ask = || async { self.lease().revoke(id).await };
+        let ask = |_| async { self.lease().revoke(id).await };
         let revoked = self.call("revoke a lease", Repeat::Freely, ask).await;
         match revoked {
             Ok(_) | Err(Failure { error: Error::Lost { .. }, .. }) => {

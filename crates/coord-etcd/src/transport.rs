@@ -19,7 +19,7 @@ use tonic::{Status, body::Body};
 use tower::{discover::Change, util::BoxCloneSyncService};
 use tower_service::Service;
 
-use crate::endpoint::Endpoints;
+use crate::endpoint::{Endpoints, Member};
 
 /// How often a connection with open streams is pinged, and how long the answer may take. Pings more often than every
 /// 5 s are punished by etcd, as are those without an open stream.
@@ -45,8 +45,18 @@ const COOL_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fr
 
 /// How long one member has for one request, where there are others.
 pub(crate) fn try_limit(endpoints: &Endpoints, request_timeout: Duration) -> Option<Duration> {
-    (endpoints.all.len() > 1).then(|| (request_timeout / 2).min(LONGEST_TRY))
+    (endpoints.all.len() > 1).then(|| a_try(request_timeout))
 }
+
+fn a_try(request_timeout: Duration) -> Duration {
+    (request_timeout / 2).min(LONGEST_TRY)
+}
+
+/// How long a request waits for the member that is near, if its connection has just been lost. There is another way.
+const NEAR_WAIT: Duration = Duration::from_millis(5);
+
+/// Instead of [`SILENCE`] where no streams are, so that no timer runs in an idle runtime of the user's.
+const SELDOM: Duration = Duration::from_secs(3600);
 
 /// What the transport is told by the configuration.
 pub(crate) struct Timeouts {
@@ -70,17 +80,30 @@ pub(crate) fn options(endpoints: &Endpoints, timeouts: &Timeouts) -> ConnectOpti
     }
 }
 
-/// The channel to all members. Must be made on the background runtime, which then drives it; the task ends with the
-/// last clone.
-pub(crate) fn channel(endpoints: &Endpoints, options: ConnectOptions) -> Result<Channel> {
-    let members = endpoints.all.iter().map(|member| {
+/// How to connect to the one member that is near, made from the [`options`] for all. No stream is open there for which
+/// it would have to be looked after: it is given up when a try is not answered. There is another way.
+pub(crate) fn near(options: ConnectOptions, timeouts: &Timeouts) -> ConnectOptions {
+    options.wait_timeout(NEAR_WAIT).try_timeout(a_try(timeouts.request)).probe(
+        ConnectOptions::ANY_METHOD,
+        SELDOM,
+        PROBE_LIMIT,
+    )
+}
+
+/// A connection to all of `members`, driven by the runtime on which it is made; its task ends with the last clone.
+pub(crate) fn connection(service: &str, members: &[Member], options: ConnectOptions) -> Result<Connection> {
+    let members = members.iter().map(|member| {
         let info = ServiceInfo::new("etcd", member.authority(), member.host.as_str(), member.port);
         Ok::<_, Infallible>(Change::Insert(member.authority(), info))
     });
     // They stay as they are: an end would say that nobody follows them any more.
     let members = stream::iter(members.collect::<Vec<_>>()).chain(stream::pending());
-    let connection = Connection::balance("etcd", members, options)?;
-    Ok(Channel::Custom(BoxCloneSyncService::new(Members(connection))))
+    Connection::balance(service, members, options)
+}
+
+/// The connection as the client library takes it.
+pub(crate) fn channel(connection: Connection) -> Channel {
+    Channel::Custom(BoxCloneSyncService::new(Members(connection)))
 }
 
 tokio::task_local! {

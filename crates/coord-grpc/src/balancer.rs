@@ -145,6 +145,10 @@ impl Balancer {
         self.table.load().slots().filter(|slot| slot.node.load.pending() > 0).cloned().collect()
     }
 
+    pub(crate) fn has_ready(&self) -> bool {
+        self.table.load().len() > 0
+    }
+
     pub(crate) fn counts(&self) -> watch::Receiver<Counts> {
         self.counts.subscribe()
     }

@@ -128,6 +128,12 @@ impl Connection {
         ConnectionState::of(&self.0.balancer)
     }
 
+    /// Whether a call would find an instance at once. It would not when the runtime is gone on which this was made,
+    /// and which drives it. Asks nobody, and takes some nanoseconds.
+    pub fn is_ready(&self) -> bool {
+        self.0.balancer.has_ready() && !self.0.task.is_finished()
+    }
+
     /// Waits until an instance is connected, so that the first call need not.
     ///
     /// # Errors

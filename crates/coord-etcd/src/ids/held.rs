@@ -172,7 +172,7 @@ impl Core {
         if self.look("guard an id", Txn::new().when(unchanged)).await.ok()?.succeeded() {
             return None;
         }
-        let ask = || async { self.lease().time_to_live(lease, None).await };
+        let ask = |_| async { self.lease().time_to_live(lease, None).await };
         let lives = self.call("guard an id", Repeat::Freely, ask).await.ok()?;
         Some(if lives.ttl() > 0 { LossReason::Deleted } else { LossReason::Revoked })
     }
