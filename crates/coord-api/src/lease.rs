@@ -14,19 +14,16 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
 
-use crate::{Error, Result};
+use crate::{Error, Result, moment::Moment};
 
 /// How a lock, a registration, an id or a lease was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// No renewal was acknowledged before the local deadline: the process was frozen or the store was out
-    /// of reach.
+    /// No renewal was acknowledged before the local deadline: the process was frozen, the machine suspended, or the
+    /// store out of reach.
     Expired,
     /// The store says that the lease is gone: it expired there, or an operator revoked it.
     Revoked,
@@ -68,13 +65,13 @@ pub enum LeaseHealth {
 #[derive(Clone, Copy, Debug)]
 struct State {
     ttl: Duration,
-    deadline: Instant,
+    deadline: Moment,
     lost: Option<LossReason>,
 }
 
 impl State {
     fn loss(&self) -> Option<LossReason> {
-        self.lost.or_else(|| (Instant::now() >= self.deadline).then_some(LossReason::Expired))
+        self.lost.or_else(|| (Moment::now() >= self.deadline).then_some(LossReason::Expired))
     }
 }
 
@@ -90,24 +87,25 @@ struct Shared {
     /// Until when the lease is held for sure, for those who look millions of times a second: nanoseconds since
     /// `granted`, and 0 once it is lost. Changed together with the state.
     held: AtomicU64,
-    granted: Instant,
+    granted: Moment,
 }
 
 impl Shared {
-    fn hold_until(&self, deadline: Instant) {
-        let nanos = deadline.saturating_duration_since(self.granted).as_nanos();
+    fn hold_until(&self, deadline: Moment) {
+        let nanos = deadline.since(self.granted).as_nanos();
         self.held.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
     fn is_held(&self) -> bool {
-        let since = Instant::now().saturating_duration_since(self.granted).as_nanos();
+        let since = Moment::now().since(self.granted).as_nanos();
         since < u128::from(self.held.load(Ordering::SeqCst))
     }
 }
 
 impl Lease {
     /// A lease that the store granted for `ttl` in answer to a request sent at `sent`.
-    pub fn granted(sent: Instant, ttl: Duration) -> Self {
+    pub fn granted(sent: impl Into<Moment>, ttl: Duration) -> Self {
+        let sent = sent.into();
         let state = watch::Sender::new(State { ttl, deadline: sent + ttl, lost: None });
         let shared = Shared { state, held: AtomicU64::new(0), granted: sent };
         shared.hold_until(sent + ttl);
@@ -118,7 +116,8 @@ impl Lease {
     ///
     /// # Errors
     /// The reason, when the lease was lost before: whoever saw the loss may have acted on it already.
-    pub fn renewed(&self, sent: Instant, ttl: Duration) -> Result<(), LossReason> {
+    pub fn renewed(&self, sent: impl Into<Moment>, ttl: Duration) -> Result<(), LossReason> {
+        let sent = sent.into();
         let mut outcome = Ok(());
         // The clock is read under the lock, as in `loss`, so no two readers can disagree about the order.
         self.0.state.send_if_modified(|state| {
@@ -158,9 +157,7 @@ impl Lease {
         let state = *self.0.state.borrow();
         match state.loss() {
             Some(reason) => LeaseHealth::Lost(reason),
-            None if state.deadline.saturating_duration_since(Instant::now()) < state.ttl / 2 => {
-                LeaseHealth::Suspect
-            }
+            None if state.deadline.remaining() < state.ttl / 2 => LeaseHealth::Suspect,
             None => LeaseHealth::Healthy,
         }
     }
@@ -175,7 +172,7 @@ impl Lease {
         let state = *self.0.state.borrow();
         match state.loss() {
             Some(_) => Duration::ZERO,
-            None => state.deadline.saturating_duration_since(Instant::now()),
+            None => state.deadline.remaining(),
         }
     }
 
@@ -189,7 +186,7 @@ impl Lease {
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep_until(state.deadline) => {}
+                () = tokio::time::sleep(state.deadline.remaining()) => {}
             }
         }
     }
@@ -311,7 +308,11 @@ impl Future for Lost {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::moment::tests::suspend;
 
     const TTL: Duration = Duration::from_secs(10);
 
@@ -347,6 +348,21 @@ mod tests {
         lease.lose(LossReason::Closed);
         assert_eq!(lease.loss(), Some(LossReason::Expired), "the first reason stays");
         assert_eq!(lease.remaining(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspended_machine_loses_as_a_frozen_process_does() {
+        let (overdue, left) = (Duration::from_secs(6), Duration::from_secs(4));
+        let lease = Lease::granted(Moment::now(), TTL);
+        let sent = Moment::now();
+        suspend(overdue);
+        assert_eq!((lease.health(), lease.remaining()), (LeaseHealth::Suspect, left));
+        lease.renewed(sent, TTL).expect("is held");
+        assert_eq!(lease.remaining(), left, "it was sent before");
+        suspend(left);
+        assert_eq!((lease.loss(), lease.remaining()), (Some(LossReason::Expired), Duration::ZERO));
+        assert_eq!(lease.renewed(Moment::now(), TTL), Err(LossReason::Expired));
+        assert_eq!(Hold::on(lease).lost().now_or_never(), Some(LossReason::Expired));
     }
 
     #[tokio::test(start_paused = true)]

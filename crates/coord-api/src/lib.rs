@@ -23,6 +23,7 @@ mod health;
 mod ids;
 mod lease;
 mod lock;
+mod moment;
 mod names;
 mod owner;
 mod provider;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Contact, Error, Lease, LeaseHealth, LossReason, Result, Ttl};
+use coord_api::{Contact, Error, Lease, LeaseHealth, LossReason, Result, Ttl, backend::Moment};
 use coord_grpc::Tries;
 use etcd_client::{LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
 use futures::future::{self, BoxFuture};
@@ -38,7 +38,7 @@ pub(crate) struct Session {
 pub(crate) struct Granted {
     pub(crate) id: i64,
     /// When it was asked for.
-    sent: Instant,
+    sent: Moment,
     ttl: Duration,
 }
 
@@ -204,7 +204,7 @@ impl Core {
         loop {
             let id = fastrand::i64(1..i64::MAX);
             let ask = |_| async {
-                let sent = Instant::now();
+                let sent = Moment::now();
                 let options = LeaseGrantOptions::new().with_id(id);
                 Ok((sent, self.lease().grant(seconds, Some(options)).await?))
             };
@@ -353,12 +353,12 @@ async fn renew(core: &Arc<Core>, session: &Session, renewals: &mut Renewals) -> 
     let limit = (ttl / 5).min(core.request_timeout);
     let retry = ttl / 20;
     loop {
-        let sent = Instant::now();
+        let (sent, begun) = (Moment::now(), Instant::now());
         let Renewals { stream, tries } = renewals;
         let renewing = renew_on(core, session.id, stream);
         let answer = tokio::select! {
             reason = session.lease.lost() => return Some(reason),
-            answer = core.try_until(sent + limit, "renew a lease", tries, renewing) => answer,
+            answer = core.try_until(begun + limit, "renew a lease", tries, renewing) => answer,
         };
         match answer {
             Ok(Some(granted)) => return session.lease.renewed(sent, granted).err(),

@@ -1,0 +1,113 @@
+//! The clock of leases: it goes on while the machine is suspended, as that of the store does.
+//!
+//! The monotonic clock of Linux, by which timers and [`Instant`]s go, stands still meanwhile.
+
+use std::{ops::Add, time::Duration};
+
+use tokio::time::Instant;
+
+/// A moment by the clock of leases, for backends: when a request was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Instant);
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Self {
+        // In this order: a suspension in between is not seen by the first, and is no part of the second.
+        let suspended = suspended();
+        Self(Instant::now() + suspended)
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_duration_since(earlier.0)
+    }
+
+    /// How long it is until then; zero if that is over.
+    pub(crate) fn remaining(self) -> Duration {
+        self.since(Self::now())
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, time: Duration) -> Self {
+        Self(self.0 + time)
+    }
+}
+
+/// A moment of just now, by the clock of timers.
+impl From<Instant> for Moment {
+    fn from(instant: Instant) -> Self {
+        Self(instant + suspended())
+    }
+}
+
+/// For how long the machine was suspended since it was started, rounded up, so that two looks at it are equal if it
+/// was not in between.
+#[cfg(target_os = "linux")]
+fn suspended() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    const GRAIN: i128 = 100_000_000;
+    let nanos = |clock| {
+        let now = clock_gettime(clock);
+        i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    };
+    // In this order: what passes in between makes it smaller. One that was never suspended has nothing to round up.
+    let (all, awake) = (nanos(ClockId::Boottime), nanos(ClockId::Monotonic));
+    let grains = u64::try_from((all - awake + GRAIN - 1).div_euclid(GRAIN)).unwrap_or(0);
+    Duration::from_millis(100 * grains) + pretended()
+}
+
+/// Not told here.
+#[cfg(not(target_os = "linux"))]
+fn suspended() -> Duration {
+    pretended()
+}
+
+#[cfg(not(test))]
+const fn pretended() -> Duration {
+    Duration::ZERO
+}
+
+#[cfg(test)]
+pub(crate) use tests::pretended;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static PRETENDED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    pub(crate) fn pretended() -> Duration {
+        PRETENDED.get()
+    }
+
+    /// As if the machine was suspended for so long: no timer of this thread sees that.
+    pub(crate) fn suspend(time: Duration) {
+        PRETENDED.set(PRETENDED.get() + time);
+    }
+
+    #[test]
+    fn time_passes_while_the_machine_is_suspended() {
+        let before = Moment::now();
+        suspend(Duration::from_secs(3600));
+        let after = Moment::now();
+        let passed = after.since(before);
+        assert!(passed >= Duration::from_secs(3600) && passed < Duration::from_secs(3700), "{passed:?}");
+        assert_eq!(before.since(after), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_are_equal_while_no_time_passes() {
+        let now = Moment::now();
+        for _ in 0..10_000 {
+            assert_eq!(Moment::now(), now);
+        }
+    }
+}
