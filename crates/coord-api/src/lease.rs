@@ -70,8 +70,8 @@ struct State {
 }
 
 impl State {
-    fn loss(&self) -> Option<LossReason> {
-        self.lost.or_else(|| (Moment::now() >= self.deadline).then_some(LossReason::Expired))
+    fn loss(&self, now: Moment) -> Option<LossReason> {
+        self.lost.or_else(|| (now >= self.deadline).then_some(LossReason::Expired))
     }
 }
 
@@ -121,7 +121,7 @@ impl Lease {
         let mut outcome = Ok(());
         // The clock is read under the lock, as in `loss`, so no two readers can disagree about the order.
         self.0.state.send_if_modified(|state| {
-            if let Some(reason) = state.loss() {
+            if let Some(reason) = state.loss(Moment::now()) {
                 state.lost = Some(reason);
                 self.0.held.store(0, Ordering::SeqCst);
                 outcome = Err(reason);
@@ -140,7 +140,7 @@ impl Lease {
     pub fn lose(&self, reason: LossReason) {
         self.0.state.send_if_modified(|state| {
             let first = state.lost.is_none();
-            state.lost = state.loss().or(Some(reason));
+            state.lost = state.loss(Moment::now()).or(Some(reason));
             self.0.held.store(0, Ordering::SeqCst);
             first
         });
@@ -149,15 +149,15 @@ impl Lease {
     /// Why the lease is lost, or `None` while it is held. Exact at the moment of the call: a process that
     /// was frozen past the deadline sees the loss with its first instruction.
     pub fn loss(&self) -> Option<LossReason> {
-        if self.0.is_held() { None } else { self.0.state.borrow().loss() }
+        if self.0.is_held() { None } else { self.0.state.borrow().loss(Moment::now()) }
     }
 
     /// How well the lease is doing.
     pub fn health(&self) -> LeaseHealth {
-        let state = *self.0.state.borrow();
-        match state.loss() {
+        let (state, now) = (*self.0.state.borrow(), Moment::now());
+        match state.loss(now) {
             Some(reason) => LeaseHealth::Lost(reason),
-            None if state.deadline.remaining() < state.ttl / 2 => LeaseHealth::Suspect,
+            None if state.deadline.since(now) < state.ttl / 2 => LeaseHealth::Suspect,
             None => LeaseHealth::Healthy,
         }
     }
@@ -169,10 +169,10 @@ impl Lease {
 
     /// How long the lease is held without another renewal; zero once lost.
     pub fn remaining(&self) -> Duration {
-        let state = *self.0.state.borrow();
-        match state.loss() {
+        let (state, now) = (*self.0.state.borrow(), Moment::now());
+        match state.loss(now) {
             Some(_) => Duration::ZERO,
-            None => state.deadline.remaining(),
+            None => state.deadline.since(now),
         }
     }
 
@@ -180,13 +180,13 @@ impl Lease {
     pub async fn lost(&self) -> LossReason {
         let mut changes = self.0.state.subscribe();
         loop {
-            let state = *changes.borrow_and_update();
-            if let Some(reason) = state.loss() {
+            let (state, now) = (*changes.borrow_and_update(), Moment::now());
+            if let Some(reason) = state.loss(now) {
                 return reason;
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep(state.deadline.remaining()) => {}
+                () = tokio::time::sleep(state.deadline.since(now)) => {}
             }
         }
     }

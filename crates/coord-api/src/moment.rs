@@ -22,11 +22,6 @@ impl Moment {
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_duration_since(earlier.0)
     }
-
-    /// How long it is until then; zero if that is over.
-    pub(crate) fn remaining(self) -> Duration {
-        self.since(Self::now())
-    }
 }
 
 impl Add<Duration> for Moment {
@@ -49,15 +44,12 @@ impl From<Instant> for Moment {
 #[cfg(target_os = "linux")]
 fn suspended() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
-    const GRAIN: i128 = 100_000_000;
-    let nanos = |clock| {
-        let now = clock_gettime(clock);
-        i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
-    };
+    const GRAIN: Duration = Duration::from_millis(100);
+    let time = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
     // In this order: what passes in between makes it smaller. One that was never suspended has nothing to round up.
-    let (all, awake) = (nanos(ClockId::Boottime), nanos(ClockId::Monotonic));
-    let grains = u64::try_from((all - awake + GRAIN - 1).div_euclid(GRAIN)).unwrap_or(0);
-    Duration::from_millis(100 * grains) + pretended()
+    let (all, awake) = (time(ClockId::Boottime), time(ClockId::Monotonic));
+    let grains = all.saturating_sub(awake).as_nanos().div_ceil(GRAIN.as_nanos());
+    GRAIN * grains as u32 + pretended()
 }
 
 /// Not told here.
