@@ -34,28 +34,35 @@ async fn read(client: &Client, ways: &Ways) -> Vec<(SocketAddr, usize)> {
     ways.taken().into_iter().collect()
 }
 
+/// The same on another runtime, which never takes the short way.
+fn read_elsewhere(client: &Client, ways: &Arc<Ways>) -> Vec<(SocketAddr, usize)> {
+    let (client, ways) = (client.clone(), ways.clone());
+    let reading = std::thread::spawn(move || other_runtime().block_on(read(&client, &ways)));
+    reading.join().expect("does not panic")
+}
+
+/// Waits until the short way is taken, and tells it.
+async fn short_way(client: &Client, ways: &Arc<Ways>) -> SocketAddr {
+    let own = read_elsewhere(client, ways)[0].0;
+    let short = async {
+        loop {
+            match read(client, ways).await[..] {
+                [(short, REQUESTS)] if short != own => return short,
+                _ => {}
+            }
+        }
+    };
+    timeout(AT_ONCE, short).await.expect("the short way is taken")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_of_its_own_runtime_go_the_short_way_and_all_others_do_not() {
     let server = EtcdServer::start().await.expect("starts");
     let ways = Arc::new(Ways::start(server.endpoint()).await.expect("a port is free"));
     let client = client(ways.address()).await;
-    let first: Vec<_> = ways.taken().into_keys().collect();
-    // Until both are connected.
-    let short = async {
-        loop {
-            match &read(&client, &ways).await[..] {
-                [(short, REQUESTS)] if !first.contains(short) => return *short,
-                _ => {}
-            }
-        }
-    };
-    let short = timeout(AT_ONCE, short).await.expect("the short way is taken");
+    let short = short_way(&client, &ways).await;
 
-    let of_another = std::thread::spawn({
-        let (client, ways) = (client.clone(), ways.clone());
-        move || other_runtime().block_on(read(&client, &ways))
-    });
-    let of_another = of_another.join().expect("does not panic");
+    let of_another = read_elsewhere(&client, &ways);
     assert!(matches!(of_another[..], [(other, REQUESTS)] if other != short), "{of_another:?}, {short}");
 
     // What has to go on whatever the runtime does.
@@ -63,6 +70,22 @@ async fn requests_of_its_own_runtime_go_the_short_way_and_all_others_do_not() {
     let guard = client.lock().acquire("job", Duration::from_secs(30)).await.expect("is free");
     guard.unlock().await.expect("is held");
     assert!(!ways.taken().contains_key(&short), "a place in a queue is coord's own matter");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_come_the_short_way_as_well() {
+    let server = EtcdServer::start().await.expect("starts");
+    let ways = Arc::new(Ways::start(server.endpoint()).await.expect("a port is free"));
+    let client = client(ways.address()).await;
+    let short = short_way(&client, &ways).await;
+    let config = client.config();
+    // Together more than a gRPC client accepts by default, which is 4 MiB.
+    for number in 0..6 {
+        config.set(&format!("large/{number}"), &"x".repeat(1_000_000)).await.expect("is written");
+    }
+    ways.taken();
+    assert_eq!(config.list("large").await.expect("is read").len(), 6);
+    assert_eq!(ways.taken().into_keys().collect::<Vec<_>>(), [short]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     auth::Auth,
+    core::requests_of,
     endpoint::Scheme,
     error::{Failure, classify},
     near::Near,
@@ -71,7 +72,7 @@ pub(crate) async fn connect(
             )?
         };
         let client = client_on(transport::channel(connection.clone())).await?;
-        near = Some(Near::new(&home, connection, client.kv_client()));
+        near = Some(Near::new(&home, connection, requests_of(&client)));
     }
     if let (Some(auth), Connect::AtOnce) = (&auth, config.connect) {
         let first = tokio::time::timeout(limit, auth.first()).await;

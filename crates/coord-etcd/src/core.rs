@@ -65,6 +65,11 @@ impl std::fmt::Debug for Etcd {
     }
 }
 
+/// What makes requests about keys over a client.
+pub(crate) fn requests_of(client: &etcd_client::Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
 /// The numbers that [`Core::new`] takes from the configuration.
 pub(crate) struct Limits {
     pub(crate) request_timeout: Duration,
@@ -87,11 +92,7 @@ impl Core {
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
         Arc::new_cyclic(|core| Self {
-            etcd: Etcd {
-                kv: client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
-                near,
-                lease: client.lease_client(),
-            },
+            etcd: Etcd { kv: requests_of(&client), near, lease: client.lease_client() },
             keys,
             hub: Hub::start(&runtime, client.watch_client(), core.clone()),
             auth,

@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use coord_api::{Error, IdOptions, InstanceIdAllocator, LossReason, Snowflake, SnowflakeOptions};
-
 use futures::{FutureExt, future::join};
 
 use super::acquire;
