@@ -147,7 +147,8 @@ impl Lease {
     }
 
     /// Why the lease is lost, or `None` while it is held. Exact at the moment of the call: a process that
-    /// was frozen past the deadline sees the loss with its first instruction.
+    /// was frozen past the deadline sees the loss with its first instruction, and on Linux also one whose machine was
+    /// suspended.
     pub fn loss(&self) -> Option<LossReason> {
         if self.0.is_held() { None } else { self.0.state.borrow().loss(Moment::now()) }
     }

@@ -1,6 +1,6 @@
 //! Making the connection, with every setting that keeps it from hanging.
 
-use std::{slice, sync::Arc};
+use std::sync::Arc;
 
 use coord_api::{Error, Result};
 use etcd_client::ConnectOptions;
@@ -27,7 +27,7 @@ pub(crate) struct Connection {
 }
 
 /// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the
-/// connection; `home` drives the one to a member that is near.
+/// connection; `home` drives the short way.
 pub(crate) async fn connect(
     config: &EtcdConfig,
     checked: &Checked,
@@ -61,15 +61,10 @@ pub(crate) async fn connect(
     };
     let client = client_on(members).await?;
     let mut near = None;
-    // Among several, one that is away or has no leader would get the first try of each request.
-    if let (Some(home), [member]) = (home, &all[..]) {
+    if let (Some(home), [_]) = (home, &all[..]) {
         let connection = {
             let _driver = home.enter();
-            transport::connection(
-                "etcd-near",
-                slice::from_ref(member),
-                transport::near(transport, &timeouts),
-            )?
+            transport::connection("etcd-near", all, transport::near(transport, &timeouts))?
         };
         let client = client_on(transport::channel(connection.clone())).await?;
         near = Some(Near::new(&home, connection, requests_of(&client)));

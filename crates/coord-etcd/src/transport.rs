@@ -52,7 +52,7 @@ fn a_try(request_timeout: Duration) -> Duration {
     (request_timeout / 2).min(LONGEST_TRY)
 }
 
-/// How long a request waits for the member that is near, if its connection has just been lost. There is another way.
+/// How long a request waits for the short way, if its connection has just been lost. There is another way.
 const NEAR_WAIT: Duration = Duration::from_millis(5);
 
 /// Instead of [`SILENCE`] where no streams are, so that no timer runs in an idle runtime of the user's.
@@ -80,7 +80,7 @@ pub(crate) fn options(endpoints: &Endpoints, timeouts: &Timeouts) -> ConnectOpti
     }
 }
 
-/// How to connect to the one member that is near, made from the [`options`] for all. No stream is open there for which
+/// How to connect for the short way, made from the [`options`] for the other one. No stream is open there for which
 /// it would have to be looked after: it is given up when a try is not answered. There is another way.
 pub(crate) fn near(options: ConnectOptions, timeouts: &Timeouts) -> ConnectOptions {
     options.wait_timeout(NEAR_WAIT).try_timeout(a_try(timeouts.request)).probe(
