@@ -116,11 +116,14 @@ fn record() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Refusals that repeated the whole of what was long.
+/// Refusals that repeated the whole of what was long, or of what a terminal obeys.
 #[test]
 fn what_a_fuzzer_found() {
     properties::urls(&format!("etcd://{}", "\u{1b}".repeat(91)));
     properties::urls(&format!("etcd://h:1/{}", "é".repeat(127)));
+    properties::stored("{\"labels\":{\"\u{7f}one\":x}}".as_bytes());
+    properties::stored(format!("{{\"{}\":x}}", "\u{1b}".repeat(400)).as_bytes());
+    properties::stored(format!("{{\"{}\":x}}", "é".repeat(400)).as_bytes());
 }
 
 proptest! {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{LossReason, Version};
+use crate::{LossReason, Version, names::ShownPath};
 
 /// A result with coord's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -74,7 +74,7 @@ pub enum Error {
     },
 
     /// A stored value is not of the expected type. The value is left as it is: mend the value or the type.
-    #[error("{key} at version {version} does not have the expected form at `{path}`")]
+    #[error("{key} at version {version} does not have the expected form at {}", ShownPath(path))]
     Decode {
         /// The key of the value.
         key: String,

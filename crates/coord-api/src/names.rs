@@ -62,6 +62,30 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// Prints a path within a value, whose steps may be another program's text, as [`Shown`] does: the end if it is long,
+/// where the field is.
+///
+/// ```
+/// use coord_api::backend::ShownPath;
+/// assert_eq!(ShownPath("pool.sizes[1]").to_string(), "`pool.sizes[1]`");
+/// assert_eq!(ShownPath("a\nb").to_string(), r"`a\nb`");
+/// assert_eq!(ShownPath(&format!("{}.port", "x".repeat(200))).to_string(), format!("`…{}.port`", "x".repeat(123)));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ShownPath<'a>(pub &'a str);
+
+/// As [`MOST_SHOWN`], of a path: steps are names, and some of them are needed to find the place.
+const MOST_SHOWN_OF_PATH: usize = 128;
+
+impl fmt::Display for ShownPath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let escaped: Vec<char> = self.0.escape_debug().collect();
+        let left_out = escaped.len().saturating_sub(MOST_SHOWN_OF_PATH);
+        let more = if left_out > 0 { "…" } else { "" };
+        write!(f, "`{more}{}`", escaped[left_out..].iter().collect::<String>())
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $field:literal) => {
         $(#[$doc])*

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Owner, Result, Scope,
-    Turns, Version, Watch, Write,
+    Turns, Version, Watch, Write, backend::ShownPath,
 };
 use jsonschema::Validator;
 use schemars::JsonSchema;
@@ -180,8 +180,9 @@ impl Known {
                 )
             })?;
             if let Err(error) = schema.validate(&value) {
-                let (path, why) = (error.instance_path().to_string(), error.masked_with("the value"));
-                let reason = format!("of `{key}` does not fit its schema at `{path}`: {why}");
+                let path = error.instance_path().to_string();
+                let (path, why) = (ShownPath(&path), error.masked_with("the value"));
+                let reason = format!("of `{key}` does not fit its schema at {path}: {why}");
                 return Err(Error::InvalidArgument { field: "value", reason });
             }
         }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use coord_api::{Freshness, Version};
+use coord_api::{Freshness, Version, backend::ShownPath};
 
 /// The value in use. Replaced as a whole, so that all of it always belongs together: who sees a new value does not
 /// see the rejection of the one before.
@@ -96,7 +96,7 @@ impl fmt::Display for Rejection {
         let Self { key, version, cause, reason } = self;
         write!(f, "{key} at version {version} is not used: ")?;
         match cause {
-            RejectionCause::Decode { path } => write!(f, "at `{path}`: {reason}"),
+            RejectionCause::Decode { path } => write!(f, "at {}: {reason}", ShownPath(path)),
             RejectionCause::Validator => write!(f, "the validator says: {reason}"),
             RejectionCause::Hook => write!(f, "the on-change hook says: {reason}"),
         }
