@@ -135,8 +135,18 @@ async fn read(center: &dyn ConfigCenter) -> Result<(Version, Stored)> {
 }
 
 fn compile(schema: &Value) -> Result<Validator> {
-    jsonschema::validator_for(schema)
-        .map_err(|error| Error::invalid("schema", format!("at `{}`: {error}", error.instance_path())))
+    jsonschema::validator_for(schema).map_err(|error| {
+        let path = error.instance_path().to_string();
+        Error::invalid("schema", format!("at {}: {}", ShownPath(&path), plain(&error)))
+    })
+}
+
+/// The beginning of what the library says, which repeats names and values, as one line that a terminal survives.
+fn plain(words: &impl fmt::Display) -> String {
+    let words = words.to_string();
+    let mut chars = words.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
+    let line: String = chars.by_ref().take(200).collect();
+    if chars.next().is_some() { line + "…" } else { line }
 }
 
 /// Schemas that were read, ready to check with.
@@ -153,7 +163,7 @@ impl Known {
     async fn read(center: &dyn ConfigCenter) -> Result<Self> {
         let (version, stored) = read(center).await?;
         let all = |schemas: BTreeMap<String, Value>| {
-            let compiled = |schema| compile(&schema).map_err(|error| error.to_string());
+            let compiled = |schema| compile(&schema).map_err(|error| plain(&error));
             schemas.into_iter().map(|(name, schema)| (name, compiled(schema))).collect()
         };
         Ok(Self { version, keys: all(stored.keys), prefixes: all(stored.prefixes) })
@@ -181,7 +191,7 @@ impl Known {
             })?;
             if let Err(error) = schema.validate(&value) {
                 let path = error.instance_path().to_string();
-                let (path, why) = (ShownPath(&path), error.masked_with("the value"));
+                let (path, why) = (ShownPath(&path), plain(&error.masked_with("the value")));
                 let reason = format!("of `{key}` does not fit its schema at {path}: {why}");
                 return Err(Error::InvalidArgument { field: "value", reason });
             }

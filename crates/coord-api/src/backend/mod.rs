@@ -12,7 +12,11 @@ mod record;
 pub mod registration;
 mod views;
 
-pub use crate::{contact::ContactSource, moment::Moment, names::{Shown, ShownPath}};
+pub use crate::{
+    contact::ContactSource,
+    moment::Moment,
+    names::{Shown, ShownPath},
+};
 pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps, Told};
 pub use place::{Place, Release};
 pub use record::{Record, service_events};

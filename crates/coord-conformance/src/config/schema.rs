@@ -40,6 +40,12 @@ tests! { "config";
         tool.set("common", &1).await.expect("is not below the prefix");
         tool.record("limits").set(&json!({"max": 2})).await.expect("fits");
         expect_invalid("value", "a bound", tool.set("limits", &json!({"max": 0})).await);
+
+        let closed = json!({"type": "object", "additionalProperties": false});
+        plain.schemas().set_json(Scope::Key("closed"), closed).await.expect("is set");
+        let strange = format!("{}\u{1b}[2J", "x".repeat(500));
+        let error = tool.set("closed", &json!({strange: 1})).await.expect_err("does not fit").to_string();
+        assert!(!error.contains(char::is_control) && error.len() < 400, "{error:?}");
         plain.schemas().remove(Scope::Key("limits")).await.expect("is removed");
         tool.set("limits", &bad).await.expect("fits, since nothing is asked any more");
         let no_schema = plain.schemas().set_json(Scope::Key("limits"), json!({"type": "nonsense"})).await;
