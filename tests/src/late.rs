@@ -1,4 +1,4 @@
-//! A way to etcd on which one request is kept back, and arrives when its client has long given it up.
+//! A way to etcd on which some requests are kept back, and arrive when their client has long given them up.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -26,12 +26,13 @@ struct Way {
     kept: watch::Sender<Kept>,
 }
 
-#[derive(Debug)]
-enum Kept {
-    Nothing,
-    /// The next transaction is to be kept.
-    TheNext,
-    One(Box<http::Request<Bytes>>),
+#[derive(Debug, Default)]
+struct Kept {
+    /// How many transactions pass before some are kept.
+    pass: usize,
+    /// How many are to be kept then.
+    keep: usize,
+    requests: Vec<http::Request<Bytes>>,
 }
 
 impl Late {
@@ -44,7 +45,7 @@ impl Late {
     /// If `endpoint` is no URL.
     pub async fn start(endpoint: &str) -> io::Result<Self> {
         let etcd = Endpoint::from_shared(endpoint.to_owned()).expect("is a URL").connect_lazy();
-        let way = Arc::new(Way { etcd, kept: watch::Sender::new(Kept::Nothing) });
+        let way = Arc::new(Way { etcd, kept: watch::Sender::new(Kept::default()) });
         let serving = serve(way.clone()).await?;
         Ok(Self { serving, way })
     }
@@ -56,31 +57,38 @@ impl Late {
 
     /// From now on the next transaction is kept back, and not answered. Those after it pass.
     pub fn keep_the_next(&self) {
-        self.way.kept.send_replace(Kept::TheNext);
+        self.keep(0, 1);
     }
 
-    /// Waits until a transaction is kept back.
+    /// From now on so many transactions pass, and so many after them are kept back and not answered.
+    pub fn keep(&self, pass: usize, keep: usize) {
+        self.way.kept.send_replace(Kept { pass, keep, requests: Vec::new() });
+    }
+
+    /// Waits until all those that are to be kept back are.
     ///
     /// # Panics
-    /// If none comes within a minute.
+    /// If they do not come within a minute.
     pub async fn has_kept(&self) {
         let mut kept = self.way.kept.subscribe();
-        let one = kept.wait_for(|kept| matches!(kept, Kept::One(_)));
-        let one = tokio::time::timeout(Duration::from_secs(60), one).await;
-        drop(one.expect("a transaction comes").expect("the sender is a part of this"));
+        let all = kept.wait_for(|kept| kept.keep == 0 && !kept.requests.is_empty());
+        let all = tokio::time::timeout(Duration::from_secs(60), all).await;
+        drop(all.expect("transactions come").expect("the sender is a part of this"));
     }
 
-    /// Lets the transaction that was kept back arrive, and waits until etcd has answered it.
+    /// Lets what was kept back arrive, and waits until etcd has answered it.
     ///
     /// # Panics
-    /// If none was kept back, or etcd does not answer.
+    /// If nothing was kept back, or etcd does not answer.
     pub async fn let_it_arrive(&self) {
-        let Kept::One(late) = self.way.kept.send_replace(Kept::Nothing) else { panic!("none is kept back") };
-        let late = late.map(body_of);
-        let answer = pass(self.way.etcd.clone(), late).await.expect("etcd answers");
-        let answer = answer.into_body().collect().await.expect("the answer is whole");
-        let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
-        assert!(status.is_some_and(|status| status == "0"), "{status:?}");
+        let kept = self.way.kept.send_replace(Kept::default());
+        assert!(!kept.requests.is_empty(), "nothing is kept back");
+        for late in kept.requests {
+            let answer = pass(self.way.etcd.clone(), late.map(body_of)).await.expect("etcd answers");
+            let answer = answer.into_body().collect().await.expect("the answer is whole");
+            let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
+            assert!(status.is_some_and(|status| status == "0"), "{status:?}");
+        }
     }
 }
 
@@ -94,14 +102,16 @@ pub(crate) async fn pass(
 }
 
 impl Way {
-    /// Whether a transaction is the one to be kept.
+    /// Whether a transaction is to be kept.
     fn keeps(&self, transaction: &http::Request<Bytes>) -> bool {
         self.kept.send_if_modified(|kept| {
-            let keeps = matches!(kept, Kept::TheNext);
-            if keeps {
-                *kept = Kept::One(Box::new(transaction.clone()));
+            let passes = kept.pass > 0 || kept.keep == 0;
+            kept.pass = kept.pass.saturating_sub(1);
+            if !passes {
+                kept.keep -= 1;
+                kept.requests.push(transaction.clone());
             }
-            keeps
+            !passes
         })
     }
 }

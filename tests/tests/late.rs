@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use coord_api::{Error, IdOptions, Provider, ServiceInfo, Snowflake, SnowflakeOptions};
+use coord_api::{ConfigExt, Error, IdOptions, Provider, ServiceInfo, Snowflake, SnowflakeOptions};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{Conditions, EtcdServer, Late, Proxy};
 use etcd_client::{GetOptions, WatchOptions};
@@ -17,6 +17,10 @@ use futures::{FutureExt, future::join_all};
 use tokio::time::{sleep, timeout};
 
 const TTL: Duration = Duration::from_secs(30);
+
+/// How many config writes a client has under way before the next ones wait for each other.
+const WRITES_UNDER_WAY: usize = 4;
+const WRITES: usize = 64;
 
 /// Waits until this is so.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -211,5 +215,52 @@ async fn an_unlock_that_is_given_up_keeps_its_key_from_the_next_hold() {
         let next = lock.acquire("job", TTL).await.expect("becomes free");
         assert_ne!(next.key(), key);
         next.unlock().await.expect("is held");
+    }
+}
+
+/// Writes that went together and were not answered are as sure not to come later as one alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_arrive_late_together_change_nothing() {
+    let server = EtcdServer::start().await.expect("starts");
+    let late = Late::start(server.endpoint()).await.expect("a port is free");
+    let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(2));
+    let client = Client::connect(config).await.expect("etcd answers");
+    client.config().set("warm-up", &0).await.expect("is written");
+    late.keep(WRITES_UNDER_WAY, 1);
+    let writes = (0..WRITES).map(|n| {
+        let config = client.config();
+        async move { config.set(&format!("k/{n}"), &n).await }
+    });
+    let written = join_all(writes).await;
+    late.has_kept().await;
+    late.let_it_arrive().await;
+    let found = client.config().list("k").await.expect("is read");
+    let refused: Vec<_> = written.iter().filter_map(|written| written.as_ref().err()).collect();
+    println!("{} of {WRITES} were not written: {:?}", refused.len(), refused.first());
+    assert_eq!(written.len() - refused.len(), found.len(), "what was not answered is not there");
+    assert!(refused.len() > WRITES / 2, "most of them went together");
+    assert!(refused.iter().all(|error| matches!(error, Error::Unavailable { .. })), "{refused:?}");
+}
+
+/// Writes wait for those that are under way, but not as long as etcd does not answer those.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_behind_some_that_are_stuck_are_made_alone() {
+    let server = EtcdServer::start().await.expect("starts");
+    let late = Late::start(server.endpoint()).await.expect("a port is free");
+    let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(20));
+    let client = Client::connect(config).await.expect("etcd answers");
+    client.config().set("warm-up", &0).await.expect("is written");
+    late.keep(0, WRITES_UNDER_WAY);
+    let write = |n: usize| {
+        let config = client.config();
+        async move { config.set(&format!("k/{n}"), &n).await }
+    };
+    let stuck: Vec<_> = (0..WRITES_UNDER_WAY).map(|n| tokio::spawn(write(n))).collect();
+    late.has_kept().await;
+    let others = join_all((WRITES_UNDER_WAY..WRITES).map(write));
+    let others = timeout(Duration::from_secs(10), others).await.expect("do not wait for what is stuck");
+    assert!(others.iter().all(Result::is_ok), "{others:?}");
+    for stuck in stuck {
+        stuck.abort();
     }
 }

@@ -83,6 +83,26 @@ async fn updates_of_one_value_by_tasks_of_one_client_cost_one_request_each() {
     assert_eq!(requests, BTreeMap::from([("Range".to_owned(), 1), ("Txn".to_owned(), 16)]));
 }
 
+/// Four at once, and then all that came in the meantime together.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_of_one_moment_share_requests() {
+    let bench = Bench::new().await;
+    let config = bench.client.config();
+    config.set("warm-up", &0).await.expect("is written");
+    let write = |n: usize| {
+        let config = config.clone();
+        async move { config.set(&format!("k/{n}"), &n).await }
+    };
+    // Each has begun before the first of them is answered.
+    let (versions, requests) = bench.requests_of(futures::future::try_join_all((0..100).map(write))).await;
+    let versions = versions.expect("are written");
+    assert_eq!(requests, only("Txn", 5));
+    for (n, version) in versions.into_iter().enumerate() {
+        let found = config.get::<usize>(&format!("k/{n}")).await.expect("is read").expect("was written");
+        assert_eq!((found.value, found.version), (n, version));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_try_costs_one_request_and_writes_nothing() {
     let bench = Bench::new().await;

@@ -13,8 +13,18 @@ use etcd_client::{KvClient, LeaseClient};
 use tokio::{runtime, sync::watch};
 
 use crate::{
-    auth::Auth, background::Background, commit::Slots, connect::Connection, group::Group, ids::HeldIds,
-    keys::Keys, near::Near, queue::Queues, records::Records, session::Sessions, version::Versions,
+    auth::Auth,
+    background::Background,
+    commit::{Slots, Together},
+    connect::Connection,
+    group::Group,
+    ids::HeldIds,
+    keys::Keys,
+    near::Near,
+    queue::Queues,
+    records::Records,
+    session::Sessions,
+    version::Versions,
     watch::hub::Hub,
 };
 
@@ -30,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) sessions: Sessions,
     pub(crate) slots: Slots,
+    pub(crate) together: Together,
     pub(crate) group: Group,
     pub(crate) queues: Queues,
     pub(crate) runtime: runtime::Handle,
@@ -98,6 +109,7 @@ impl Core {
             auth,
             sessions: Sessions::default(),
             slots: Slots::default(),
+            together: Together::default(),
             group: Group::start(&runtime, core.clone()),
             queues: Queues::default(),
             runtime,

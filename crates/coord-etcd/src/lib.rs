@@ -23,6 +23,7 @@ mod group;
 mod health;
 mod ids;
 mod keys;
+mod lanes;
 mod layout;
 mod lock;
 mod near;

@@ -131,3 +131,26 @@ async fn a_role_that_may_read_discovers_and_follows_and_is_told_that_it_may_not_
     assert_eq!(*live.current(), 2, "nothing was written");
     viewer.close().await.expect("closes");
 }
+
+/// Writes of one moment go to etcd together, which refuses all of them for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_writes_only_those_that_the_role_forbids_are_refused() {
+    let server = with_users(&[]).await;
+    server.add_user("half", "s3cret", "read", "/shop/").await.expect("etcdctl works");
+    for prefix in ["/shop/config/may/", "/shop/internal/"] {
+        let grant = ["role", "grant-permission", "coord-half", "--prefix=true", "readwrite", prefix];
+        server.etcdctl(&grant).await.expect("etcdctl works");
+    }
+    let config = connect(config(&server).user("half", "s3cret")).await.config();
+    let write = |n: usize| {
+        let (config, may) = (config.clone(), n % 16 != 15);
+        async move { (may, config.set(&format!("{}/{n}", if may { "may" } else { "not" }), &n).await) }
+    };
+    for (may, written) in futures::future::join_all((0..64).map(write)).await {
+        match written {
+            Ok(_) => assert!(may),
+            Err(error) => assert!(!may && matches!(error, Error::PermissionDenied { .. }), "{error:?}"),
+        }
+    }
+    assert_eq!(config.list("may").await.expect("may read").len(), 60);
+}

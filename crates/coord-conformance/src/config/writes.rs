@@ -1,12 +1,13 @@
 //! Versions, conditions and batches.
 
-use coord_api::{Batch, ConfigExt, MAX_BATCH_KEYS, Version};
+use coord_api::{Batch, ConfigEvent, ConfigExt, MAX_BATCH_KEYS, Setting, Version};
 use futures::future::join_all;
 
+use super::next;
 use crate::{
     expect::expect_conflict,
     suite::tests,
-    tools::{LIMIT, LONG_LIMIT, spawn, within},
+    tools::{LIMIT, LONG_LIMIT, poll_at_most, spawn, within},
 };
 
 tests! { "config";
@@ -29,6 +30,55 @@ tests! { "config";
             one.set("a", &0).await.expect("is written") > last,
             "a key that comes back does not start anew"
         );
+    }
+
+    /// Contract 8: writes of one client at the same moment are all written, as they are answered, and each is an event.
+    async fn writes_of_one_moment_are_all_written(world: &dyn World) {
+        let config = world.client().await.config();
+        let mut watch = world.client().await.config().watch_prefix::<u32>("all").await.expect("is answered");
+        assert!(matches!(next(&mut watch).await, Ok(ConfigEvent::Snapshot { .. })));
+        let writes = (0..300).map(|n| {
+            let config = config.clone();
+            async move {
+                let key = format!("all/{}", n % 100);
+                let version = config.set(&key, &n).await.expect("is written");
+                Setting { key, value: n, version }
+            }
+        });
+        let mut answered = within(LONG_LIMIT, join_all(writes)).await;
+        let mut told = Vec::new();
+        while told.len() < answered.len() {
+            let ConfigEvent::Set(setting) = next(&mut watch).await.expect("is good") else {
+                panic!("nothing else was done");
+            };
+            told.push(setting);
+        }
+        assert!(told.is_sorted_by_key(|setting| setting.version));
+        for n in 0..100 {
+            let key = format!("all/{n}");
+            let last = told.iter().rfind(|setting| setting.key == key).expect("was told");
+            let found = config.get::<u32>(&key).await.expect("is read").expect("exists");
+            assert_eq!((found.value, found.version), (last.value, last.version), "{key}");
+        }
+        told.sort_by_key(|setting| setting.value);
+        answered.sort_by_key(|setting| setting.value);
+        assert_eq!(told, answered);
+    }
+
+    /// Contract 6: writes that are dropped, at whatever point, are written whole or not at all, and hold up nobody.
+    async fn dropped_writes_hold_up_nobody(world: &dyn World) {
+        let config = world.client().await.config();
+        let write = |key: String| {
+            let config = config.clone();
+            async move { config.set(&key, &1).await.expect("is written") }
+        };
+        for round in 0..24 {
+            let dropped = (0..16).map(|n| poll_at_most((round + n) % 6, write(format!("dropped/{round}/{n}"))));
+            drop(within(LIMIT, join_all(dropped)).await);
+            within(LIMIT, write(format!("kept/{round}"))).await;
+        }
+        within(LIMIT, join_all((24..224).map(|n| write(format!("kept/{n}"))))).await;
+        assert_eq!(config.list("kept").await.expect("is read").len(), 224);
     }
 
     /// Contract 12: a conditional write replaces exactly the version that it names.

@@ -4,7 +4,6 @@
 //! ones gather, so the busier a client is, the more of its requests share one commit of etcd.
 
 mod gather;
-mod lanes;
 
 use std::{
     slice,
@@ -24,10 +23,10 @@ use tokio::{
 use crate::{
     core::Core,
     error::{Effect, Failure},
+    lanes::{Lanes, Lined, MAX_OPERATIONS},
     read::revision,
 };
 use gather::Gather;
-use lanes::{Lanes, Lined, MAX_OPERATIONS};
 
 /// Two, so that one is prepared while the other is answered; more would only make them smaller.
 const UNDER_WAY: usize = 2;
@@ -202,7 +201,7 @@ impl Group {
 }
 
 async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
-    let mut lanes = Lanes::new();
+    let mut lanes = Lanes::of(MAX_OPERATIONS);
     let mut under_way = JoinSet::new();
     let mut gather = Gather::default();
     loop {

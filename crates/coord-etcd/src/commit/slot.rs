@@ -15,6 +15,7 @@ use coord_api::{Error, Result, Ttl};
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::time::Instant;
 
+use super::WRITE;
 use crate::{
     core::Core,
     error::{Effect, Failure},
@@ -145,10 +146,7 @@ impl InUse {
                         let source = Some(error.into());
                         Ok(Settled::NeverWritten(Error::Unavailable { what: "etcd".into(), source }))
                     }
-                    Err(_) => Err(Error::Timeout {
-                        operation: "write config values",
-                        after: self.core.request_timeout * 2,
-                    }),
+                    Err(_) => Err(Error::Timeout { operation: WRITE, after: self.core.request_timeout * 2 }),
                 }
             }
         }
@@ -244,7 +242,7 @@ impl Core {
         let mut existed = 0;
         for key in keys {
             let before = GetOptions::new().with_revision(at - 1).with_count_only();
-            let found = self.get("write config values", key, Some(before)).await?;
+            let found = self.get(WRITE, key, Some(before)).await?;
             existed += usize::from(found.count() > 0);
         }
         Ok(existed)

@@ -29,6 +29,8 @@ pub(crate) struct Lanes<R> {
     ready: VecDeque<String>,
     /// How many operations all that wait would take.
     waiting: usize,
+    /// The most operations of one transaction here.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -38,8 +40,9 @@ struct Lane<R> {
 }
 
 impl<R: Lined> Lanes<R> {
-    pub(crate) fn new() -> Self {
-        Self { by_name: HashMap::new(), ready: VecDeque::new(), waiting: 0 }
+    /// For transactions of at most this many operations.
+    pub(crate) fn of(most: usize) -> Self {
+        Self { by_name: HashMap::new(), ready: VecDeque::new(), waiting: 0, most }
     }
 
     /// Takes note of a request.
@@ -64,7 +67,7 @@ impl<R: Lined> Lanes<R> {
     /// The requests of the next transaction; empty when nothing can be sent now.
     pub(crate) fn next_batch(&mut self) -> Vec<R> {
         let mut batch = Vec::new();
-        let mut room = MAX_OPERATIONS;
+        let mut room = self.most;
         while let Some(name) = self.ready.front() {
             let lane = self.by_name.get_mut(name).expect("a lane that is ready exists");
             let first = batch.len();
@@ -81,7 +84,7 @@ impl<R: Lined> Lanes<R> {
             lane.under_way = true;
             self.ready.pop_front();
         }
-        self.waiting -= MAX_OPERATIONS - room;
+        self.waiting -= self.most - room;
         batch
     }
 
@@ -126,7 +129,7 @@ mod tests {
     }
 
     fn lanes(requests: &[Request]) -> Lanes<Request> {
-        let mut lanes = Lanes::new();
+        let mut lanes = Lanes::of(MAX_OPERATIONS);
         for request in requests {
             lanes.push(request.clone());
         }
@@ -165,7 +168,7 @@ mod tests {
     #[test]
     fn a_transaction_is_bounded_and_nothing_is_forgotten() {
         let names: Vec<_> = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split(' ').collect();
-        let mut lanes = Lanes::new();
+        let mut lanes = Lanes::of(MAX_OPERATIONS);
         for key in ["1", "2", "3", "4", "+5", "1", "+2"] {
             for lane in &names {
                 lanes.push(Request(lane, key));

@@ -1,0 +1,12 @@
+//! Config writes: as transactions, each with an outcome that is always known, and together where several wait.
+
+mod slot;
+mod together;
+mod txn;
+
+pub(crate) use slot::{InUse, Settled, Slots};
+pub(crate) use together::{Together, Way, may_travel};
+pub(crate) use txn::{deleted, deletions, refusal, transaction};
+
+/// What is tried when config values are written.
+pub(crate) const WRITE: &str = "write config values";
