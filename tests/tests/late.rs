@@ -248,7 +248,13 @@ async fn writes_behind_some_that_are_stuck_are_made_alone() {
     let server = EtcdServer::start().await.expect("starts");
     let late = Late::start(server.endpoint()).await.expect("a port is free");
     let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(20));
-    let client = Client::connect(config).await.expect("etcd answers");
+    // On a runtime that is gone: the short way would be given up sooner than the time that a request has.
+    let connecting = std::thread::spawn(|| {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("can be made");
+        runtime.block_on(Client::connect(config))
+    });
+    let client = connecting.join().expect("does not panic").expect("etcd answers");
     client.config().set("warm-up", &0).await.expect("is written");
     late.keep(0, WRITES_UNDER_WAY);
     let write = |n: usize| {

@@ -1,7 +1,7 @@
 //! Versions, conditions and batches.
 
 use coord_api::{Batch, ConfigEvent, ConfigExt, MAX_BATCH_KEYS, Setting, Version};
-use futures::future::join_all;
+use futures::future::{self, join_all};
 
 use super::next;
 use crate::{
@@ -45,14 +45,17 @@ tests! { "config";
                 Setting { key, value: n, version }
             }
         });
-        let mut answered = within(LONG_LIMIT, join_all(writes)).await;
-        let mut told = Vec::new();
-        while told.len() < answered.len() {
-            let ConfigEvent::Set(setting) = next(&mut watch).await.expect("is good") else {
-                panic!("nothing else was done");
-            };
-            told.push(setting);
-        }
+        let followed = async {
+            let mut told = Vec::new();
+            while told.len() < 300 {
+                let ConfigEvent::Set(setting) = next(&mut watch).await.expect("is good") else {
+                    panic!("nothing else was done");
+                };
+                told.push(setting);
+            }
+            told
+        };
+        let (mut answered, mut told) = within(LONG_LIMIT, future::join(join_all(writes), followed)).await;
         assert!(told.is_sorted_by_key(|setting| setting.version));
         for n in 0..100 {
             let key = format!("all/{n}");

@@ -193,10 +193,11 @@ async fn carry(turn: Turn, mut requests: Vec<Request>) {
 #[derive(Debug)]
 enum Outcome {
     WrittenAt(i64),
+    /// Nor ever will be.
     NeverWritten(Error),
+    Failed(Error),
     /// Each on its own gets the answer that it deserves.
     ToEachAlone,
-    Unknown(Error),
 }
 
 impl Outcome {
@@ -205,7 +206,7 @@ impl Outcome {
             Self::WrittenAt(at) => Ok(Some(Settled::WrittenUnseen(*at))),
             Self::NeverWritten(error) => Ok(Some(Settled::NeverWritten(again(error)))),
             Self::ToEachAlone => Ok(None),
-            Self::Unknown(error) => Err(again(error)),
+            Self::Failed(error) => Err(again(error)),
         }
     }
 }
@@ -221,9 +222,8 @@ async fn send(core: &Arc<Core>, requests: &[Request]) -> Outcome {
         Ok(Settled::Written(answer)) => Outcome::WrittenAt(revision(answer.header())),
         Ok(Settled::WrittenUnseen(at)) => Outcome::WrittenAt(at),
         Ok(Settled::NeverWritten(error)) => Outcome::NeverWritten(error),
-        Ok(Settled::Refused(_) | Settled::SlotGone) => Outcome::ToEachAlone,
         // Not while etcd is away: it was tried until its time was over.
-        Err(error) if error.is_retryable() => Outcome::Unknown(error),
-        Err(_) => Outcome::ToEachAlone,
+        Err(error) if error.is_retryable() => Outcome::Failed(error),
+        Ok(Settled::Refused(_) | Settled::SlotGone) | Err(_) => Outcome::ToEachAlone,
     }
 }
