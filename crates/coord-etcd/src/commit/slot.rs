@@ -60,7 +60,7 @@ pub(crate) struct InUse {
 pub(crate) enum Settled {
     /// It took effect, with this answer.
     Written(TxnResponse),
-    /// It took effect at this revision; the answer was lost.
+    /// It took effect at this revision; the answer was lost, or was that to several.
     WrittenUnseen(i64),
     /// A condition was not met.
     Refused(TxnResponse),
