@@ -1,5 +1,5 @@
-//! The bodies of one call: the request's can be had back while nobody has looked into it, the response's
-//! keeps its call counted until its end.
+//! The bodies of one call: the request's can be had back while nobody has looked into it, and tells its end with its
+//! last message; the response's keeps its call counted until its end.
 
 use std::{
     pin::Pin,
@@ -12,6 +12,53 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 
 use crate::call::Attempt;
+
+/// The same body of a request, but it looks one step ahead, so that its end is known with the last message. Else the
+/// end is a frame of its own, and after a message of 256 bytes or more a packet of its own, which wakes the server
+/// once more.
+pub(crate) fn ending_early(body: Body) -> Body {
+    if body.is_end_stream() { body } else { Body::new(EndingEarly { body, next: None }) }
+}
+
+type OneFrame = Option<Result<Frame<<Body as HttpBody>::Data>, Status>>;
+
+struct EndingEarly {
+    body: Body,
+    /// What was seen ahead; `Some(None)` is the end.
+    next: Option<OneFrame>,
+}
+
+impl HttpBody for EndingEarly {
+    type Data = <Body as HttpBody>::Data;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<OneFrame> {
+        let frame = match self.next.take() {
+            Some(frame) => frame,
+            None => ready!(Pin::new(&mut self.body).poll_frame(cx)),
+        };
+        self.next = match &frame {
+            None => Some(None),
+            Some(Err(_)) => None,
+            Some(Ok(_)) => match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(next) => Some(next),
+                Poll::Pending => None,
+            },
+        };
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.next {
+            Some(next) => next.is_none(),
+            None => self.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.next.is_none() { self.body.size_hint() } else { SizeHint::default() }
+    }
+}
 
 /// Both ends of a request's body: what is sent, and the means to take it back.
 pub(crate) fn lend(body: Body) -> (Body, Lender) {
@@ -170,6 +217,62 @@ mod tests {
         let (mut lent, lender) = lend(text());
         assert!(lender.take_back().is_some());
         assert_eq!(read(&mut lent).await, None, "is an error");
+    }
+
+    /// A body that has these frames, of which an empty one is not there yet.
+    struct Several(Vec<&'static str>);
+
+    impl HttpBody for Several {
+        type Data = hyper::body::Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+            if self.0.is_empty() {
+                return Poll::Ready(None);
+            }
+            match self.0.remove(0) {
+                "" => Poll::Pending,
+                "error" => Poll::Ready(Some(Err(Status::internal("broken")))),
+                text => Poll::Ready(Some(Ok(Frame::data(text.into())))),
+            }
+        }
+    }
+
+    /// What comes of polling a body, each with whether it said that it was at its end.
+    fn polled(body: &mut Body) -> (Poll<Option<String>>, bool) {
+        let polled = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+        let text = |frame: Frame<hyper::body::Bytes>| {
+            String::from_utf8_lossy(&frame.into_data().expect("is data")).into_owned()
+        };
+        let polled = polled.map(|frame| frame.map(|frame| frame.map_or_else(|_| "error".into(), text)));
+        (polled, body.is_end_stream())
+    }
+
+    #[test]
+    fn the_end_is_told_with_the_last_message() {
+        let ready = |text: &str| Poll::Ready(Some(text.to_owned()));
+        let mut one = ending_early(Body::new(Several(vec!["one"])));
+        assert!(!one.is_end_stream());
+        assert_eq!(polled(&mut one), (ready("one"), true));
+        assert_eq!(polled(&mut one), (Poll::Ready(None), true));
+        assert_eq!(polled(&mut one), (Poll::Ready(None), true));
+
+        let mut several = ending_early(Body::new(Several(vec!["one", "two", "", "three"])));
+        assert_eq!(polled(&mut several), (ready("one"), false));
+        assert_eq!(polled(&mut several), (ready("two"), false), "the next is not there yet");
+        assert_eq!(polled(&mut several), (ready("three"), true));
+
+        let mut broken = ending_early(Body::new(Several(vec!["one", "error"])));
+        assert_eq!(polled(&mut broken), (ready("one"), false));
+        assert_eq!(polled(&mut broken).0, ready("error"));
+
+        let mut late = ending_early(Body::new(Several(vec!["", "one"])));
+        assert_eq!(polled(&mut late), (Poll::Pending, false));
+        assert_eq!(polled(&mut late), (ready("one"), true));
+        assert!(ending_early(Body::empty()).is_end_stream());
     }
 
     #[test]

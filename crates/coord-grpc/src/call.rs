@@ -13,7 +13,7 @@ use tonic::{Code, Status, TimeoutExpired, body::Body};
 use crate::{
     HashKey, Tries,
     balancer::{Balancer, Wish},
-    body::{counted, says_unavailable},
+    body::{counted, ending_early, says_unavailable},
     carrier::{Failed, chain},
     eject::Failure,
     table::Slot,
@@ -28,6 +28,7 @@ pub(crate) async fn call(balancer: &Arc<Balancer>, request: Request<Body>) -> Re
     let begun = Instant::now();
     let deadline = begun + balancer.options.wait();
     let (slot, now) = balancer.choose(&wish, begun, deadline).await?;
+    let request = request.map(ending_early);
     let (again, node) = match Attempt::begin(balancer, slot, now).send(request).await {
         Ok(response) => return Ok(response),
         Err(Trouble { unsent: Some(request), node, .. }) => (request, node),
