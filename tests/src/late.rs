@@ -28,7 +28,7 @@ struct Way {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// How many transactions pass before some are kept.
+    /// How many writes pass before some are kept.
     pass: usize,
     /// How many are to be kept then.
     keep: usize,
@@ -55,12 +55,12 @@ impl Late {
         &self.serving.address
     }
 
-    /// From now on the next transaction is kept back, and not answered. Those after it pass.
+    /// From now on the next write, a transaction or a deletion, is kept back, and not answered. Those after it pass.
     pub fn keep_the_next(&self) {
         self.keep(0, 1);
     }
 
-    /// From now on so many transactions pass, and so many after them are kept back and not answered.
+    /// From now on so many writes pass, and so many after them are kept back and not answered.
     pub fn keep(&self, pass: usize, keep: usize) {
         self.way.kept.send_replace(Kept { pass, keep, requests: Vec::new() });
     }
@@ -73,7 +73,7 @@ impl Late {
         let mut kept = self.way.kept.subscribe();
         let all = kept.wait_for(|kept| kept.keep == 0 && !kept.requests.is_empty());
         let all = tokio::time::timeout(Duration::from_secs(60), all).await;
-        drop(all.expect("transactions come").expect("the sender is a part of this"));
+        drop(all.expect("writes come").expect("the sender is a part of this"));
     }
 
     /// Lets what was kept back arrive, and waits until etcd has answered it.
@@ -102,14 +102,14 @@ pub(crate) async fn pass(
 }
 
 impl Way {
-    /// Whether a transaction is to be kept.
-    fn keeps(&self, transaction: &http::Request<Bytes>) -> bool {
+    /// Whether a write is to be kept.
+    fn keeps(&self, write: &http::Request<Bytes>) -> bool {
         self.kept.send_if_modified(|kept| {
             let passes = kept.pass > 0 || kept.keep == 0;
             kept.pass = kept.pass.saturating_sub(1);
             if !passes {
                 kept.keep -= 1;
-                kept.requests.push(transaction.clone());
+                kept.requests.push(write.clone());
             }
             !passes
         })
@@ -119,7 +119,7 @@ impl Way {
 impl Answer for Arc<Way> {
     async fn answer(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
         let mut request = request;
-        if request.uri().path().ends_with("/Txn") {
+        if is_write(request.uri().path()) {
             // As a whole, so that it outlives its client.
             let (parts, body) = request.into_parts();
             let whole = http::Request::from_parts(parts, body.collect().await?.to_bytes());
@@ -130,6 +130,10 @@ impl Answer for Arc<Way> {
         }
         pass(self.etcd.clone(), request).await.map_err(|error| Status::unavailable(error.to_string()))
     }
+}
+
+fn is_write(method: &str) -> bool {
+    ["/Txn", "/DeleteRange"].iter().any(|write| method.ends_with(write))
 }
 
 fn body_of(bytes: Bytes) -> Body {

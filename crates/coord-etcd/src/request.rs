@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coord_api::{Error, Result};
 use coord_grpc::Tries;
-use etcd_client::{GetOptions, GetResponse, KvClient, Txn, TxnResponse};
+use etcd_client::{DeleteResponse, GetOptions, GetResponse, KvClient, Txn, TxnResponse};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
@@ -145,6 +145,11 @@ impl Core {
     /// One transaction that writes.
     pub(crate) async fn txn(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
         self.call(operation, Repeat::WithoutEffect, async |mut kv| kv.txn(txn.clone()).await).await
+    }
+
+    /// Deletes one key, without a condition.
+    pub(crate) async fn delete(&self, operation: &'static str, key: &str) -> Result<DeleteResponse, Failure> {
+        self.call(operation, Repeat::WithoutEffect, async |mut kv| kv.delete(key, None).await).await
     }
 
     /// One transaction that writes on the lease of `session`. If etcd does not know the lease any more, all that
