@@ -19,7 +19,8 @@ use crate::{
 /// # Contract
 /// - One form of key everywhere: what [`list`](ConfigExt::list) returns can be given to every other call.
 /// - Reads are linearizable: they see every write that was answered before.
-/// - Every write gets a [`Version`] larger than all before it. [`commit`](Self::commit) is atomic.
+/// - Every write gets a [`Version`] larger than that of all that were answered before it; writes of different keys at the
+///   same moment may share one. [`commit`](Self::commit) is atomic.
 /// - Values are plain JSON in the store, which other programs may read and write.
 ///
 /// # Cancel safety
