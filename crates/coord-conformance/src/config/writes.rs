@@ -11,7 +11,8 @@ use crate::{
 };
 
 tests! { "config";
-    /// Contract 8: every write gets a version larger than all that were answered before it, whatever the key and the client.
+    /// Contract 8: every write gets a version larger than all that were answered before it, whatever the key and
+    /// the client.
     async fn versions_grow_with_every_write(world: &dyn World) {
         let (one, other) = (world.client().await.config(), world.client().await.config());
         let mut last = Version::ABSENT;
