@@ -135,12 +135,7 @@ impl Core {
 
     /// The way for the first try of a request: the short one, where that may be taken.
     pub(crate) fn first_kv(&self) -> KvClient {
-        self.short_way().unwrap_or_else(|| self.kv())
-    }
-
-    /// The short way, where that may be taken: by a task of the runtime that the client was made on.
-    pub(crate) fn short_way(&self) -> Option<KvClient> {
-        self.etcd.near.as_ref().and_then(Near::kv)
+        self.etcd.near.as_ref().and_then(Near::kv).unwrap_or_else(|| self.kv())
     }
 
     pub(crate) fn lease(&self) -> LeaseClient {

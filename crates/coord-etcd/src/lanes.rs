@@ -1,8 +1,9 @@
 //! Which waiting requests may travel in one transaction. No I/O.
 //!
-//! Two writes of one key can not; and places that are created in one transaction have the same create revision, so two contenders for one queue
-//! in one transaction would have no order. Hence a lane for each queue, or key of a value: its requests are sent in their order,
-//! never two batches at the same time, and at most one that enters in one transaction.
+//! Two writes of one key can not. And places that are created in one transaction have the same create revision, so two
+//! contenders for one queue in one transaction would have no order. Hence a lane for each queue, or key of a value: its
+//! requests are sent in their order, never two batches at the same time, and at most one that enters in one
+//! transaction.
 
 use std::collections::{HashMap, VecDeque};
 

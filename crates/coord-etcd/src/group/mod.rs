@@ -148,8 +148,6 @@ impl Action {
 pub(crate) struct Group {
     /// Unbounded, since giving back must not wait; each place has at most one request here.
     requests: mpsc::UnboundedSender<Request>,
-    /// Each request that is not answered has a clone, also one that is made past the task.
-    open: Arc<()>,
 }
 
 #[derive(Debug)]
@@ -157,8 +155,6 @@ struct Request {
     queue: Arc<str>,
     action: Action,
     reply: oneshot::Sender<Result<Outcome, Failure>>,
-    /// See [`Group::open`]; dropped with the request, so when it is answered.
-    _open: Arc<()>,
 }
 
 impl Lined for Request {
@@ -195,20 +191,14 @@ impl Group {
     pub(crate) fn start(runtime: &runtime::Handle, core: Weak<Core>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         runtime.spawn(send(core, inbox));
-        Self { requests, open: Arc::default() }
-    }
-
-    /// If nothing is under way or waits, so that a request would travel alone anyway: whoever makes it by itself
-    /// keeps what this answers until it is done, so that others go together meanwhile.
-    pub(crate) fn alone(&self) -> Option<Arc<()>> {
-        (Arc::strong_count(&self.open) == 1).then(|| self.open.clone())
+        Self { requests }
     }
 
     /// Sends a request about `queue`, after those about it that were sent before.
     pub(crate) fn send(&self, queue: Arc<str>, action: Action) -> Answer {
         let (reply, answer) = oneshot::channel();
         // If the task is gone, the reply is dropped here and the answer says so.
-        let _ = self.requests.send(Request { queue, action, reply, _open: self.open.clone() });
+        let _ = self.requests.send(Request { queue, action, reply });
         Answer(answer)
     }
 }
@@ -300,19 +290,12 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Answered {
     answered
 }
 
-impl Core {
-    /// Deletes a place, if it is there, with a request of its own.
-    pub(crate) async fn leave_alone(&self, key: &str) -> Result<Outcome, Failure> {
-        let deleted = self.delete(LOCK, key).await?;
-        let revision = revision(deleted.header());
-        Ok(Outcome { condition: deleted.deleted() > 0, predecessor: None, revision })
-    }
-}
-
 async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
     // Who leaves alone needs no transaction, which takes etcd longer.
     if let [Request { action: Action::Leave { key, .. }, .. }] = batch {
-        return Ok(vec![core.leave_alone(key).await?]);
+        let deleted = core.delete(LOCK, key).await?;
+        let revision = revision(deleted.header());
+        return Ok(vec![Outcome { condition: deleted.deleted() > 0, predecessor: None, revision }]);
     }
     let operations: Vec<_> =
         batch.iter().flat_map(|request| request.action.operations(&request.queue)).collect();

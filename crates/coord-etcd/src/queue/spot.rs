@@ -376,14 +376,7 @@ impl Release for Spot {
         let leave = || send(Action::Leave { key: self.key.clone(), heirs });
         // Should this future be dropped, the request may still be under way when the place was left by another one.
         self.is_leaving.store(true, Ordering::Relaxed);
-        // Alone and with nobody of this client to hear of it, it needs not go by the thread that sends together.
-        let is_short = heirs == Heirs::Leaver && self.core().short_way().is_some();
-        let alone = is_short.then(|| self.core().group.alone()).flatten();
-        let left = match alone {
-            Some(_open) => self.core().leave_alone(&self.key).await,
-            None => leave().wait().await,
-        };
-        let outcome = match left {
+        let outcome = match leave().wait().await {
             // The answer was lost. Which of two requests deletes our own key does not matter.
             Err(Failure { effect: Effect::Unknown, .. }) => {
                 self.member().retire();
