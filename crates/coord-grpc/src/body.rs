@@ -20,6 +20,7 @@ pub(crate) fn ending_early(body: Body) -> Body {
     if body.is_end_stream() { body } else { Body::new(EndingEarly { body, next: None }) }
 }
 
+/// What a body answers when it is polled.
 type OneFrame = Option<Result<Frame<<Body as HttpBody>::Data>, Status>>;
 
 struct EndingEarly {
@@ -94,10 +95,7 @@ impl HttpBody for Lent {
     type Data = <Body as HttpBody>::Data;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<OneFrame> {
         if self.begun.is_none() {
             self.begun = take(&self.kept);
         }
@@ -133,10 +131,7 @@ impl HttpBody for Counted {
     type Data = <Body as HttpBody>::Data;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<OneFrame> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let end = match &frame {
             Some(Ok(frame)) => frame.trailers_ref().map(says_unavailable),
@@ -171,30 +166,25 @@ mod tests {
     use super::*;
 
     fn text() -> Body {
-        Body::new(String::from("text").boxed_for_test())
+        Body::new(Several(vec!["text"]))
     }
 
-    trait Boxed {
-        fn boxed_for_test(self) -> One;
-    }
+    /// A body that has these frames, of which an empty one is not there yet.
+    struct Several(Vec<&'static str>);
 
-    impl Boxed for String {
-        fn boxed_for_test(self) -> One {
-            One(Some(self))
-        }
-    }
-
-    struct One(Option<String>);
-
-    impl HttpBody for One {
-        type Data = hyper::body::Bytes;
+    impl HttpBody for Several {
+        type Data = <Body as HttpBody>::Data;
         type Error = Status;
 
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-            Poll::Ready(self.0.take().map(|text| Ok(Frame::data(text.into()))))
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<OneFrame> {
+            if self.0.is_empty() {
+                return Poll::Ready(None);
+            }
+            match self.0.remove(0) {
+                "" => Poll::Pending,
+                "error" => Poll::Ready(Some(Err(Status::internal("broken")))),
+                text => Poll::Ready(Some(Ok(Frame::data(text.into())))),
+            }
         }
     }
 
@@ -217,28 +207,6 @@ mod tests {
         let (mut lent, lender) = lend(text());
         assert!(lender.take_back().is_some());
         assert_eq!(read(&mut lent).await, None, "is an error");
-    }
-
-    /// A body that has these frames, of which an empty one is not there yet.
-    struct Several(Vec<&'static str>);
-
-    impl HttpBody for Several {
-        type Data = hyper::body::Bytes;
-        type Error = Status;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-            if self.0.is_empty() {
-                return Poll::Ready(None);
-            }
-            match self.0.remove(0) {
-                "" => Poll::Pending,
-                "error" => Poll::Ready(Some(Err(Status::internal("broken")))),
-                text => Poll::Ready(Some(Ok(Frame::data(text.into())))),
-            }
-        }
     }
 
     /// What comes of polling a body, each with whether it said that it was at its end.
