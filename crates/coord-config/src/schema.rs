@@ -135,10 +135,13 @@ async fn read(center: &dyn ConfigCenter) -> Result<(Version, Stored)> {
 }
 
 fn compile(schema: &Value) -> Result<Validator> {
-    jsonschema::validator_for(schema).map_err(|error| {
-        let path = error.instance_path().to_string();
-        Error::invalid("schema", format!("at {}: {}", ShownPath(&path), plain(&error)))
-    })
+    jsonschema::validator_for(schema)
+        .map_err(|error| Error::invalid("schema", at(error.instance_path(), &error)))
+}
+
+/// Where something does not fit, and why.
+fn at(path: &impl fmt::Display, words: &impl fmt::Display) -> String {
+    format!("at {}: {}", ShownPath(&path.to_string()), plain(words))
 }
 
 /// The beginning of what the library says, which repeats names and values, as one line that a terminal survives.
@@ -190,9 +193,8 @@ impl Known {
                 )
             })?;
             if let Err(error) = schema.validate(&value) {
-                let path = error.instance_path().to_string();
-                let (path, why) = (ShownPath(&path), plain(&error.masked_with("the value")));
-                let reason = format!("of `{key}` does not fit its schema at {path}: {why}");
+                let at = at(error.instance_path(), &error.masked_with("the value"));
+                let reason = format!("of `{key}` does not fit its schema {at}");
                 return Err(Error::InvalidArgument { field: "value", reason });
             }
         }
