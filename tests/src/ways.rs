@@ -33,6 +33,14 @@ struct Seen {
     requests: Arc<Mutex<BTreeMap<SocketAddr, usize>>>,
 }
 
+/// A runtime of one thread, as another one of the same process.
+///
+/// # Panics
+/// If the system has none to give.
+pub fn other_runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("can be made")
+}
+
 impl Ways {
     /// Starts passing everything on to the etcd at `endpoint`, an `http` URL.
     ///

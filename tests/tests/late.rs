@@ -9,9 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use coord_api::{ConfigExt, Error, IdOptions, Provider, ServiceInfo, Snowflake, SnowflakeOptions};
+use coord_api::{ConfigExt, Error, IdOptions, Provider, ServiceInfo, Snowflake, SnowflakeOptions, Version};
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::{Conditions, EtcdServer, Late, Proxy};
+use coord_tests::{Conditions, EtcdServer, Late, Proxy, other_runtime};
 use etcd_client::{GetOptions, WatchOptions};
 use futures::{FutureExt, future::join_all};
 use tokio::time::{sleep, timeout};
@@ -21,6 +21,20 @@ const TTL: Duration = Duration::from_secs(30);
 /// How many config writes a client has under way before the next ones wait for each other.
 const WRITES_UNDER_WAY: usize = 4;
 const WRITES: usize = 64;
+
+/// An etcd, the way to it on which writes are kept back, and how a client takes that way.
+async fn late(request_timeout: Duration) -> (EtcdServer, Late, EtcdConfig) {
+    let server = EtcdServer::start().await.expect("starts");
+    let late = Late::start(server.endpoint()).await.expect("a port is free");
+    let config = EtcdConfig::new([late.address()]).request_timeout(request_timeout);
+    (server, late, config)
+}
+
+/// Sets a value of a key of its own.
+fn write(client: &Client, n: usize) -> impl Future<Output = Result<Version, Error>> + use<> {
+    let config = client.config();
+    async move { config.set(&format!("k/{n}"), &n).await }
+}
 
 /// Waits until this is so.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -74,9 +88,7 @@ async fn a_registration_that_arrives_late_does_not_bring_an_instance_back() {
 /// Time that is reserved for numbers never goes back, or the next holder of the id would make some of them again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stamp_that_arrives_late_takes_no_time_back() {
-    let server = EtcdServer::start().await.expect("starts");
-    let late = Late::start(server.endpoint()).await.expect("a port is free");
-    let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(2));
+    let (server, late, config) = late(Duration::from_secs(2)).await;
     let client = Client::connect(config.instance_id_ttl(TTL)).await.expect("etcd answers");
     let ids = client.instance_id_allocator("svc", 2).expect("is valid");
     ids.acquire_id().await.expect("is free");
@@ -112,9 +124,7 @@ async fn a_stamp_that_arrives_late_takes_no_time_back() {
 /// As when a stamp arrives late, but before the next one is sent, which knows of none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stamp_that_arrives_unseen_does_not_keep_the_next_from_being_written() {
-    let server = EtcdServer::start().await.expect("starts");
-    let late = Late::start(server.endpoint()).await.expect("a port is free");
-    let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(2));
+    let (_server, late, config) = late(Duration::from_secs(2)).await;
     let client = Client::connect(config).await.expect("etcd answers");
     let ids = client.instance_id_allocator("svc", 2).expect("is valid");
     ids.acquire_id().await.expect("is free");
@@ -221,17 +231,11 @@ async fn an_unlock_that_is_given_up_keeps_its_key_from_the_next_hold() {
 /// Writes that went together and were not answered are as sure not to come later as one alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_that_arrive_late_together_change_nothing() {
-    let server = EtcdServer::start().await.expect("starts");
-    let late = Late::start(server.endpoint()).await.expect("a port is free");
-    let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(2));
+    let (_server, late, config) = late(Duration::from_secs(2)).await;
     let client = Client::connect(config).await.expect("etcd answers");
     client.config().set("warm-up", &0).await.expect("is written");
     late.keep(WRITES_UNDER_WAY, 1);
-    let writes = (0..WRITES).map(|n| {
-        let config = client.config();
-        async move { config.set(&format!("k/{n}"), &n).await }
-    });
-    let written = join_all(writes).await;
+    let written = join_all((0..WRITES).map(|n| write(&client, n))).await;
     late.has_kept().await;
     late.let_it_arrive().await;
     let found = client.config().list("k").await.expect("is read");
@@ -245,25 +249,15 @@ async fn writes_that_arrive_late_together_change_nothing() {
 /// Writes wait for those that are under way, but not as long as etcd does not answer those.
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_behind_some_that_are_stuck_are_made_alone() {
-    let server = EtcdServer::start().await.expect("starts");
-    let late = Late::start(server.endpoint()).await.expect("a port is free");
-    let config = EtcdConfig::new([late.address()]).request_timeout(Duration::from_secs(20));
+    let (_server, late, config) = late(Duration::from_secs(20)).await;
     // On a runtime that is gone: the short way would be given up sooner than the time that a request has.
-    let connecting = std::thread::spawn(|| {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("can be made");
-        runtime.block_on(Client::connect(config))
-    });
+    let connecting = std::thread::spawn(|| other_runtime().block_on(Client::connect(config)));
     let client = connecting.join().expect("does not panic").expect("etcd answers");
     client.config().set("warm-up", &0).await.expect("is written");
     late.keep(0, WRITES_UNDER_WAY);
-    let write = |n: usize| {
-        let config = client.config();
-        async move { config.set(&format!("k/{n}"), &n).await }
-    };
-    let stuck: Vec<_> = (0..WRITES_UNDER_WAY).map(|n| tokio::spawn(write(n))).collect();
+    let stuck: Vec<_> = (0..WRITES_UNDER_WAY).map(|n| tokio::spawn(write(&client, n))).collect();
     late.has_kept().await;
-    let others = join_all((WRITES_UNDER_WAY..WRITES).map(write));
+    let others = join_all((WRITES_UNDER_WAY..WRITES).map(|n| write(&client, n)));
     let others = timeout(Duration::from_secs(10), others).await.expect("do not wait for what is stuck");
     assert!(others.iter().all(Result::is_ok), "{others:?}");
     for stuck in stuck {

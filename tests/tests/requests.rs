@@ -204,6 +204,7 @@ async fn locks_of_different_names_that_wait_together_travel_together() {
     assert!(unlocked.into_iter().all(|unlocked| unlocked.is_ok()));
     println!("releasing {NAMES} locks at once: {requests:?}");
     assert!(requests.values().sum::<u64>() <= 8, "{requests:?}");
+    assert!(requests.keys().all(|method| ["DeleteRange", "Txn"].contains(&&**method)), "{requests:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

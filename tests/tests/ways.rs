@@ -8,8 +8,8 @@ use std::{
 
 use coord_api::{ConfigExt, Provider};
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::{EtcdServer, Ways};
-use tokio::{runtime, time::timeout};
+use coord_tests::{EtcdServer, Ways, other_runtime};
+use tokio::time::timeout;
 
 /// Far less than the time that a request has.
 const AT_ONCE: Duration = Duration::from_millis(2500);
@@ -18,11 +18,6 @@ const REQUESTS: usize = 20;
 
 async fn client(endpoint: &str) -> Client {
     Client::connect(EtcdConfig::new([endpoint])).await.expect("etcd answers")
-}
-
-/// A runtime of one thread, as another one of the same process.
-fn other_runtime() -> runtime::Runtime {
-    runtime::Builder::new_current_thread().enable_all().build().expect("can be made")
 }
 
 /// Reads some times, and which connections that took.
