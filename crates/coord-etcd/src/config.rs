@@ -9,7 +9,7 @@ use coord_api::{
 use tokio::time::Instant;
 
 use crate::{
-    commit::{Settled, WRITE, Way, deleted, deletions, may_travel, refusal, transaction},
+    commit::{Settled, WRITE, Way, deleted, deletions, refusal, transaction},
     core::Shared,
     error::{Effect, Failure},
     read::revision,
@@ -37,10 +37,9 @@ impl ConfigCenter for EtcdConfigCenter {
         core.check_open()?;
         let begun = Instant::now();
         let batch = Arc::new(batch);
-        let mut alone = !may_travel(&batch);
         loop {
             let settled = async {
-                let _turn = match core.write_together(&batch, &mut alone).await? {
+                let _turn = match core.write_together(&batch).await? {
                     Way::Alone(turn) => turn,
                     Way::Settled(settled) => return Ok(settled),
                 };

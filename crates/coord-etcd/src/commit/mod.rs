@@ -5,7 +5,7 @@ mod together;
 mod txn;
 
 pub(crate) use slot::{InUse, Settled, Slots};
-pub(crate) use together::{Together, Way, may_travel};
+pub(crate) use together::{Together, Way};
 pub(crate) use txn::{deleted, deletions, refusal, transaction};
 
 /// What is tried when config values are written.

@@ -31,7 +31,7 @@ const PATIENCE: u32 = 10;
 const MAX_TOGETHER_BYTES: usize = 4096;
 
 /// Whether a batch may travel with others: one write, which nothing but what coord keeps beside the values can refuse.
-pub(crate) fn may_travel(batch: &Batch) -> bool {
+fn may_travel(batch: &Batch) -> bool {
     let is_small = |write: &Write| matches!(write, Write::Set(_, json) if json.len() <= MAX_TOGETHER_BYTES);
     batch.writes().len() == 1
         && batch.writes().iter().all(is_small)
@@ -42,7 +42,7 @@ pub(crate) fn may_travel(batch: &Batch) -> bool {
 /// How a batch is written.
 #[derive(Debug)]
 pub(crate) enum Way {
-    /// By whoever makes it, who keeps the turn until it is answered.
+    /// By whoever makes it, who keeps the turn, if there is one, until it is answered.
     Alone(Option<Turn>),
     /// It was, together with others.
     Settled(Settled),
@@ -130,15 +130,11 @@ impl Drop for Turn {
 }
 
 impl Core {
-    /// Waits for a turn to write `batch`, or until it was written with others. Sets `alone` if it may not be again.
+    /// Waits until `batch` may be written by whoever makes it, or was written with others.
     ///
     /// Dropped while it waits, it is not written; while it is under way, it may be.
-    pub(crate) async fn write_together(
-        self: &Arc<Self>,
-        batch: &Arc<Batch>,
-        alone: &mut bool,
-    ) -> Result<Way> {
-        if *alone {
+    pub(crate) async fn write_together(self: &Arc<Self>, batch: &Arc<Batch>) -> Result<Way> {
+        if !may_travel(batch) {
             return Ok(Way::Alone(None));
         }
         let (claim, mut answer) = {
@@ -159,34 +155,30 @@ impl Core {
         };
         match answer {
             Ok(Ok(Some(settled))) => Ok(Way::Settled(settled)),
-            Ok(Ok(None)) => {
-                *alone = true;
-                Ok(Way::Alone(None))
-            }
+            Ok(Ok(None)) => Ok(Way::Alone(None)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Closed),
         }
     }
 }
 
-/// Writes what goes together now, and then what came in the meantime, until nothing waits.
+/// Writes what goes together. What came in the meantime gets the turn.
 async fn carry(turn: Turn, mut requests: Vec<Request>) {
     let core = &turn.0;
-    while !requests.is_empty() {
-        let names: Vec<_> = requests.iter().map(|request| request.name().to_owned()).collect();
-        requests.retain(|request| !request.reply.is_closed() && request.claim.is_mine());
-        if !requests.is_empty() {
-            let outcome = send(core, &requests).await;
-            for request in requests {
-                let _ = request.reply.send(outcome.of_one());
-            }
+    let names: Vec<_> = requests.iter().map(|request| request.name().to_owned()).collect();
+    requests.retain(|request| !request.reply.is_closed() && request.claim.is_mine());
+    if !requests.is_empty() {
+        let outcome = send(core, &requests).await;
+        for request in requests {
+            let _ = request.reply.send(outcome.of_one());
         }
-        let mut state = core.together.lock();
-        for name in names {
-            state.waiting.answered(&name);
-        }
-        requests = state.waiting.next_batch();
     }
+    let mut state = core.together.lock();
+    for name in names {
+        state.waiting.answered(&name);
+    }
+    // The state is let go of before the turn ends, which looks into it.
+    drop(state);
 }
 
 /// What became of those that were sent together.

@@ -36,7 +36,7 @@ const UNDER_WAY: usize = 2;
 const WORTH_ANOTHER: usize = MAX_OPERATIONS / 2;
 
 /// What is tried when places are entered and left.
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 
 /// What a request does to a queue.
 ///
@@ -292,10 +292,10 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Answered {
 
 async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
     // Who leaves alone needs no transaction, which takes etcd longer.
-    if let [Request { action: Action::Leave { key, .. }, .. }] = batch {
+    if let [Request { action: action @ Action::Leave { key, .. }, .. }] = batch {
         let deleted = core.delete(LOCK, key).await?;
         let revision = revision(deleted.header());
-        return Ok(vec![Outcome { condition: deleted.deleted() > 0, predecessor: None, revision }]);
+        return Ok(vec![action.outcome(&[TxnOpResponse::Delete(deleted)], revision)]);
     }
     let operations: Vec<_> =
         batch.iter().flat_map(|request| request.action.operations(&request.queue)).collect();

@@ -24,7 +24,7 @@ use super::mirror::Mirror;
 use crate::{
     core::Core,
     error::may_pass,
-    group::Look,
+    group::{LOCK, Look},
     keys::{Keys, Range},
     read::revision,
     session::Session,
@@ -290,7 +290,7 @@ async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
     }
     let waiting: Vec<_> = local.state().waiters.keys().cloned().collect();
     let options = GetOptions::new().with_prefix().with_keys_only();
-    let found = core.get("lock", &*local.queue, Some(options)).await?;
+    let found = core.get(LOCK, &*local.queue, Some(options)).await?;
     let places =
         found.kvs().iter().filter_map(|kv| Some((kv.key_str().ok()?.to_owned(), kv.create_revision())));
     local.update(|mirror| mirror.reset(places));
@@ -329,7 +329,7 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
 fn refuse(local: &Local, error: &Error) {
     for (_, waiter) in local.state().waiters.drain() {
         let source = error.to_string().into();
-        let _ = waiter.grant.send(Err(Error::PermissionDenied { operation: "lock", source }));
+        let _ = waiter.grant.send(Err(Error::PermissionDenied { operation: LOCK, source }));
     }
 }
 

@@ -18,7 +18,7 @@ use super::local::Member;
 use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
-    group::{Action, Answer, Heirs, Look, Outcome},
+    group::{Action, Answer, Heirs, LOCK, Look, Outcome},
     keys::Range,
     place::LATE,
     read::revision,
@@ -194,7 +194,7 @@ impl Spot {
 
     /// The revision at which the key was created, if it is there.
     async fn look(&self) -> Option<i64> {
-        let found = self.core().get("lock", self.key.as_str(), None).await.ok()?;
+        let found = self.core().get(LOCK, self.key.as_str(), None).await.ok()?;
         Some(found.kvs().first()?.create_revision())
     }
 
