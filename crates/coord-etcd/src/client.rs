@@ -43,8 +43,9 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
-    /// One for all, so that what is shared by registry is shared by client.
+    /// One of each for all, so that what is shared by registry or by config center is shared by client.
     registry: Arc<EtcdRegistry>,
+    config: Arc<EtcdConfigCenter>,
 }
 
 impl Client {
@@ -91,7 +92,8 @@ impl Client {
         .await?;
         let shared = Shared::new(core, background);
         let registry = Arc::new(EtcdRegistry { shared: shared.clone() });
-        let client = Self { shared, registry };
+        let center = Arc::new(EtcdConfigCenter { shared: shared.clone() });
+        let client = Self { shared, registry, config: center };
         if must_answer {
             client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe().into())).await?;
         }
@@ -120,7 +122,7 @@ impl Provider for Client {
     }
 
     fn config(&self) -> Arc<dyn ConfigCenter> {
-        Arc::new(EtcdConfigCenter { shared: self.shared.clone() })
+        self.config.clone()
     }
 
     fn instance_ids(&self) -> Arc<dyn InstanceIds> {

@@ -1,30 +1,12 @@
-//! One channel per service, registry and process.
-//!
-//! An extension trait has no state, and a registry knows nothing of gRPC, so the channels in use are found in a
-//! table of the process, under the identity of the registry. The table holds neither: a channel lives as long
-//! as its last clone, and of the registry it keeps only the address from being given to another.
+//! One channel per service, registry and runtime.
 
-use std::{
-    any::Any,
-    sync::{Arc, Mutex, PoisonError, Weak},
-};
+use std::sync::Arc;
 
-use coord_api::ServiceRegistry;
+use coord_api::{ServiceRegistry, backend::Sharing};
 
 use crate::{ConnectOptions, connection::Handle};
 
-static SHARED: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
-
-struct Entry {
-    /// Where the registry is, and what keeps that place.
-    registry: (usize, Box<dyn Any + Send>),
-    options: ConnectOptions,
-    handle: Weak<Handle>,
-}
-
-fn address<R: ServiceRegistry + ?Sized>(registry: &Arc<R>) -> usize {
-    Arc::as_ptr(registry).cast::<()>().addr()
-}
+static SHARED: Sharing<ConnectOptions, Handle> = Sharing::new();
 
 /// The channel in use, if there is one.
 pub(crate) fn find<R: ServiceRegistry + ?Sized>(
@@ -32,8 +14,7 @@ pub(crate) fn find<R: ServiceRegistry + ?Sized>(
     service: &str,
     options: &ConnectOptions,
 ) -> Option<Arc<Handle>> {
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    found(&mut shared, address(registry), service, options)
+    SHARED.find(registry, |of, handle| is_of(handle, service) && of == options)
 }
 
 /// The channel in use, else the new one, which is in use from now on.
@@ -42,28 +23,11 @@ pub(crate) fn share<R: ServiceRegistry + ?Sized + 'static>(
     options: &ConnectOptions,
     handle: Arc<Handle>,
 ) -> Arc<Handle> {
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    let address = address(registry);
-    if let Some(found) = found(&mut shared, address, &handle.balancer.service, options) {
-        return found;
-    }
-    let place: Weak<R> = Arc::downgrade(registry);
-    shared.push(Entry {
-        registry: (address, Box::new(place)),
-        options: options.clone(),
-        handle: Arc::downgrade(&handle),
-    });
-    handle
+    let service = handle.balancer.service.clone();
+    let is_it = |of: &ConnectOptions, handle: &Handle| is_of(handle, &service) && of == options;
+    SHARED.find_or_make(registry, options.clone(), is_it, || handle)
 }
 
-fn found(
-    shared: &mut Vec<Entry>,
-    address: usize,
-    service: &str,
-    options: &ConnectOptions,
-) -> Option<Arc<Handle>> {
-    shared.retain(|entry| entry.handle.strong_count() > 0);
-    let of_registry = shared.iter().filter(|entry| entry.registry.0 == address && entry.options == *options);
-    let mut handles = of_registry.filter_map(|entry| entry.handle.upgrade());
-    handles.find(|handle| *handle.balancer.service == *service && handle.is_alive())
+fn is_of(handle: &Handle, service: &str) -> bool {
+    *handle.balancer.service == *service && handle.is_alive()
 }

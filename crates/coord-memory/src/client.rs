@@ -70,8 +70,9 @@ impl Options {
 #[derive(Clone)]
 pub struct Client {
     pub(crate) connection: Arc<Connection>,
-    /// One for all, so that what is shared by registry is shared by client.
+    /// One of each for all, so that what is shared by registry or by config center is shared by client.
     registry: Arc<Registry>,
+    config: Arc<Config>,
     id_ttl: Ttl,
 }
 
@@ -88,7 +89,8 @@ impl Client {
         let name = |number| Owner::new("memory", process::id(), label, format!("client-{number}"));
         let connection = Arc::new(Connection::open(store, name));
         let registry = Arc::new(Registry(connection.clone()));
-        Ok(Self { connection, registry, id_ttl })
+        let config = Arc::new(Config(connection.clone()));
+        Ok(Self { connection, registry, config, id_ttl })
     }
 
     /// How the client describes itself in what it stores: on the host `memory`, with a name such as
@@ -115,7 +117,7 @@ impl Provider for Client {
     }
 
     fn config(&self) -> Arc<dyn ConfigCenter> {
-        Arc::new(Config(self.connection.clone()))
+        self.config.clone()
     }
 
     fn instance_ids(&self) -> Arc<dyn InstanceIds> {

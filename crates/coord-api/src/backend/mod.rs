@@ -4,12 +4,13 @@
 //! ([`Lease`](crate::Lease)), giving back what is held ([`Place`]), registrations that come back by
 //! themselves ([`registration`]), "at most one id" ([`IdAllocator`]), the decoding of watches
 //! ([`service_events`]), views ([`Views`]) and whether they are up to date ([`ContactSource`]). A backend adds what
-//! differs: how a place is taken, kept alive and given back.
+//! differs: how a place is taken, kept alive and given back. What stands on a backend shares by [`Sharing`].
 
 mod allocator;
 mod place;
 mod record;
 pub mod registration;
+mod sharing;
 mod views;
 
 pub use crate::{
@@ -20,6 +21,7 @@ pub use crate::{
 pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps, Told};
 pub use place::{Place, Release};
 pub use record::{Record, service_events};
+pub use sharing::Sharing;
 pub use views::Views;
 
 /// What an error comes from in the end: those around it often say no more than "transport error".

@@ -134,7 +134,9 @@ impl Party {
     }
 
     async fn live(&self) -> Result<Live<Settings>> {
-        Ok(self.config.live("settings").start().await?)
+        let live = self.config.live("settings");
+        let live = if self.contender == "ruled" { live.validate(|_: &Settings| ()) } else { live };
+        Ok(live.start().await?)
     }
 
     /// Threads read one live value.
@@ -154,7 +156,7 @@ impl Party {
         runner.report(&json!({ "seconds": took.as_secs_f64(), "count": reads })).await
     }
 
-    /// The value changes, and all live values tell it. Each follows the key itself, if they are no clones.
+    /// The value changes, and all live values tell it. With rules, each follows the key itself.
     async fn event(
         &self,
         endpoint: &str,
@@ -179,10 +181,8 @@ impl Party {
                 anyhow::Ok(())
             });
         } else {
-            let first = self.live().await?;
-            for number in 0..handles {
-                let is_other = number > 0 && self.contender == "coord";
-                let mut live = if is_other { self.live().await? } else { first.clone() };
+            for _ in 0..handles {
+                let mut live = self.live().await?;
                 let finish = finish.clone();
                 waiting.spawn(async move {
                     loop {
@@ -205,17 +205,15 @@ impl Party {
     /// What a live value more costs, when there is one.
     async fn memory(&self, count: usize, runner: &mut Runner) -> Result<()> {
         self.raw.set("settings", &Settings::new(0)).await?;
-        let first = self.live().await?;
         // With one of each the stream and what belongs to it is there.
-        let (mut lives, mut watches, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut lives, mut watches, mut bare) = (vec![self.live().await?], Vec::new(), Vec::new());
         watches.push(self.config.watch::<Settings>("first").await?);
         bare.push(self.raw.client.watch_client().watch("first", None).await?);
         runner.ready().await?;
         let before = resident()?;
         for n in 0..count {
             match self.contender.as_str() {
-                "coord" => lives.push(self.live().await?),
-                "clones" => lives.push(first.clone()),
+                "coord" | "ruled" => lives.push(self.live().await?),
                 "watches" => watches.push(self.config.watch::<Settings>(&format!("key-{n}")).await?),
                 "raw" => bare.push(self.raw.client.watch_client().watch(format!("key-{n}"), None).await?),
                 other => bail!("no contender `{other}`"),

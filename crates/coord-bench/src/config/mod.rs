@@ -17,7 +17,8 @@ const RAW: Contender = Contender { id: "raw", title: "bare requests", in_go: fal
 /// Read, compare and write, and at once again.
 const NAIVE: Contender = Contender { id: "naive", title: "a bare loop without back-off", in_go: false };
 const HANDLES: Contender = Contender { id: "coord", title: "live values of coord", in_go: false };
-const CLONES: Contender = Contender { id: "clones", title: "clones of one live value", in_go: false };
+/// They can not be one.
+const RULED: Contender = Contender { id: "ruled", title: "live values with a validator each", in_go: false };
 const ONE: Contender = Contender { id: "one", title: "one live value of coord", in_go: false };
 const WATCH: Contender = Contender { id: "raw", title: "one bare watch", in_go: false };
 const WATCHES: Contender = Contender { id: "watches", title: "watches of coord, a key each", in_go: false };
@@ -50,13 +51,13 @@ pub(crate) fn plan() -> Plan {
         of("update", 16, "update of one value, 16 at once", vec![COORD, NAIVE]),
         of("read", 1, "read a live value, one thread", vec![COORD, LOOK]),
         of("read", 2, "the same, two threads", vec![COORD, LOOK]),
-        of("event", 100, "a change, until 100 live values have it", vec![HANDLES, CLONES, ONE, WATCH]),
-        of("event", 1000, "a change, until 1000 live values have it", vec![HANDLES, CLONES, ONE]),
+        of("event", 100, "a change, until 100 live values have it", vec![HANDLES, RULED, ONE, WATCH]),
+        of("event", 1000, "a change, until 1000 live values have it", vec![HANDLES, RULED, ONE]),
         of(
             "live",
             1000,
             "memory of 1000 more of one key, or of as many keys",
-            vec![HANDLES, CLONES, WATCHES, RAWS],
+            vec![HANDLES, RULED, WATCHES, RAWS],
         ),
     ];
     Plan { area: "config", scenarios, targets: targets() }
@@ -95,8 +96,7 @@ fn targets() -> Vec<Target> {
         beside_one("coord", "event-100", "p50_ms"),
         beside_one("coord", "event-1000", "after_answer_p50_ms"),
         beside_one("coord", "event-1000", "p50_ms"),
-        beside_one("clones", "event-1000", "p50_ms"),
-        memory("clones", 1024.0),
+        memory("coord", 1024.0),
         memory("watches", 2048.0),
     ]
 }

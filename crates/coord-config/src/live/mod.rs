@@ -6,6 +6,7 @@ mod current;
 mod file;
 mod follow;
 mod layers;
+mod sharing;
 mod start;
 mod verdict;
 
@@ -75,12 +76,16 @@ impl LiveExt for Arc<dyn ConfigCenter> {
 /// - While the store is away the value stays, and [`state`](Self::state) says that it is stale and since when.
 /// - After the provider was closed the value stays, stale.
 ///
-/// Clones are the same value; each has its own place in [`changed`](Self::changed). The task that follows the key
-/// ends with the last clone, and so does the client if nothing else uses it.
+/// Clones are the same value; each has its own place in [`changed`](Self::changed). So are all live values of one key
+/// and type that one config center starts on one runtime with no rules but their key: however many parts of a program
+/// start one, a change is decoded once, and [`counters`](Self::counters) count for all of them. The task that follows
+/// the key ends with the last handle, and so does the client if nothing else uses it.
 pub struct Live<T> {
     shared: Arc<Shared<T>>,
     seen: watch::Receiver<u64>,
-    task: Arc<Task>,
+    /// The number of the value that this handle was last told of.
+    told: u64,
+    task: Arc<Task<T>>,
 }
 
 struct Shared<T> {
@@ -101,16 +106,37 @@ impl<T> Shared<T> {
     }
 }
 
-/// Ends what follows the key when the last handle is gone.
-struct Task(AbortHandle);
+/// What all handles share: ends what follows the key when the last of them is gone.
+struct Task<T> {
+    shared: Arc<Shared<T>>,
+    seen: watch::Receiver<u64>,
+    follower: AbortHandle,
+}
 
-impl Drop for Task {
+impl<T> Task<T> {
+    /// Whether the value in use is the one of `version`, and will follow what comes after it.
+    fn is_good_at(&self, version: Version) -> bool {
+        let now = self.shared.now.load();
+        let is_followed = self.seen.has_changed().is_ok() && self.shared.contact.freshness().is_fresh();
+        is_followed && now.origin == Origin::Store(version) && now.rejection.is_none()
+    }
+}
+
+impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        self.0.abort();
+        self.follower.abort();
     }
 }
 
 impl<T> Live<T> {
+    /// A handle that was told of the value as it is now.
+    fn of(task: Arc<Task<T>>) -> Self {
+        let (shared, mut seen) = (task.shared.clone(), task.seen.clone());
+        seen.mark_unchanged();
+        let told = shared.now.load().number;
+        Self { shared, seen, told, task }
+    }
+
     /// The key.
     pub fn key(&self) -> &str {
         &self.shared.key
@@ -142,8 +168,15 @@ impl<T> Live<T> {
     /// # Cancel safety
     /// May be dropped and called again: no change is lost.
     pub async fn changed(&mut self) -> Result<Arc<T>> {
-        self.seen.changed().await.map_err(|_| Error::Closed)?;
-        Ok(self.current())
+        loop {
+            self.seen.changed().await.map_err(|_| Error::Closed)?;
+            let now = self.shared.now.load();
+            // It is replaced before that is told, so it may have been told with the change before it.
+            if now.number > self.told {
+                self.told = now.number;
+                return Ok(now.value.clone());
+            }
+        }
     }
 
     /// Every change from now on, with who made it and when, where its writer said so.
@@ -175,7 +208,8 @@ impl<T> Live<T> {
 
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), seen: self.seen.clone(), task: self.task.clone() }
+        let Self { shared, seen, told, task } = self;
+        Self { shared: shared.clone(), seen: seen.clone(), told: *told, task: task.clone() }
     }
 }
 

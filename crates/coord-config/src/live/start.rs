@@ -13,6 +13,7 @@ use super::{
     file::File,
     follow::{Feed, Follower, Source},
     layers::Layers,
+    sharing::Plain,
 };
 use crate::gray;
 
@@ -27,6 +28,7 @@ where
     if builder.reconcile_every.is_some_and(|interval| interval < Duration::from_millis(100)) {
         return Err(Error::invalid("reconcile_every", "is below 100ms"));
     }
+    let plain = Plain::of(&builder);
     let merge = builder.merge()?;
     let file = builder.file.take().map(File::new).transpose()?;
     let mut layers = Layers::new(sources.len(), merge);
@@ -73,7 +75,12 @@ where
         }
         Err(error) => return Err(error),
     };
-    Ok(launch(builder, sources, layers, feed, first, rejection, file))
+    let (center, version) = (builder.center.clone(), layers.version());
+    let launch = || launch(builder, sources, layers, feed, first, rejection, file);
+    Ok(Live::of(match plain {
+        Some(plain) => plain.share(&center, version, launch),
+        None => launch(),
+    }))
 }
 
 fn sources<T>(builder: &LiveBuilder<T>) -> Result<Vec<Source>> {
@@ -143,7 +150,7 @@ fn launch<T>(
     (value, origin): (Arc<T>, Origin),
     rejection: Option<Arc<Rejection>>,
     file: Option<File>,
-) -> Live<T>
+) -> Arc<Task<T>>
 where
     T: DeserializeOwned + Send + Sync + 'static,
 {
@@ -167,6 +174,6 @@ where
         each: idle,
     });
     let follower = Follower::new(builder, sources, layers, shared.clone(), source, (changed, each), saver);
-    let task = tokio::spawn(follower.run(feed)).abort_handle();
-    Live { shared, seen, task: Arc::new(Task(task)) }
+    let follower = tokio::spawn(follower.run(feed)).abort_handle();
+    Arc::new(Task { shared, seen, follower })
 }

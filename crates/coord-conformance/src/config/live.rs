@@ -127,6 +127,53 @@ tests! { "config";
         assert_eq!(told.upload, 6, "the same value again is no change");
     }
 
+    /// Contract 9: live values with no rules but their key are one, which is decoded once for all of them. Each has
+    /// its own place in the changes, and it lasts as long as one of them does.
+    async fn live_values_with_no_other_rules_are_one(world: &dyn World) {
+        let client = world.client().await;
+        client.config().set("limits", &limits(1)).await.expect("is written");
+        let start = || async { client.config().live::<Limits>("limits").start().await.expect("exists") };
+        let (first, mut second) = (start().await, start().await);
+        assert!(Arc::ptr_eq(&first.current(), &second.current()));
+        let checked = client.config().live("limits").validate(|_: &Limits| ()).start().await.expect("exists");
+        assert!(!Arc::ptr_eq(&first.current(), &checked.current()), "it may refuse what the others take");
+        let untyped = client.config().live::<serde_json::Value>("limits").start().await.expect("exists");
+        assert_eq!(*untyped.current(), json!(limits(1)));
+
+        client.config().set("limits", &limits(2)).await.expect("is written");
+        assert_eq!(within(LIMIT, second.changed()).await.expect("is open").upload, 2);
+        let mut third = start().await;
+        assert_eq!(third.current().upload, 2);
+        drop(first);
+        client.config().set("limits", &limits(3)).await.expect("is written");
+        for live in [&mut second, &mut third] {
+            assert_eq!(within(LIMIT, live.changed()).await.expect("is open").upload, 3);
+        }
+        assert!(Arc::ptr_eq(&second.current(), &third.current()));
+        drop((second, third));
+        assert_eq!(start().await.counters().changes, 0, "nobody had it any more");
+    }
+
+    /// Contract 9: whoever starts a live value finds there what was written before, whatever others have.
+    async fn a_live_value_never_starts_behind_the_store(world: &dyn World) {
+        let center = world.client().await.config();
+        center.set("limits", &limits(0)).await.expect("is written");
+        let deaf = Arc::new(Deaf { center: center.clone(), deaf: AtomicBool::new(true) });
+        let config: Arc<dyn ConfigCenter> = deaf.clone();
+        let behind = config.live::<Limits>("limits").start().await.expect("exists");
+        deaf.deaf.store(false, Ordering::Relaxed);
+        let mut all = Vec::new();
+        for upload in 1..=20 {
+            center.set("limits", &limits(upload)).await.expect("is written");
+            all.push(config.live::<Limits>("limits").start().await.expect("exists"));
+            assert_eq!(all[all.len() - 1].current().upload, upload);
+        }
+        assert_eq!(behind.current().upload, 0);
+        for live in &all {
+            becomes(live, 20).await;
+        }
+    }
+
     /// Contract 9: without a value there is the default, or an error that names the key.
     async fn a_live_value_needs_a_value_or_a_default(world: &dyn World) {
         let config = world.client().await.config();
