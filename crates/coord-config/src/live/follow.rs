@@ -13,13 +13,11 @@ use futures::{
     stream::{BoxStream, SelectAll},
 };
 use serde::de::DeserializeOwned;
-use tokio::{
-    sync::{broadcast, watch},
-    time::Instant,
-};
+use tokio::{sync::broadcast, time::Instant};
 
 use super::{
     LiveBuilder, Shared, WhenDeleted,
+    bell::Ringer,
     current::{Current, Origin, Rejection, RejectionCause, count},
     file::Saver,
     layers::{Ingredients, Layers, Step},
@@ -133,7 +131,7 @@ pub(super) struct Follower<T> {
     considered: Ingredients,
     shared: Arc<Shared<T>>,
     contact: ContactSource,
-    changed: watch::Sender<u64>,
+    ringer: Ringer,
     /// Each change, for those who want them all.
     each: broadcast::Sender<Arc<Current<T>>>,
     saver: Option<Saver>,
@@ -146,11 +144,11 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         layers: Layers,
         shared: Arc<Shared<T>>,
         contact: ContactSource,
-        (changed, each): (watch::Sender<u64>, broadcast::Sender<Arc<Current<T>>>),
+        (ringer, each): (Ringer, broadcast::Sender<Arc<Current<T>>>),
         saver: Option<Saver>,
     ) -> Self {
         let considered = layers.ingredients();
-        Self { rules, sources, layers, considered, shared, contact, changed, each, saver }
+        Self { rules, sources, layers, considered, shared, contact, ringer, each, saver }
     }
 
     /// Follows until the provider is closed, or the last handle is gone and aborts this.
@@ -340,7 +338,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         count(&self.shared.counters.changes);
         // Nobody has to listen.
         let _ = self.each.send(current);
-        self.changed.send_replace(number);
+        self.ringer.ring(number);
     }
 
     /// What is said of the value changes, not the value: nobody is woken for that.

@@ -1,5 +1,6 @@
 //! Values that follow the store, and keep the last good state when the store or a writer fails them.
 
+mod bell;
 mod builder;
 mod changes;
 mod current;
@@ -10,15 +11,12 @@ mod sharing;
 mod start;
 mod verdict;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::poll_fn, sync::Arc, task::Poll};
 
 use arc_swap::ArcSwap;
 use coord_api::{ConfigCenter, ConfigKey, Contact, Error, Result, Version};
 use futures::FutureExt;
-use tokio::{
-    sync::{broadcast, watch},
-    task::AbortHandle,
-};
+use tokio::{sync::broadcast, task::AbortHandle};
 
 pub use builder::{LiveBuilder, WhenDeleted};
 pub use changes::{Change, Changes};
@@ -26,6 +24,7 @@ pub use current::{LiveCounters, LiveState, Origin, Rejection, RejectionCause};
 pub use verdict::Verdict;
 
 use crate::history::{Record, record_of};
+use bell::{Bell, Ear};
 use current::{Counters, Current};
 
 /// Live values of a config center.
@@ -82,9 +81,9 @@ impl LiveExt for Arc<dyn ConfigCenter> {
 /// the key ends with the last handle, and so does the client if nothing else uses it.
 pub struct Live<T> {
     shared: Arc<Shared<T>>,
-    seen: watch::Receiver<u64>,
     /// The number of the value that this handle was last told of.
     told: u64,
+    ear: Ear,
     task: Arc<Task<T>>,
 }
 
@@ -92,6 +91,8 @@ struct Shared<T> {
     key: String,
     center: Arc<dyn ConfigCenter>,
     now: ArcSwap<Current<T>>,
+    /// Rung by the task when the value is another one.
+    bell: Arc<Bell>,
     counters: Counters,
     contact: Contact,
     /// The sending end belongs to the task, so that the consumers' end with it.
@@ -109,7 +110,6 @@ impl<T> Shared<T> {
 /// What all handles share: ends what follows the key when the last of them is gone.
 struct Task<T> {
     shared: Arc<Shared<T>>,
-    seen: watch::Receiver<u64>,
     follower: AbortHandle,
 }
 
@@ -117,7 +117,7 @@ impl<T> Task<T> {
     /// Whether the value in use is the one of `version`, and will follow what comes after it.
     fn is_good_at(&self, version: Version) -> bool {
         let now = self.shared.now.load();
-        let is_followed = self.seen.has_changed().is_ok() && self.shared.contact.freshness().is_fresh();
+        let is_followed = !self.shared.bell.is_silent() && self.shared.contact.freshness().is_fresh();
         is_followed && now.origin == Origin::Store(version) && now.rejection.is_none()
     }
 }
@@ -131,10 +131,9 @@ impl<T> Drop for Task<T> {
 impl<T> Live<T> {
     /// A handle that was told of the value as it is now.
     fn of(task: Arc<Task<T>>) -> Self {
-        let (shared, mut seen) = (task.shared.clone(), task.seen.clone());
-        seen.mark_unchanged();
-        let told = shared.now.load().number;
-        Self { shared, seen, told, task }
+        let shared = task.shared.clone();
+        let (told, ear) = (shared.now.load().number, Ear::new(shared.bell.clone()));
+        Self { shared, told, ear, task }
     }
 
     /// The key.
@@ -168,15 +167,31 @@ impl<T> Live<T> {
     /// # Cancel safety
     /// May be dropped and called again: no change is lost.
     pub async fn changed(&mut self) -> Result<Arc<T>> {
-        loop {
-            self.seen.changed().await.map_err(|_| Error::Closed)?;
-            let now = self.shared.now.load();
-            // It is replaced before that is told, so it may have been told with the change before it.
-            if now.number > self.told {
-                self.told = now.number;
-                return Ok(now.value.clone());
+        poll_fn(|cx| {
+            if let Some(value) = self.news() {
+                return Poll::Ready(Ok(value));
             }
+            self.ear.listen(cx);
+            // In this order: after the bell has fallen silent nothing is new any more.
+            let is_last = self.shared.bell.is_silent();
+            match self.news() {
+                Some(value) => Poll::Ready(Ok(value)),
+                None if is_last => Poll::Ready(Err(Error::Closed)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// The value, if this handle was not told of it.
+    fn news(&mut self) -> Option<Arc<T>> {
+        if self.shared.bell.number() <= self.told {
+            return None;
         }
+        let now = self.shared.now.load();
+        // The bell may be about to ring for this one.
+        self.told = now.number;
+        Some(now.value.clone())
     }
 
     /// Every change from now on, with who made it and when, where its writer said so.
@@ -208,8 +223,8 @@ impl<T> Live<T> {
 
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
-        let Self { shared, seen, told, task } = self;
-        Self { shared: shared.clone(), seen: seen.clone(), told: *told, task: task.clone() }
+        let Self { shared, told, ear, task } = self;
+        Self { shared: shared.clone(), told: *told, ear: ear.clone(), task: task.clone() }
     }
 }
 

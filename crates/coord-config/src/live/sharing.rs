@@ -19,7 +19,8 @@ pub(super) struct Plain {
 impl Plain {
     /// `None` if there are other rules.
     pub(super) fn of<T>(builder: &LiveBuilder<T>) -> Option<Self> {
-        let LiveBuilder { key, reconcile_every, over, instance, default, fill, checks, hook, file, .. } = builder;
+        let LiveBuilder { key, reconcile_every, over, instance, default, fill, checks, hook, file, .. } =
+            builder;
         let composed = !over.is_empty() || instance.is_some();
         let replaced = default.is_some() || fill.is_some() || file.is_some();
         let asked = !checks.is_empty() || hook.is_some();

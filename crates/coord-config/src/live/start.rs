@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use coord_api::{ConfigKey, Error, Result, backend::ContactSource};
 use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
 use super::{
     Live, LiveBuilder, Shared, Task,
+    bell::{Bell, Ringer},
     current::{Counters, Current, Origin, Rejection, RejectionCause, count},
     file::File,
     follow::{Feed, Follower, Source},
@@ -158,7 +159,7 @@ where
     if feed.is_none() {
         source.lost();
     }
-    let (changed, seen) = watch::channel(0);
+    let bell = Arc::new(Bell::default());
     let (each, idle) = broadcast::channel(CHANGES);
     let counters = Counters::default();
     if rejection.is_some() {
@@ -169,11 +170,13 @@ where
         key: builder.key.clone(),
         center: builder.center.clone(),
         now: ArcSwap::from_pointee(Current { number: 0, value, origin, rejection }),
+        bell: bell.clone(),
         counters,
         contact: source.contact(),
         each: idle,
     });
-    let follower = Follower::new(builder, sources, layers, shared.clone(), source, (changed, each), saver);
+    let follower =
+        Follower::new(builder, sources, layers, shared.clone(), source, (Ringer(bell), each), saver);
     let follower = tokio::spawn(follower.run(feed)).abort_handle();
-    Arc::new(Task { shared, seen, follower })
+    Arc::new(Task { shared, follower })
 }
