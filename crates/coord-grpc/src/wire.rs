@@ -11,7 +11,7 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use coord_api::{BoxError, backend::innermost};
@@ -142,6 +142,8 @@ struct Socket {
     stream: TcpStream,
     wire: Arc<Wire>,
     closed: Option<OnClose>,
+    /// The next bytes are the first since the last ones left.
+    is_first: bool,
 }
 
 impl Socket {
@@ -151,7 +153,20 @@ impl Socket {
         let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
         stream.set_nodelay(true)?;
         wire.open.store(true, SeqCst);
-        Ok(Self { stream, wire, closed: Some(closed) })
+        Ok(Self { stream, wire, closed: Some(closed), is_first: true })
+    }
+}
+
+impl Socket {
+    /// Lets all others have their turn before the first bytes leave, so that what they are about to send travels along.
+    /// hyper sends the body of a request only after the task of the connection has taken the head: without this each
+    /// is a packet of its own, and wakes the server twice.
+    fn after_others(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.is_first) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 }
 
@@ -190,6 +205,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.after_others(cx));
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -198,6 +214,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.after_others(cx));
         Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
     }
 
@@ -206,10 +223,40 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_first = true;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Whether other tasks of this runtime run while `bytes` are written.
+    async fn lets_others_run(socket: &mut Socket, bytes: &[u8]) -> bool {
+        let has_run = Arc::new(AtomicBool::new(false));
+        let other = has_run.clone();
+        tokio::spawn(async move { other.store(true, Relaxed) });
+        socket.write_all(bytes).await.expect("is open");
+        has_run.load(Relaxed)
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_before_the_first_bytes_leave() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let address = listener.local_addr().expect("is bound").to_string();
+        let mut socket =
+            Socket::connect(address, Arc::default(), Box::new(|| ())).await.expect("somebody listens");
+        for _ in 0..2 {
+            assert!(lets_others_run(&mut socket, b"head").await);
+            assert!(!lets_others_run(&mut socket, b"body").await, "they had it already");
+            socket.flush().await.expect("is open");
+        }
     }
 }

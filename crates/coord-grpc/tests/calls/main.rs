@@ -3,6 +3,7 @@
 mod balance;
 mod fleet;
 mod lists;
+mod packets;
 mod retry;
 #[cfg(feature = "tls")]
 mod tls;
