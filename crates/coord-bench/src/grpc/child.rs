@@ -22,7 +22,7 @@ use crate::load::repeat;
 const LONG: Duration = Duration::from_secs(600);
 
 /// The instances that each client uses with the option for very many of them.
-const SUBSET: usize = 20;
+const SUBSET: usize = 10;
 
 /// Runs one contender as `args` say.
 pub(crate) async fn run(args: &Args, runner: &mut Runner) -> Result<()> {

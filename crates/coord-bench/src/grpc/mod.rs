@@ -11,7 +11,7 @@ pub(crate) use child::run as child;
 
 const COORD: Contender = Contender { id: "coord", title: "coord", in_go: false };
 /// With the option for very many instances.
-const SUBSET: Contender = Contender { id: "subset", title: "coord, subset(20)", in_go: false };
+const SUBSET: Contender = Contender { id: "subset", title: "coord, subset(10)", in_go: false };
 /// The measure of all: one connection, whatever the number of instances.
 const PLAIN: Contender = Contender { id: "plain", title: "tonic, one instance", in_go: false };
 const BALANCE: Contender = Contender { id: "balance", title: "tonic's balance_channel", in_go: false };
