@@ -7,7 +7,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use coord_api::{BoxError, Contact, Error, Result, ServiceInfo, ServiceName, ServiceRegistry};
+use coord_api::{
+    BoxError, Contact, Error, Result, ServiceInfo, ServiceName, ServiceRegistry, backend::Sharing,
+};
 use futures::Stream;
 use http::{Request, Response};
 use tokio::{task::AbortHandle, time::timeout};
@@ -15,7 +17,10 @@ use tonic::{Status, body::Body};
 use tower::discover::Change;
 use tower_service::Service;
 
-use crate::{ConnectOptions, ConnectionState, Instances, balancer::Balancer, call::call, sharing};
+use crate::{ConnectOptions, ConnectionState, Instances, balancer::Balancer, call::call};
+
+/// The channels in use, by service and options.
+static SHARED: Sharing<(String, ConnectOptions), Handle> = Sharing::new();
 
 /// A connection to all instances of a service, for every generated tonic client. Cheap to clone; clones
 /// share everything. Made by [`ConnectionExt::connection`](crate::ConnectionExt::connection).
@@ -68,14 +73,15 @@ pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
         Error::Unavailable { what: format!("service {service}"), source: Some(reason.into()) }
     };
     let connecting = async {
-        let handle = if let Some(handle) = sharing::find(registry, service.as_str(), &options) {
+        let key = (service.to_string(), options.clone());
+        let handle = if let Some(handle) = SHARED.find(registry, &key, Handle::is_alive) {
             handle
         } else {
             let events = registry.watch(service.as_str()).await?;
             let instances = Instances::new(events).keep_when_empty(options.keep_when_empty);
             let contact = Some(instances.contact());
-            let handle = Handle::start(service.as_str(), options.clone(), contact, instances);
-            sharing::share(registry, &options, handle)
+            let handle = Handle::start(service.as_str(), options, contact, instances);
+            SHARED.find_or_make(registry, key, Handle::is_alive, || handle)
         };
         let connection = Connection(handle);
         connection.first_instance().await?;

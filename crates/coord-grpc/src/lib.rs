@@ -64,7 +64,6 @@ mod options;
 mod policy;
 mod probe;
 mod roster;
-mod sharing;
 mod state;
 mod table;
 mod tries;
@@ -84,7 +83,7 @@ use coord_api::{Result, ServiceRegistry};
 /// Connections by service name, for every [`ServiceRegistry`].
 ///
 /// # Contract
-/// - There is one channel per service, options, registry and process: a second `connection` gives the same
+/// - There is one channel per service, options, registry and runtime: a second `connection` gives the same
 ///   one. It ends with its last clone.
 /// - Its endpoints follow the registry, also while no call is made. An instance that is removed gets no new
 ///   calls; those in flight are not cut.

@@ -155,9 +155,7 @@ impl Socket {
         wire.open.store(true, SeqCst);
         Ok(Self { stream, wire, closed: Some(closed), is_first: true })
     }
-}
 
-impl Socket {
     /// Lets all others have their turn before the first bytes leave, so that what they are about to send travels along.
     /// hyper sends the body of a request only after the task of the connection has taken the head: without this each
     /// is a packet of its own, and wakes the server twice.

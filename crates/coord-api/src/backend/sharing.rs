@@ -8,8 +8,8 @@ use std::{
 
 use tokio::runtime::{Handle, Id};
 
-/// Things that stand on an object and are shared by all who ask for the same: of one object, on one runtime, by what
-/// is in `K`.
+/// Things that stand on an object and are shared by all who ask for the same: of one object, on one runtime, by one
+/// key.
 ///
 /// An extension trait has no state, and the object that it extends knows nothing of it, so what is shared is found in
 /// a table of the process, under the identity of the object. The table holds neither: a thing lives as long as its
@@ -23,7 +23,7 @@ use tokio::runtime::{Handle, Id};
 /// static NAMES: Sharing<u32, String> = Sharing::new();
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let object = Arc::new(());
-/// let name = || NAMES.find_or_make(&object, 7, |number, _| *number == 7, || Arc::new("seven".to_owned()));
+/// let name = || NAMES.find_or_make(&object, 7, |_| true, || Arc::new("seven".to_owned()));
 /// let first = name();
 /// assert!(Arc::ptr_eq(&first, &name()));
 /// # }
@@ -46,12 +46,15 @@ impl<K, V: ?Sized> Sharing<K, V> {
         Self(Mutex::new(Vec::new()))
     }
 
-    /// What stands on `object`, is in use and accepted by `is_it`.
+    /// What stands on `object` under `key`, is in use and `is_good`.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn find<O: ?Sized>(&self, object: &Arc<O>, is_it: impl Fn(&K, &V) -> bool) -> Option<Arc<V>> {
-        find(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), object, is_it)
+    pub fn find<O: ?Sized>(&self, object: &Arc<O>, key: &K, is_good: impl Fn(&V) -> bool) -> Option<Arc<V>>
+    where
+        K: PartialEq,
+    {
+        find(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), object, key, is_good)
     }
 
     /// The same, else what `make` makes, which is found from now on.
@@ -62,11 +65,14 @@ impl<K, V: ?Sized> Sharing<K, V> {
         &self,
         object: &Arc<O>,
         key: K,
-        is_it: impl Fn(&K, &V) -> bool,
+        is_good: impl Fn(&V) -> bool,
         make: impl FnOnce() -> Arc<V>,
-    ) -> Arc<V> {
+    ) -> Arc<V>
+    where
+        K: PartialEq,
+    {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = find(&mut entries, object, is_it) {
+        if let Some(found) = find(&mut entries, object, &key, is_good) {
             return found;
         }
         let new = make();
@@ -81,16 +87,17 @@ impl<K, V: ?Sized> Sharing<K, V> {
     }
 }
 
-fn find<K, V: ?Sized, O: ?Sized>(
+fn find<K: PartialEq, V: ?Sized, O: ?Sized>(
     entries: &mut Vec<Entry<K, V>>,
     object: &Arc<O>,
-    is_it: impl Fn(&K, &V) -> bool,
+    key: &K,
+    is_good: impl Fn(&V) -> bool,
 ) -> Option<Arc<V>> {
     entries.retain(|entry| entry.shared.strong_count() > 0);
     let (object, runtime) = (address(object), Handle::current().id());
-    let here = entries.iter().filter(|entry| entry.object == object && entry.runtime == runtime);
-    here.filter_map(|entry| Some((&entry.key, entry.shared.upgrade()?)))
-        .find_map(|(key, shared)| is_it(key, &shared).then_some(shared))
+    let is_it =
+        |entry: &&Entry<K, V>| entry.object == object && entry.runtime == runtime && entry.key == *key;
+    entries.iter().filter(is_it).filter_map(|entry| entry.shared.upgrade()).find(|shared| is_good(shared))
 }
 
 fn address<O: ?Sized>(object: &Arc<O>) -> usize {
@@ -114,7 +121,7 @@ mod tests {
     use super::*;
 
     fn of(table: &Sharing<u32, u32>, object: &Arc<str>, key: u32, made: u32) -> Arc<u32> {
-        table.find_or_make(object, key, |found, _| *found == key, || Arc::new(made))
+        table.find_or_make(object, key, |_| true, || Arc::new(made))
     }
 
     #[tokio::test]
@@ -125,7 +132,7 @@ mod tests {
         assert_eq!(*of(&table, &one.clone(), 1, 20), 10);
         assert_eq!(*of(&table, &one, 2, 20), 20, "another key");
         assert_eq!(*of(&table, &other, 1, 30), 30, "another object");
-        assert_eq!(table.find(&one, |_, value| *value > 10), None);
+        assert_eq!(table.find(&one, &1, |value| *value > 10), None);
         drop(first);
         assert_eq!(*of(&table, &one, 1, 40), 40);
         assert_eq!(table.0.lock().expect("is not poisoned").len(), 1, "what is gone takes no room");
@@ -135,11 +142,11 @@ mod tests {
     async fn a_new_object_never_finds_the_things_of_one_before_it() {
         let table = Sharing::<(), u32>::new();
         let object: Arc<str> = Arc::from("one");
-        let thing = table.find_or_make(&object, (), |(), _| true, || Arc::new(1));
+        let thing = table.find_or_make(&object, (), |_| true, || Arc::new(1));
         drop(object);
         for _ in 0..100 {
             let next: Arc<str> = Arc::from("two");
-            assert_eq!(table.find(&next, |(), _| true), None);
+            assert_eq!(table.find(&next, &(), |_| true), None);
         }
         drop(thing);
     }

@@ -114,9 +114,11 @@ fn targets() -> Vec<Target> {
         bound: AtMost(0.0),
     }));
     // A pair is one transaction to acquire and one to release; 64 at once share theirs, and a release hands over. Whoever
-    // gave the lock back queues again: in the transaction of the next release, if it comes quickly enough.
+    // gave the lock back queues again: in the transaction of the next release, if it comes quickly enough, which on a
+    // slow machine it does not always without optimisation.
+    let turn = if cfg!(debug_assertions) { 2.05 } else { 1.5 };
     targets.extend(
-        [("own-1", 2.05), ("own-64", 0.5), ("one-2", 2.05), ("one-10", 2.05), ("one-100", 2.05)]
+        [("own-1", 2.05), ("own-64", 0.5), ("one-2", turn), ("one-10", turn), ("one-100", turn)]
             .map(|(scenario, most)| Target::counted(scenario, "each.requests", most)),
     );
     targets.push(Target {

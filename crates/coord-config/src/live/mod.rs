@@ -77,9 +77,11 @@ impl LiveExt for Arc<dyn ConfigCenter> {
 ///
 /// Clones are the same value; each has its own place in [`changed`](Self::changed). So are all live values of one key
 /// and type that one config center starts on one runtime with no rules but their key: however many parts of a program
-/// start one, a change is decoded once, and [`counters`](Self::counters) count for all of them. The task that follows
-/// the key ends with the last handle, and so does the client if nothing else uses it.
+/// start one, a change is decoded once, and [`counters`](Self::counters) count for all of them. Whoever starts one gets
+/// what the store has then, never an older value that others still have. The task that follows the key ends with the
+/// last handle, and so does the client if nothing else uses it.
 pub struct Live<T> {
+    /// That of the task, so that a read takes one step less.
     shared: Arc<Shared<T>>,
     /// The number of the value that this handle was last told of.
     told: u64,

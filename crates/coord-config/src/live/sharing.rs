@@ -10,7 +10,7 @@ use super::{LiveBuilder, Task};
 static SHARED: Sharing<Plain, dyn Any + Send + Sync> = Sharing::new();
 
 /// All that a live value with no other rules is told: the key, and how often to compare it with the store.
-#[derive(Clone, PartialEq)]
+#[derive(PartialEq)]
 pub(super) struct Plain {
     key: String,
     reconcile_every: Option<Duration>,
@@ -37,11 +37,10 @@ impl Plain {
         version: Version,
         launch: impl FnOnce() -> Arc<Task<T>>,
     ) -> Arc<Task<T>> {
-        let wanted = self.clone();
-        let is_it = |of: &Self, task: &(dyn Any + Send + Sync)| {
-            *of == wanted && task.downcast_ref::<Task<T>>().is_some_and(|task| task.is_good_at(version))
+        let is_good = |task: &(dyn Any + Send + Sync)| {
+            task.downcast_ref::<Task<T>>().is_some_and(|task| task.is_good_at(version))
         };
-        let shared = SHARED.find_or_make(center, self, is_it, || launch());
+        let shared = SHARED.find_or_make(center, self, is_good, || launch());
         shared.downcast().expect("only one of this type is found or made")
     }
 }
