@@ -208,6 +208,33 @@ async fn locks_of_different_names_that_wait_together_travel_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_held_costs_those_that_are_asked_for_with_it_one_request_more() {
+    const NAMES: usize = 64;
+    let bench = Bench::new().await;
+    let _held = client(&bench.server).await.lock().acquire("job-40", TTL).await.expect("is free");
+    let names: Vec<_> = (0..NAMES).filter(|n| *n != 40).map(|n| format!("job-{n}")).collect();
+    let locks = bench.client.lock();
+    let waiter = async || {
+        let _ = timeout(LIMIT, locks.acquire("job-40", TTL)).await;
+    };
+    for round in 0..2 {
+        let acquire_all = async {
+            let all = futures::future::join_all(names.iter().map(|name| bench.acquire(name)));
+            tokio::select! {
+                guards = all => guards,
+                () = waiter() => panic!("is held"),
+            }
+        };
+        let (guards, requests) = bench.requests_of(acquire_all).await;
+        println!("acquiring {NAMES} locks at once, one of which is held, round {round}: {requests:?}");
+        assert!(requests["Txn"] <= 10, "{requests:?}");
+        for unlocked in futures::future::join_all(guards.into_iter().map(LockGuard::unlock)).await {
+            unlocked.expect("is held");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_request_for_each_read_and_write() {
     let bench = Bench::new().await;
     let (config, registry) = (bench.client.config(), bench.client.registry());

@@ -167,4 +167,37 @@ tests! { "lock";
         waiter.cancel().await;
         eventually(LIMIT, || async { world.keys().await.len() == 1 }).await;
     }
+
+    /// Contract 5: that some of many names that are asked for at once are held does not matter to the others.
+    async fn a_few_that_are_held_do_not_keep_many_others_waiting(world: &dyn World) {
+        let (holder, other) = (world.client().await.lock(), world.client().await.lock());
+        let name = |n: usize| format!("job-{n}");
+        for round in 0..3 {
+            let mut held = Vec::new();
+            for n in 0..round {
+                held.push(within(LIMIT, holder.acquire(&name(n), LONG)).await.expect("is free"));
+            }
+            let acquire = |n| {
+                let (other, name) = (other.clone(), name(n));
+                spawn(async move { other.acquire(&name, LONG).await.expect("becomes free") })
+            };
+            let mut waiters: Vec<_> = (0..32).map(acquire).collect();
+            let mut guards = Vec::new();
+            for free in waiters.split_off(held.len()) {
+                guards.push(within(LIMIT, free.join()).await);
+            }
+            keys_become(world, 32 + held.len()).await;
+            assert!(waiters.iter().all(|waiter| !waiter.is_finished()), "round {round}");
+            for guard in held {
+                guard.unlock().await.expect("is held");
+            }
+            for waiter in waiters {
+                guards.push(within(LIMIT, waiter.join()).await);
+            }
+            for guard in guards {
+                guard.unlock().await.expect("is held");
+            }
+        }
+        keys_become(world, 0).await;
+    }
 }

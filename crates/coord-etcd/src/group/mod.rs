@@ -3,7 +3,9 @@
 //! When nothing is under way a request leaves at once and alone. While transactions are under way the next
 //! ones gather, so the busier a client is, the more of its requests share one commit of etcd.
 
+mod action;
 mod gather;
+mod guess;
 
 use std::{
     slice,
@@ -11,9 +13,7 @@ use std::{
     time::Instant,
 };
 
-use etcd_client::{
-    Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
-};
+use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::{
     runtime,
     sync::{mpsc, oneshot},
@@ -26,7 +26,11 @@ use crate::{
     lanes::{Lanes, Lined, MAX_OPERATIONS},
     read::revision,
 };
+use action::is_empty;
 use gather::Gather;
+use guess::Guesses;
+
+pub(crate) use action::{Action, Heirs, Look, Outcome};
 
 /// Two, so that one is prepared while the other is answered; more would only make them smaller.
 const UNDER_WAY: usize = 2;
@@ -37,111 +41,6 @@ const WORTH_ANOTHER: usize = MAX_OPERATIONS / 2;
 
 /// What is tried when places are entered and left.
 pub(crate) const LOCK: &str = "lock";
-
-/// What a request does to a queue.
-///
-/// The key of a place is used again only after the answer to the request that deleted it, and never if one
-/// about it got no answer. So whoever deletes a key by its name deletes its own place or nothing.
-#[derive(Clone, Debug)]
-pub(crate) enum Action {
-    /// Writes a place and looks who else is there.
-    Enter { key: String, value: Vec<u8>, lease: i64, look: Look },
-    /// Writes a place only if the queue is empty.
-    EnterIfEmpty { key: String, value: Vec<u8>, lease: i64 },
-    /// Deletes a place, if it is there.
-    Leave { key: String, heirs: Heirs },
-}
-
-/// Who is told by this client when a place is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heirs {
-    /// Nobody who stands in the queue, and not whoever leaves it either.
-    Nobody,
-    /// Whoever leaves it.
-    Leaver,
-    /// Another place of this client may be the next to hold as well.
-    LeaverAndNext,
-}
-
-/// What [`Action::Enter`] wants to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// Nothing: the client watches the queue and will hear.
-    Away,
-    /// Whether anyone else is in the queue: the same small effort however long it is.
-    AnyoneElse,
-    /// Who is next before it, for which etcd has to sort the whole queue.
-    Predecessor,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    /// Whether the queue was empty, or the place was there.
-    pub(crate) condition: bool,
-    /// Who is next before the place that was entered, if that was asked for.
-    pub(crate) predecessor: Option<String>,
-    /// The store's revision after it.
-    pub(crate) revision: i64,
-}
-
-impl Action {
-    fn key(&self) -> &str {
-        match self {
-            Self::Enter { key, .. } | Self::EnterIfEmpty { key, .. } | Self::Leave { key, .. } => key,
-        }
-    }
-
-    /// The operations, in a transaction without conditions: those of nested ones cost etcd far more.
-    fn operations(&self, queue: &str) -> Vec<TxnOp> {
-        let put = |key: &str, value: &[u8], lease| {
-            TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
-        };
-        match self {
-            Self::Enter { key, value, lease, look } => {
-                let two = GetOptions::new().with_prefix().with_keys_only().with_limit(2);
-                let two = match look {
-                    Look::Away => return vec![put(key, value, *lease)],
-                    Look::AnyoneElse => two,
-                    Look::Predecessor => two.with_sort(SortTarget::Create, SortOrder::Descend),
-                };
-                vec![put(key, value, *lease), TxnOp::get(queue, Some(two))]
-            }
-            Self::EnterIfEmpty { key, value, lease } => {
-                let nobody = Compare::create_revision(queue, CompareOp::Equal, 0).with_prefix();
-                vec![TxnOp::txn(Txn::new().when([nobody]).and_then([put(key, value, *lease)]))]
-            }
-            Self::Leave { key, .. } => vec![TxnOp::delete(key.as_str(), None)],
-        }
-    }
-
-    /// How many requests its answer is likely to set off at once.
-    fn sets_off(&self, outcome: &Outcome) -> usize {
-        match self {
-            Self::Enter { .. } | Self::EnterIfEmpty { .. } => usize::from(outcome.condition),
-            Self::Leave { heirs: Heirs::Nobody, .. } => 0,
-            Self::Leave { heirs: Heirs::Leaver, .. } => 1,
-            Self::Leave { heirs: Heirs::LeaverAndNext, .. } => 2,
-        }
-    }
-
-    /// Reads the answers to [`operations`](Self::operations).
-    fn outcome(&self, answers: &[TxnOpResponse], revision: i64) -> Outcome {
-        let outcome = |condition| Outcome { condition, predecessor: None, revision };
-        match answers {
-            [TxnOpResponse::Put(_), TxnOpResponse::Get(found)] => {
-                let others =
-                    found.kvs().iter().filter_map(|kv| kv.key_str().ok()).find(|key| *key != self.key());
-                let predecessor = others.map(ToOwned::to_owned);
-                Outcome { predecessor, ..outcome(found.kvs().len() <= 1) }
-            }
-            [TxnOpResponse::Put(_)] => outcome(false),
-            [TxnOpResponse::Txn(nested)] => outcome(nested.succeeded()),
-            [TxnOpResponse::Delete(deleted)] => outcome(deleted.deleted() > 0),
-            _ => unreachable!("etcd answers each operation in its order and kind"),
-        }
-    }
-}
 
 /// The way to the task that sends.
 #[derive(Debug)]
@@ -168,10 +67,7 @@ impl Lined for Request {
         matches!(self.action, Action::Enter { .. } | Action::EnterIfEmpty { .. })
     }
     fn operations(&self) -> usize {
-        match self.action {
-            Action::Enter { look: Look::AnyoneElse | Look::Predecessor, .. } => 2,
-            _ => 1,
-        }
+        self.action.size(false)
     }
 }
 
@@ -207,6 +103,7 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     let mut lanes = Lanes::of(MAX_OPERATIONS);
     let mut under_way = JoinSet::new();
     let mut gather = Gather::default();
+    let mut guesses = Guesses::default();
     loop {
         // Not with a timer, whose smallest step is longer than a commit takes.
         while gather.waits(Instant::now()) {
@@ -221,16 +118,18 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
         while under_way.is_empty() || under_way.len() < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER {
             let batch = lanes.next_batch();
             let (false, Some(core)) = (batch.is_empty(), core.upgrade()) else { break };
-            under_way.spawn(send_batch(core, batch));
+            let guess = is_worth_a_guess(&batch) && guesses.may_guess();
+            under_way.spawn(send_batch(core, batch, guess));
         }
         tokio::select! {
             biased;
             Some(answered) = under_way.join_next() => {
-                let Answered { lanes: answered, follow } = answered.unwrap_or_default();
+                let Answered { lanes: answered, follow, guess } = answered.unwrap_or_default();
                 for lane in answered {
                     lanes.answered(&lane);
                 }
                 gather.answered(follow, Instant::now());
+                guess.inspect(|was_right| guesses.was(*was_right));
             }
             request = inbox.recv() => match request {
                 Some(request) => {
@@ -246,6 +145,14 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     }
 }
 
+/// Whether it helps to take queues for empty: several are likely to be, and no other request in the batch, which comes
+/// from somebody in the queue, shows that one is not.
+fn is_worth_a_guess(batch: &[Request]) -> bool {
+    batch.iter().filter(|request| request.action.is_likely_first()).count() > 1
+        // Those of a lane are side by side.
+        && batch.windows(2).all(|two| two[0].queue != two[1].queue)
+}
+
 /// What became of a batch.
 #[derive(Debug, Default)]
 struct Answered {
@@ -253,13 +160,22 @@ struct Answered {
     lanes: Vec<Arc<str>>,
     /// How many requests the answers are likely to set off.
     follow: usize,
+    /// Whether a guess was right, if there was one and it was answered.
+    guess: Option<bool>,
 }
 
-/// Sends a batch and answers its requests.
-async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Answered {
-    let mut answered =
-        Answered { lanes: batch.iter().map(|request| request.queue.clone()).collect(), follow: 0 };
-    match send_together(&core, &batch).await {
+/// Sends a batch and answers its requests. With `guess`, queues are taken to be empty at first.
+async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answered {
+    let lanes = batch.iter().map(|request| request.queue.clone()).collect();
+    let mut answered = Answered { lanes, ..Answered::default() };
+    let guessed = if guess { send_guessing(&core, &batch).await } else { Ok(None) };
+    answered.guess = guessed.as_ref().ok().filter(|_| guess).map(Option::is_some);
+    let outcomes = match guessed {
+        Ok(Some(outcomes)) => Ok(outcomes),
+        Ok(None) => send_together(&core, &batch).await,
+        Err(failure) => Err(failure),
+    };
+    match outcomes {
         Ok(outcomes) => {
             for (request, outcome) in batch.into_iter().zip(outcomes) {
                 answered.follow += request.action.sets_off(&outcome);
@@ -290,6 +206,17 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>) -> Answered {
     answered
 }
 
+/// Sends a batch on the condition that the queues that are likely to be empty are. `None` if one is not: then nothing was
+/// written.
+async fn send_guessing(core: &Core, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
+    let first = batch.iter().filter(|request| request.action.is_likely_first());
+    let conditions: Vec<_> = first.map(|request| is_empty(&request.queue)).collect();
+    let operations = operations(batch, true);
+    let answer = core.txn(LOCK, Txn::new().when(conditions).and_then(operations)).await?;
+    Ok(answer.succeeded().then(|| outcomes(batch, &answer, true)))
+}
+
+/// Sends a batch without conditions.
 async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
     // Who leaves alone needs no transaction, which takes etcd longer.
     if let [Request { action: action @ Action::Leave { key, .. }, .. }] = batch {
@@ -297,18 +224,23 @@ async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, F
         let revision = revision(deleted.header());
         return Ok(vec![action.outcome(&[TxnOpResponse::Delete(deleted)], revision)]);
     }
-    let operations: Vec<_> =
-        batch.iter().flat_map(|request| request.action.operations(&request.queue)).collect();
-    let answer = core.txn(LOCK, Txn::new().and_then(operations)).await?;
+    let answer = core.txn(LOCK, Txn::new().and_then(operations(batch, false))).await?;
+    Ok(outcomes(batch, &answer, false))
+}
+
+fn operations(batch: &[Request], known_empty: bool) -> Vec<TxnOp> {
+    batch.iter().flat_map(|request| request.action.operations(&request.queue, known_empty)).collect()
+}
+
+/// The answers to [`operations`].
+fn outcomes(batch: &[Request], answer: &TxnResponse, known_empty: bool) -> Vec<Outcome> {
     let revision = revision(answer.header());
     let answers = answer.op_responses();
     let mut answers = &answers[..];
-    Ok(batch
-        .iter()
-        .map(|request| {
-            let (own, others) = answers.split_at(request.operations());
-            answers = others;
-            request.action.outcome(own, revision)
-        })
-        .collect())
+    let outcome = |request: &Request| {
+        let (own, others) = answers.split_at(request.action.size(known_empty));
+        answers = others;
+        request.action.outcome(own, revision)
+    };
+    batch.iter().map(outcome).collect()
 }

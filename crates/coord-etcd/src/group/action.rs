@@ -1,0 +1,132 @@
+//! What is asked of a queue, as operations of a transaction, and what their answers mean. No I/O.
+
+use etcd_client::{
+    Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+};
+
+/// The condition that nobody is in a queue.
+pub(super) fn is_empty(queue: &str) -> Compare {
+    Compare::create_revision(queue, CompareOp::Equal, 0).with_prefix()
+}
+
+/// What a request does to a queue.
+///
+/// The key of a place is used again only after the answer to the request that deleted it, and never if one
+/// about it got no answer. So whoever deletes a key by its name deletes its own place or nothing.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// Writes a place and looks who else is there.
+    Enter { key: String, value: Vec<u8>, lease: i64, look: Look },
+    /// Writes a place only if the queue is empty.
+    EnterIfEmpty { key: String, value: Vec<u8>, lease: i64 },
+    /// Deletes a place, if it is there.
+    Leave { key: String, heirs: Heirs },
+}
+
+/// Who is told by this client when a place is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heirs {
+    /// Nobody who stands in the queue, and not whoever leaves it either.
+    Nobody,
+    /// Whoever leaves it.
+    Leaver,
+    /// Another place of this client may be the next to hold as well.
+    LeaverAndNext,
+}
+
+/// What [`Action::Enter`] wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Nothing: the client watches the queue and will hear.
+    Away,
+    /// Whether anyone else is in the queue: the same small effort however long it is.
+    AnyoneElse,
+    /// Who is next before it, for which etcd has to sort the whole queue.
+    Predecessor,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Whether the queue was empty, or the place was there.
+    pub(crate) condition: bool,
+    /// Who is next before the place that was entered, if that was asked for.
+    pub(crate) predecessor: Option<String>,
+    /// The store's revision after it.
+    pub(crate) revision: i64,
+}
+
+impl Action {
+    pub(super) fn key(&self) -> &str {
+        match self {
+            Self::Enter { key, .. } | Self::EnterIfEmpty { key, .. } | Self::Leave { key, .. } => key,
+        }
+    }
+
+    /// Whether it is likely to find the queue empty: it is the first of this client there.
+    pub(super) fn is_likely_first(&self) -> bool {
+        matches!(self, Self::Enter { look: Look::Predecessor, .. })
+    }
+
+    /// How many operations it takes. `known_empty`: a condition of the transaction shows that queues of those that are
+    /// likely first are empty.
+    pub(super) fn size(&self, known_empty: bool) -> usize {
+        match self {
+            Self::Enter { look: Look::Predecessor, .. } if known_empty => 1,
+            Self::Enter { look: Look::AnyoneElse | Look::Predecessor, .. } => 2,
+            _ => 1,
+        }
+    }
+
+    /// The operations, [`size`](Self::size) of them. Not as a nested transaction where that can be: those cost etcd far
+    /// more.
+    pub(super) fn operations(&self, queue: &str, known_empty: bool) -> Vec<TxnOp> {
+        let put = |key: &str, value: &[u8], lease| {
+            TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
+        };
+        match self {
+            Self::Enter { key, value, lease, look } => {
+                let two = GetOptions::new().with_prefix().with_keys_only().with_limit(2);
+                let two = match look {
+                    Look::Away => return vec![put(key, value, *lease)],
+                    Look::AnyoneElse => two,
+                    Look::Predecessor if known_empty => return vec![put(key, value, *lease)],
+                    Look::Predecessor => two.with_sort(SortTarget::Create, SortOrder::Descend),
+                };
+                vec![put(key, value, *lease), TxnOp::get(queue, Some(two))]
+            }
+            Self::EnterIfEmpty { key, value, lease } => {
+                let put = put(key, value, *lease);
+                vec![TxnOp::txn(Txn::new().when([is_empty(queue)]).and_then([put]))]
+            }
+            Self::Leave { key, .. } => vec![TxnOp::delete(key.as_str(), None)],
+        }
+    }
+
+    /// How many requests its answer is likely to set off at once.
+    pub(super) fn sets_off(&self, outcome: &Outcome) -> usize {
+        match self {
+            Self::Enter { .. } | Self::EnterIfEmpty { .. } => usize::from(outcome.condition),
+            Self::Leave { heirs: Heirs::Nobody, .. } => 0,
+            Self::Leave { heirs: Heirs::Leaver, .. } => 1,
+            Self::Leave { heirs: Heirs::LeaverAndNext, .. } => 2,
+        }
+    }
+
+    /// Reads the answers to [`operations`](Self::operations).
+    pub(super) fn outcome(&self, answers: &[TxnOpResponse], revision: i64) -> Outcome {
+        let outcome = |condition| Outcome { condition, predecessor: None, revision };
+        match answers {
+            [TxnOpResponse::Put(_), TxnOpResponse::Get(found)] => {
+                let others =
+                    found.kvs().iter().filter_map(|kv| kv.key_str().ok()).find(|key| *key != self.key());
+                let predecessor = others.map(ToOwned::to_owned);
+                Outcome { predecessor, ..outcome(found.kvs().len() <= 1) }
+            }
+            [TxnOpResponse::Put(_)] => outcome(self.is_likely_first()),
+            [TxnOpResponse::Txn(nested)] => outcome(nested.succeeded()),
+            [TxnOpResponse::Delete(deleted)] => outcome(deleted.deleted() > 0),
+            _ => unreachable!("etcd answers each operation in its order and kind"),
+        }
+    }
+}
