@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{protoc, shell};
+use crate::{debian, etcd, protoc, shell};
 
 /// Where Debian's packages of Go sources are.
 const GO_SOURCES: &str = "/usr/share/gocode";
@@ -166,6 +166,10 @@ impl Server {
         let log = folder.join("etcd.log");
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["etcd", "--port", &port.to_string()]);
+        // A process where that can be: what Docker puts between it and the disk and its clients would be measured too.
+        if let Some(program) = etcd::program().or_else(|| Some(debian::unpack().ok()?.etcd)) {
+            command.env("COORD_TEST_ETCD_BIN", program);
+        }
         // Its data belongs on the disk of the checkout: /tmp may be memory, where a commit costs nothing.
         command.env("TMPDIR", OsString::from(folder.canonicalize()?));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
