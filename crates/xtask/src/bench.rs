@@ -166,9 +166,12 @@ impl Server {
         let log = folder.join("etcd.log");
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["etcd", "--port", &port.to_string()]);
-        // A process where that can be: what Docker puts between it and the disk and its clients would be measured too.
-        if let Some(program) = etcd::program().or_else(|| Some(debian::unpack().ok()?.etcd)) {
-            command.env("COORD_TEST_ETCD_BIN", program);
+        // `etcd` starts a program before it starts a container. So there should be one: what Docker puts between it and the
+        // disk and its clients would be measured too.
+        if etcd::program().is_none()
+            && let Err(error) = debian::unpack()
+        {
+            eprintln!("no program to measure, so a container if there is one: {error:#}");
         }
         // Its data belongs on the disk of the checkout: /tmp may be memory, where a commit costs nothing.
         command.env("TMPDIR", OsString::from(folder.canonicalize()?));

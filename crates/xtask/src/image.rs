@@ -131,10 +131,14 @@ fn import(root: &Path, archive: &Path, image: &str) -> Result<()> {
     shell::output(&mut tar, IMPORT)?;
     let mut import = Command::new("docker");
     import.arg("import");
-    // A volume, since a commit to a container's own layer can take many times as long as one to the disk.
-    let data = ["WORKDIR /var/lib/etcd", "VOLUME /var/lib/etcd"];
-    let start = ["ENV PATH=/usr/local/bin", "EXPOSE 2379 2380", "CMD [\"/usr/local/bin/etcd\"]"];
-    for change in data.iter().chain(&start) {
+    // The data is on a volume, since a commit to a container's own layer can take many times as long as one to the disk.
+    for change in [
+        "ENV PATH=/usr/local/bin",
+        "EXPOSE 2379 2380",
+        "WORKDIR /var/lib/etcd",
+        "VOLUME /var/lib/etcd",
+        "CMD [\"/usr/local/bin/etcd\"]",
+    ] {
         import.args(["--change", change]);
     }
     shell::output(import.arg(archive).arg(image), IMPORT)?;

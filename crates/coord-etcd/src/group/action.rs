@@ -86,14 +86,16 @@ impl Action {
         };
         match self {
             Self::Enter { key, value, lease, look } => {
-                let two = GetOptions::new().with_prefix().with_keys_only().with_limit(2);
-                let two = match look {
-                    Look::Away => return vec![put(key, value, *lease)],
-                    Look::AnyoneElse => two,
-                    Look::Predecessor if known_empty => return vec![put(key, value, *lease)],
-                    Look::Predecessor => two.with_sort(SortTarget::Create, SortOrder::Descend),
-                };
-                vec![put(key, value, *lease), TxnOp::get(queue, Some(two))]
+                let mut operations = vec![put(key, value, *lease)];
+                if self.size(known_empty) == 2 {
+                    let two = GetOptions::new().with_prefix().with_keys_only().with_limit(2);
+                    let two = match look {
+                        Look::Predecessor => two.with_sort(SortTarget::Create, SortOrder::Descend),
+                        Look::Away | Look::AnyoneElse => two,
+                    };
+                    operations.push(TxnOp::get(queue, Some(two)));
+                }
+                operations
             }
             Self::EnterIfEmpty { key, value, lease } => {
                 let put = put(key, value, *lease);

@@ -129,7 +129,9 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
                     lanes.answered(&lane);
                 }
                 gather.answered(follow, Instant::now());
-                guess.inspect(|was_right| guesses.was(*was_right));
+                if let Some(was_right) = guess {
+                    guesses.was(was_right);
+                }
             }
             request = inbox.recv() => match request {
                 Some(request) => {
@@ -168,12 +170,15 @@ struct Answered {
 async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answered {
     let lanes = batch.iter().map(|request| request.queue.clone()).collect();
     let mut answered = Answered { lanes, ..Answered::default() };
-    let guessed = if guess { send_guessing(&core, &batch).await } else { Ok(None) };
-    answered.guess = guessed.as_ref().ok().filter(|_| guess).map(Option::is_some);
+    let guessed = if guess { Some(send_guessing(&core, &batch).await) } else { None };
+    if let Some(Ok(outcomes)) = &guessed {
+        answered.guess = Some(outcomes.is_some());
+    }
     let outcomes = match guessed {
-        Ok(Some(outcomes)) => Ok(outcomes),
-        Ok(None) => send_together(&core, &batch).await,
-        Err(failure) => Err(failure),
+        Some(Ok(Some(outcomes))) => Ok(outcomes),
+        Some(Err(failure)) => Err(failure),
+        // Nothing is written yet.
+        Some(Ok(None)) | None => send_together(&core, &batch).await,
     };
     match outcomes {
         Ok(outcomes) => {
