@@ -157,16 +157,17 @@ impl Party {
         first.deregister().await
     }
 
-    /// From the first registration on for one TTL, which is the one operation that is counted.
+    /// From the first registration on for one TTL, which is the one operation that is counted. Where registering takes
+    /// longer, for as many whole TTLs as that takes.
     async fn kept(&self, count: usize, runner: &mut Runner) -> Result<()> {
         let registrar = self.registrar(KEPT_TTL)?;
         runner.ready().await?;
         let start = Instant::now();
         let (registered, _) = registrar.register_all(count).await?;
-        let took = start.elapsed();
-        anyhow::ensure!(took < KEPT_TTL, "registering {count} took {took:?}, longer than their TTL");
-        sleep(KEPT_TTL.saturating_sub(took)).await;
-        runner.report(&json!({ "seconds": KEPT_TTL.as_secs_f64(), "count": 1 })).await?;
+        let ttls = 1 + (start.elapsed().as_secs() / KEPT_TTL.as_secs()) as u32;
+        let time = KEPT_TTL * ttls;
+        sleep(time.saturating_sub(start.elapsed())).await;
+        runner.report(&json!({ "seconds": time.as_secs_f64(), "count": ttls })).await?;
         deregister_all(registered).await
     }
 
