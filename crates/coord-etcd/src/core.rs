@@ -54,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) id_ttl: Ttl,
     /// How this client calls itself in what it stores.
     pub(crate) owner: Owner,
+    /// The same as it is stored in a place of ours, for people who look there.
+    pub(crate) holder: Arc<[u8]>,
     pub(crate) records: Arc<Records>,
     pub(crate) views: Views,
     pub(crate) turns: Turns,
@@ -102,6 +104,7 @@ impl Core {
         let host = gethostname::gethostname();
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
+        let holder = serde_json::to_vec(&owner).expect("strings and numbers always serialize").into();
         Arc::new_cyclic(|core| Self {
             etcd: Etcd { kv: requests_of(&client), near, lease: client.lease_client() },
             keys,
@@ -120,6 +123,7 @@ impl Core {
             close_timeout: limits.close_timeout,
             id_ttl: limits.id_ttl,
             owner,
+            holder,
             records: Arc::default(),
             views: Views::default(),
             turns: Turns::new(),
@@ -145,11 +149,6 @@ impl Core {
     /// A number that this client uses once.
     pub(crate) fn next_attempt(&self) -> u64 {
         self.attempts.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// What is stored in a place of ours, for people who look there.
-    pub(crate) fn holder(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.owner).expect("strings and numbers always serialize")
     }
 
     /// `Ok` while the client is open.

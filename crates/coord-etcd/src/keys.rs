@@ -30,7 +30,7 @@ impl Keys {
 
     /// The queue of a lock. `etcdctl lock <prefix without the last slash>` stands in the same queue.
     pub(crate) fn lock_queue(&self, name: &LockName) -> String {
-        format!("{}{}/", self.0.locks, escaped(name.as_str()))
+        [&self.0.locks, &*escaped(name.as_str()), "/"].concat()
     }
 
     /// All queues.
@@ -45,7 +45,7 @@ impl Keys {
 
     /// One place in a queue.
     pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64) -> String {
-        format!("{queue}{lease:x}-{attempt:x}")
+        [queue, &format!("{lease:x}-{attempt:x}")].concat()
     }
 
     /// Everything below all services.

@@ -5,15 +5,21 @@
 //! requests are sent in their order, never two batches at the same time, and at most one that enters in one
 //! transaction.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+};
 
 /// The most operations of one transaction, as etcd is configured by default.
 pub(crate) const MAX_OPERATIONS: usize = 128;
 
 /// What a lane has to know of a request.
 pub(crate) trait Lined {
+    /// What names a queue.
+    type Name: Clone + Eq + Hash;
+
     /// The queue it is about.
-    fn lane(&self) -> &str;
+    fn lane(&self) -> &Self::Name;
     /// The key that it writes or deletes.
     fn key(&self) -> &str;
     /// Whether it enters the queue, so that what it finds there matters.
@@ -24,10 +30,10 @@ pub(crate) trait Lined {
 
 /// The requests that wait, by lane, and which lanes have one under way.
 #[derive(Debug)]
-pub(crate) struct Lanes<R> {
-    by_name: HashMap<String, Lane<R>>,
+pub(crate) struct Lanes<R: Lined> {
+    by_name: HashMap<R::Name, Lane<R>>,
     /// The lanes that have something to send, in the order in which they came.
-    ready: VecDeque<String>,
+    ready: VecDeque<R::Name>,
     /// How many operations all that wait would take.
     waiting: usize,
     /// The most operations of one transaction here.
@@ -40,6 +46,12 @@ struct Lane<R> {
     under_way: bool,
 }
 
+impl<R> Lane<R> {
+    fn idle() -> Self {
+        Self { waiting: VecDeque::new(), under_way: false }
+    }
+}
+
 impl<R: Lined> Lanes<R> {
     /// For transactions of at most this many operations.
     pub(crate) fn of(most: usize) -> Self {
@@ -49,12 +61,9 @@ impl<R: Lined> Lanes<R> {
     /// Takes note of a request.
     pub(crate) fn push(&mut self, request: R) {
         let name = request.lane();
-        if !self.by_name.contains_key(name) {
-            self.by_name.insert(name.to_owned(), Lane { waiting: VecDeque::new(), under_way: false });
-        }
-        let lane = self.by_name.get_mut(name).expect("is there, or was just inserted");
+        let lane = self.by_name.entry(name.clone()).or_insert_with(Lane::idle);
         if lane.waiting.is_empty() && !lane.under_way {
-            self.ready.push_back(name.to_owned());
+            self.ready.push_back(name.clone());
         }
         self.waiting += request.operations();
         lane.waiting.push_back(request);
@@ -90,13 +99,13 @@ impl<R: Lined> Lanes<R> {
     }
 
     /// Takes note that the request of `lane` is answered.
-    pub(crate) fn answered(&mut self, name: &str) {
+    pub(crate) fn answered(&mut self, name: &R::Name) {
         let Some(lane) = self.by_name.get_mut(name).filter(|lane| lane.under_way) else { return };
         lane.under_way = false;
         if lane.waiting.is_empty() {
             self.by_name.remove(name);
         } else {
-            self.ready.push_back(name.to_owned());
+            self.ready.push_back(name.clone());
         }
     }
 }
@@ -115,8 +124,10 @@ mod tests {
     struct Request(&'static str, &'static str);
 
     impl Lined for Request {
-        fn lane(&self) -> &str {
-            self.0
+        type Name = &'static str;
+
+        fn lane(&self) -> &&'static str {
+            &self.0
         }
         fn key(&self) -> &str {
             self.1.trim_start_matches('+')
@@ -152,9 +163,9 @@ mod tests {
         assert_eq!(lanes.next_batch(), [Request("a", "+1"), Request("b", "+3")]);
         lanes.push(Request("b", "4"));
         assert!(lanes.next_batch().is_empty(), "both are under way");
-        lanes.answered("a");
+        lanes.answered(&"a");
         assert_eq!(lanes.next_batch(), [Request("a", "+2"), Request("a", "9")]);
-        lanes.answered("b");
+        lanes.answered(&"b");
         assert_eq!(lanes.next_batch(), [Request("b", "4")]);
     }
 
@@ -162,7 +173,7 @@ mod tests {
     fn leaving_follows_entering_with_the_same_key() {
         let mut lanes = lanes(&[Request("a", "7"), Request("a", "+1"), Request("a", "1")]);
         assert_eq!(lanes.next_batch(), [Request("a", "7"), Request("a", "+1")]);
-        lanes.answered("a");
+        lanes.answered(&"a");
         assert_eq!(lanes.next_batch(), [Request("a", "1")]);
     }
 

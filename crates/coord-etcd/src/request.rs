@@ -144,7 +144,16 @@ impl Core {
 
     /// One transaction that writes.
     pub(crate) async fn txn(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
-        self.call(operation, Repeat::WithoutEffect, async |mut kv| kv.txn(txn.clone()).await).await
+        self.txn_from(operation, || txn.clone()).await
+    }
+
+    /// The same for a large one, which is made where it is sent, and not once more to be kept.
+    pub(crate) async fn txn_from(
+        &self,
+        operation: &'static str,
+        txn: impl Fn() -> Txn,
+    ) -> Result<TxnResponse, Failure> {
+        self.call(operation, Repeat::WithoutEffect, async |mut kv| kv.txn(txn()).await).await
     }
 
     /// Deletes one key, without a condition.

@@ -10,7 +10,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use coord_api::{Batch, Error, Result, Write};
+use coord_api::{Batch, ConfigKey, Error, Result, Write};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{InUse, Settled, WRITE, txn};
@@ -78,17 +78,19 @@ impl Claim {
 }
 
 impl Request {
-    fn name(&self) -> &str {
-        self.batch.writes()[0].key().as_str()
+    fn name(&self) -> &ConfigKey {
+        self.batch.writes()[0].key()
     }
 }
 
 impl Lined for Request {
-    fn lane(&self) -> &str {
+    type Name = ConfigKey;
+
+    fn lane(&self) -> &ConfigKey {
         self.name()
     }
     fn key(&self) -> &str {
-        self.name()
+        self.name().as_str()
     }
     fn enters(&self) -> bool {
         false
@@ -165,7 +167,7 @@ impl Core {
 /// Writes what goes together. What came in the meantime gets the turn.
 async fn carry(turn: Turn, mut requests: Vec<Request>) {
     let core = &turn.0;
-    let names: Vec<_> = requests.iter().map(|request| request.name().to_owned()).collect();
+    let names: Vec<_> = requests.iter().map(|request| request.name().clone()).collect();
     requests.retain(|request| !request.reply.is_closed() && request.claim.is_mine());
     if !requests.is_empty() {
         let outcome = send(core, &requests).await;

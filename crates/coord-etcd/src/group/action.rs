@@ -1,5 +1,7 @@
 //! What is asked of a queue, as operations of a transaction, and what their answers mean. No I/O.
 
+use std::sync::Arc;
+
 use etcd_client::{
     Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
@@ -16,9 +18,9 @@ pub(super) fn is_empty(queue: &str) -> Compare {
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     /// Writes a place and looks who else is there.
-    Enter { key: String, value: Vec<u8>, lease: i64, look: Look },
+    Enter { key: String, value: Arc<[u8]>, lease: i64, look: Look },
     /// Writes a place only if the queue is empty.
-    EnterIfEmpty { key: String, value: Vec<u8>, lease: i64 },
+    EnterIfEmpty { key: String, value: Arc<[u8]>, lease: i64 },
     /// Deletes a place, if it is there.
     Leave { key: String, heirs: Heirs },
 }

@@ -3,19 +3,29 @@
 //! Who gets an answer often asks again at once: whoever was next in a queue gives the lock back, whoever gave it
 //! back wants it again. The first of them would travel alone, and all others wait for its commit. So when an
 //! answer sets several off, the next transaction waits for them: for a fraction of the time that a commit takes,
-//! and not at all when one task locks and unlocks alone.
+//! the shorter the less of them come, and not at all when one task locks and unlocks alone.
 
 use std::time::{Duration, Instant};
 
-/// How long after the last of them the next one is waited for.
-const PATIENCE: Duration = Duration::from_micros(60);
+/// How long after the last of them the next one is waited for, at least and at most. A thread is kept busy by it.
+const SHORTEST: Duration = Duration::from_micros(15);
+const LONGEST: Duration = Duration::from_micros(240);
 
 /// The requests that are expected soon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gather {
     expected: usize,
+    /// How many have come since none was expected.
+    came: usize,
+    patience: Duration,
     /// When an answer was given, or one of them came.
     last: Option<Instant>,
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Self { expected: 0, came: 0, patience: LONGEST / 4, last: None }
+    }
 }
 
 impl Gather {
@@ -27,16 +37,30 @@ impl Gather {
 
     /// A request has come.
     pub(crate) fn came(&mut self, now: Instant) {
-        self.expected = self.expected.saturating_sub(1);
+        if self.expected > 0 {
+            self.expected -= 1;
+            self.came += 1;
+            if self.expected == 0 {
+                self.end();
+            }
+        }
         self.last = Some(now);
     }
 
     /// Whether to wait for more. Once it says no, it does until the next answer.
     pub(crate) fn waits(&mut self, now: Instant) -> bool {
-        if self.last.is_none_or(|last| now.duration_since(last) > PATIENCE) {
-            self.expected = 0;
+        let is_over = self.last.is_none_or(|last| now.duration_since(last) > self.patience);
+        if self.expected > 0 && is_over {
+            self.end();
         }
         self.expected > 0
+    }
+
+    /// Those that are still expected are not waited for any more.
+    fn end(&mut self) {
+        let most_came = self.came > self.expected;
+        let patience = if most_came { self.patience * 2 } else { self.patience / 2 };
+        *self = Self { expected: 0, came: 0, patience: patience.clamp(SHORTEST, LONGEST), ..*self };
     }
 }
 
@@ -66,15 +90,41 @@ mod tests {
     fn patience_ends_and_begins_again_with_each_that_comes() {
         let mut now = Instant::now();
         let mut gather = Gather::default();
+        let patience = gather.patience;
         gather.answered(3, now);
-        now += PATIENCE;
+        now += patience;
         assert!(gather.waits(now));
         gather.came(now);
-        now += PATIENCE;
+        now += patience;
         assert!(gather.waits(now), "counted from the one that came");
         now += Duration::from_nanos(1);
         assert!(!gather.waits(now));
         gather.came(now);
         assert!(!gather.waits(now), "given up until the next answer");
+    }
+
+    #[test]
+    fn patience_grows_while_most_come_and_shrinks_while_they_do_not() {
+        let mut now = Instant::now();
+        let mut gather = Gather::default();
+        let mut answered = |come: usize| {
+            gather.answered(4, now);
+            for _ in 0..come {
+                gather.came(now);
+            }
+            now += LONGEST * 2;
+            assert!(!gather.waits(now));
+            gather.patience
+        };
+        for _ in 0..10 {
+            answered(4);
+        }
+        assert_eq!(answered(3), LONGEST, "one that is missing is waited for again");
+        assert_eq!(answered(2), LONGEST / 2);
+        for _ in 0..10 {
+            answered(0);
+        }
+        assert_eq!(answered(0), SHORTEST);
+        assert_eq!(answered(4), SHORTEST * 2);
     }
 }

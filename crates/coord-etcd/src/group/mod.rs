@@ -10,6 +10,7 @@ mod guess;
 use std::{
     slice,
     sync::{Arc, Weak},
+    thread,
     time::Instant,
 };
 
@@ -32,12 +33,12 @@ use guess::Guesses;
 
 pub(crate) use action::{Action, Heirs, Look, Outcome};
 
-/// Two, so that one is prepared while the other is answered; more would only make them smaller.
-const UNDER_WAY: usize = 2;
+/// Several, so that some are prepared and answered while etcd writes others.
+const UNDER_WAY: usize = 4;
 
 /// How many operations a second transaction has to carry. Fewer wait until the first is answered: a commit costs
 /// etcd far more than an operation in it.
-const WORTH_ANOTHER: usize = MAX_OPERATIONS / 2;
+const WORTH_ANOTHER: usize = MAX_OPERATIONS / 4 * 3;
 
 /// What is tried when places are entered and left.
 pub(crate) const LOCK: &str = "lock";
@@ -57,7 +58,9 @@ struct Request {
 }
 
 impl Lined for Request {
-    fn lane(&self) -> &str {
+    type Name = Arc<str>;
+
+    fn lane(&self) -> &Arc<str> {
         &self.queue
     }
     fn key(&self) -> &str {
@@ -107,12 +110,13 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     loop {
         // Not with a timer, whose smallest step is longer than a commit takes.
         while gather.waits(Instant::now()) {
-            match inbox.try_recv() {
-                Ok(request) => {
-                    lanes.push(request);
-                    gather.came(Instant::now());
-                }
-                Err(_) => tokio::task::yield_now().await,
+            if let Ok(request) = inbox.try_recv() {
+                lanes.push(request);
+                gather.came(Instant::now());
+            } else {
+                // Those that are waited for may need this very processor.
+                thread::yield_now();
+                tokio::task::yield_now().await;
             }
         }
         while under_way.is_empty() || under_way.len() < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER {
@@ -216,8 +220,8 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
 async fn send_guessing(core: &Core, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
     let first = batch.iter().filter(|request| request.action.is_likely_first());
     let conditions: Vec<_> = first.map(|request| is_empty(&request.queue)).collect();
-    let operations = operations(batch, true);
-    let answer = core.txn(LOCK, Txn::new().when(conditions).and_then(operations)).await?;
+    let txn = || Txn::new().when(conditions.as_slice()).and_then(operations(batch, true));
+    let answer = core.txn_from(LOCK, txn).await?;
     Ok(answer.succeeded().then(|| outcomes(batch, &answer, true)))
 }
 
@@ -229,7 +233,7 @@ async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, F
         let revision = revision(deleted.header());
         return Ok(vec![action.outcome(&[TxnOpResponse::Delete(deleted)], revision)]);
     }
-    let answer = core.txn(LOCK, Txn::new().and_then(operations(batch, false))).await?;
+    let answer = core.txn_from(LOCK, || Txn::new().and_then(operations(batch, false))).await?;
     Ok(outcomes(batch, &answer, false))
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +17,7 @@ use std::{
 use coord_api::{Error, Lease, LossReason, Result};
 use etcd_client::GetOptions;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot},
     time::Instant,
 };
 
@@ -43,17 +44,19 @@ pub(crate) struct Queues(Mutex<HashMap<Arc<str>, Arc<Local>>>);
 pub(super) struct Local {
     queue: Arc<str>,
     state: Mutex<State>,
-    /// Whether the shared watch is kept.
-    is_shared: watch::Sender<bool>,
+    /// Tells those who wait alone that the shared watch is kept from now on.
+    shared: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// How many places of ours there are, those of holders included.
     spots: usize,
-    /// The numbers in the keys of our places, by lease. A number is used again, since etcd remembers every key
+    /// The leases and numbers in the keys of our places. A number is used again, since etcd remembers every key
     /// that ever was until it is compacted, and walks over them whenever it looks at the queue.
-    numbers: HashMap<i64, BTreeSet<u64>>,
+    numbers: BTreeSet<(i64, u64)>,
+    /// Whether the shared watch is kept.
+    is_shared: bool,
     mirror: Mirror,
     waiters: HashMap<String, Waiter>,
 }
@@ -82,7 +85,7 @@ impl Queues {
         let mut queues = self.0.lock().expect("nothing panics while this is locked");
         let local = queues.entry(queue.clone()).or_insert_with(|| {
             let (queue, state) = (queue.clone(), Mutex::default());
-            Arc::new(Local { queue, state, is_shared: watch::Sender::new(false) })
+            Arc::new(Local { queue, state, shared: Notify::new() })
         });
         let number = local.state().add(session.id);
         Member {
@@ -100,26 +103,15 @@ impl State {
     /// Counts a place on a lease; its number is the smallest that is free.
     fn add(&mut self, lease: i64) -> u64 {
         self.spots += 1;
-        let used = self.numbers.entry(lease).or_default();
-        let number =
-            (0..).zip(&*used).find(|(free, used)| free != *used).map_or(used.len() as u64, |(free, _)| free);
-        used.insert(number);
+        let used = self.numbers.range((lease, 0)..=(lease, u64::MAX));
+        let number = (0..).zip(used).take_while(|(number, (_, used))| number == used).count() as u64;
+        self.numbers.insert((lease, number));
         number
-    }
-
-    /// Frees a number.
-    fn free(&mut self, lease: i64, number: u64) {
-        if let Some(used) = self.numbers.get_mut(&lease) {
-            used.remove(&number);
-            if used.is_empty() {
-                self.numbers.remove(&lease);
-            }
-        }
     }
 
     /// Whether nothing of ours is known about the queue that would matter later.
     fn is_unused(&self) -> bool {
-        self.spots == 0 && self.numbers.is_empty()
+        self.spots == 0 && self.numbers.is_empty() && !self.is_shared
     }
 }
 
@@ -130,9 +122,9 @@ impl Drop for Member {
         let mut state = self.local.state();
         state.spots -= 1;
         if !*self.is_retired.get_mut() || self.lease.loss().is_some() {
-            state.free(self.session, self.number);
+            state.numbers.remove(&(self.session, self.number));
         }
-        if state.is_unused() && !*self.local.is_shared.borrow() {
+        if state.is_unused() {
             queues.remove(&self.local.queue);
         }
     }
@@ -186,8 +178,13 @@ impl Member {
 
     /// Resolves when the shared watch is kept.
     pub(super) async fn shared(&self) {
-        // The sender is a part of `local`, so this can not fail.
-        let _ = self.local.is_shared.subscribe().wait_for(|shared| *shared).await;
+        loop {
+            let shared = self.local.shared.notified();
+            if self.local.state().is_shared {
+                return;
+            }
+            shared.await;
+        }
     }
 
     /// Takes note that a place of ours was deleted, which its successor need not hear from the watch.
@@ -240,7 +237,8 @@ impl Local {
     }
 
     fn share(self: &Arc<Self>, core: &Arc<Core>) {
-        if !self.is_shared.send_replace(true) {
+        if !mem::replace(&mut self.state().is_shared, true) {
+            self.shared.notify_waiters();
             core.runtime.spawn(keep(self.clone(), Arc::downgrade(core)));
         }
     }
@@ -253,7 +251,7 @@ impl Local {
             return false;
         }
         state.mirror = Mirror::default();
-        self.is_shared.send_replace(false);
+        state.is_shared = false;
         if state.is_unused() {
             queues.remove(&self.queue);
         }
@@ -341,8 +339,8 @@ mod tests {
 
     /// A place in a queue whose watch is kept by nobody but the test.
     fn member(spots: usize) -> Member {
-        let state = Mutex::new(State { spots, ..State::default() });
-        let local = Local { queue: "queue/".into(), state, is_shared: watch::Sender::new(true) };
+        let state = Mutex::new(State { spots, is_shared: true, ..State::default() });
+        let local = Local { queue: "queue/".into(), state, shared: Notify::new() };
         let lease = Lease::granted(Instant::now(), LINGER);
         let (session, number, is_retired) = (1, 0, AtomicBool::new(false));
         Member { core: Weak::new(), local: Arc::new(local), session, lease, number, is_retired }
@@ -405,12 +403,12 @@ mod tests {
     fn the_smallest_free_number_is_used_again() {
         let mut state = State::default();
         assert_eq!([state.add(1), state.add(1), state.add(2), state.add(1)], [0, 1, 0, 2]);
-        state.free(1, 1);
+        state.numbers.remove(&(1, 1));
         assert_eq!([state.add(1), state.add(1)], [1, 3]);
         for number in 0..4 {
-            state.free(1, number);
+            state.numbers.remove(&(1, number));
         }
-        state.free(2, 0);
+        state.numbers.remove(&(2, 0));
         assert!(state.numbers.is_empty());
     }
 }

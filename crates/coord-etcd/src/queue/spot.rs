@@ -114,7 +114,7 @@ impl Spot {
         let key = member.key();
         let look = member.what_to_look_for();
         let lease = session.id;
-        let action = || match (if_occupied, key.clone(), core.holder(), lease) {
+        let action = || match (if_occupied, key.clone(), core.holder.clone(), lease) {
             (IfOccupied::Wait, key, value, lease) => Action::Enter { key, value, lease, look },
             (IfOccupied::LeaveAlone, key, value, lease) => Action::EnterIfEmpty { key, value, lease },
         };
