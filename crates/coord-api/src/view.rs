@@ -140,6 +140,12 @@ impl ServiceView {
         self.shared.instances.load_full()
     }
 
+    /// As [`instances`](Self::instances), for a short look: no counter is shared between threads, so many of them may
+    /// look in tight loops without slowing each other.
+    pub fn look<R>(&self, look: impl FnOnce(&Instances) -> R) -> R {
+        look(&self.shared.instances.load())
+    }
+
     /// Whether the list is kept up to date, and if not, for how long it has not been.
     pub fn freshness(&self) -> Freshness {
         self.shared.contact.freshness()

@@ -57,6 +57,12 @@ impl Target {
         Self { scenario, of: "coord", figure, against: None, bound: Bound::AtMost(most) }
     }
 
+    /// A read takes at most 30 ns on each of so many threads.
+    pub(crate) fn reads(scenario: &'static str, of: &'static str, threads: f64) -> Self {
+        let bound = Bound::AtLeast((threads / 30e-9).round());
+        Self { scenario, of, figure: "per_second", against: None, bound }
+    }
+
     /// Whether it is about such counts.
     pub(crate) fn is_counted(&self) -> bool {
         ["each.requests", "each.streams", "each.commits"].iter().any(|name| self.figure.starts_with(name))

@@ -86,8 +86,8 @@ fn targets() -> Vec<Target> {
         rate("set-1", "raw", 0.95),
         rate("set-64", "raw", 0.95),
         rate("update-16", "naive", 2.0),
-        // 50 ns a read.
-        Target { scenario: "read-1", of: "coord", figure: "per_second", against: None, bound: AtLeast(2e7) },
+        Target::reads("read-1", "coord", 1.0),
+        Target::reads("read-2", "look", 2.0),
         Target::counted("get-1", "each.requests", 1.02),
         Target::counted("set-1", "each.requests", 1.02),
         // Each learns what the one before it wrote.

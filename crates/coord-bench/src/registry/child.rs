@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use coord_api::{Provider, Registration, ServiceRegistry};
+use coord_api::{Provider, Registration, ServiceRegistry, ServiceView};
 use etcd_client::WatchOptions;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -198,9 +198,14 @@ impl Party {
     async fn read(&self, threads: usize, seconds: Duration, runner: &mut Runner) -> Result<()> {
         self.raw.fill(SHOWN).await?;
         let view = self.registry.view("bench").await?;
+        let read: fn(&ServiceView) -> usize = match self.contender.as_str() {
+            "coord" => |view| view.instances().len(),
+            "look" => |view| view.look(|instances| instances.len()),
+            other => bail!("no contender `{other}`"),
+        };
         runner.ready().await?;
         let (reads, took) = load::read(threads, seconds, move || {
-            black_box(black_box(&view).instances().len());
+            black_box(read(black_box(&view)));
         })
         .await?;
         runner.report(&json!({ "seconds": took.as_secs_f64(), "count": reads })).await

@@ -15,7 +15,7 @@ use crate::{
 
 /// The ids that a view shows.
 fn ids(view: &ServiceView) -> Vec<String> {
-    view.instances().iter().map(|instance| instance.id.clone()).collect()
+    view.look(|instances| instances.iter().map(|instance| instance.id.clone()).collect())
 }
 
 /// Waits until a view shows these instances, ordered by id.
