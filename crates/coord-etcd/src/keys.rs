@@ -30,7 +30,7 @@ impl Keys {
 
     /// The queue of a lock. `etcdctl lock <prefix without the last slash>` stands in the same queue.
     pub(crate) fn lock_queue(&self, name: &LockName) -> String {
-        [&self.0.locks, &*escaped(name.as_str()), "/"].concat()
+        format!("{}{}/", self.0.locks, escaped(name.as_str()))
     }
 
     /// All queues.
@@ -45,7 +45,7 @@ impl Keys {
 
     /// One place in a queue.
     pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64) -> String {
-        [queue, &format!("{lease:x}-{attempt:x}")].concat()
+        format!("{queue}{lease:x}-{attempt:x}")
     }
 
     /// Everything below all services.

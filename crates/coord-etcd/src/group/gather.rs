@@ -3,7 +3,7 @@
 //! Who gets an answer often asks again at once: whoever was next in a queue gives the lock back, whoever gave it
 //! back wants it again. The first of them would travel alone, and all others wait for its commit. So when an
 //! answer sets several off, the next transaction waits for them: for a fraction of the time that a commit takes,
-//! the shorter the less of them come, and not at all when one task locks and unlocks alone.
+//! the shorter the fewer of them come, and not at all when one task locks and unlocks alone.
 
 use std::time::{Duration, Instant};
 

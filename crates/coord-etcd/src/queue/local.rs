@@ -109,7 +109,7 @@ impl State {
         number
     }
 
-    /// Whether nothing of ours is known about the queue that would matter later.
+    /// Whether nobody of ours stands in the queue, it is not watched, and nothing is known that would matter later.
     fn is_unused(&self) -> bool {
         self.spots == 0 && self.numbers.is_empty() && !self.is_shared
     }
