@@ -237,10 +237,18 @@ impl Local {
     }
 
     fn share(self: &Arc<Self>, core: &Arc<Core>) {
-        if !mem::replace(&mut self.state().is_shared, true) {
-            self.shared.notify_waiters();
+        if self.becomes_shared() {
             core.runtime.spawn(keep(self.clone(), Arc::downgrade(core)));
         }
+    }
+
+    /// Takes note that the watch is kept, and tells those who wait alone; `false` if it was before.
+    fn becomes_shared(&self) -> bool {
+        let becomes = !mem::replace(&mut self.state().is_shared, true);
+        if becomes {
+            self.shared.notify_waiters();
+        }
+        becomes
     }
 
     /// Whether nobody waits; then the watch is given up.
@@ -388,6 +396,18 @@ mod tests {
         member.local.update(|mirror| mirror.reset([("1".into(), 7)]));
         member.local.tell_if_deleted("2", 9);
         assert!(matches!(turn.now_or_never(), Some(Err(Error::Lost { reason: LossReason::Deleted }))));
+    }
+
+    #[test]
+    fn who_waits_alone_is_told_once_there_is_a_watch() {
+        let member = member(2);
+        member.local.state().is_shared = false;
+        let mut shared = Box::pin(member.shared());
+        assert!((&mut shared).now_or_never().is_none());
+        assert!(member.local.becomes_shared());
+        assert!(shared.now_or_never().is_some());
+        assert!(member.shared().now_or_never().is_some(), "it was before");
+        assert!(!member.local.becomes_shared(), "one watch is enough");
     }
 
     #[test]
