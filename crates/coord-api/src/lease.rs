@@ -213,11 +213,14 @@ impl Hold {
         Self { lease, end: Arc::default() }
     }
 
-    /// Ends this grip alone; the first reason stays.
-    pub fn end(&self, reason: LossReason) {
-        if self.end.reason.set(self.loss().unwrap_or(reason)).is_ok() {
-            self.end.ended.notify_waiters();
+    /// Ends this grip alone; the first reason stays. Why it was lost before, or `None` if it ends now.
+    pub fn end(&self, reason: LossReason) -> Option<LossReason> {
+        let before = self.loss();
+        if self.end.reason.set(before.unwrap_or(reason)).is_err() {
+            return self.end.reason.get().copied();
         }
+        self.end.ended.notify_waiters();
+        before
     }
 
     /// Why it is lost, or `None` while it is held.

@@ -42,12 +42,12 @@ impl From<Instant> for Moment {
 #[cfg(target_os = "linux")]
 fn suspended() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
-    const GRAIN: Duration = Duration::from_millis(100);
-    let time = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+    const GRAIN: u64 = 100_000_000;
     // In this order: what passes in between makes it smaller. One that was never suspended has nothing to round up.
-    let (all, awake) = (time(ClockId::Boottime), time(ClockId::Monotonic));
-    let grains = all.saturating_sub(awake).as_nanos().div_ceil(GRAIN.as_nanos());
-    GRAIN * grains as u32 + pretended()
+    let (all, awake) = (clock_gettime(ClockId::Boottime), clock_gettime(ClockId::Monotonic));
+    let nanos = (all.tv_sec - awake.tv_sec) * 1_000_000_000 + (all.tv_nsec - awake.tv_nsec);
+    let grains = u64::try_from(nanos).unwrap_or_default().div_ceil(GRAIN);
+    Duration::from_nanos(grains * GRAIN) + pretended()
 }
 
 /// Not told here.

@@ -20,6 +20,16 @@ const COUNTERS: [(&str, &str); 8] = [
     ("etcd_debugging_mvcc_slow_watcher_total", "slow_watchers"),
 ];
 
+/// The name of the number of writes to disk that took longer than [`SLOW`].
+const SLOW_WRITES: &str = "slow_writes";
+
+/// The last bound below a stall that etcd counts by, in seconds.
+const SLOW: &str = "0.064";
+
+/// Writes to disk, by how long they took.
+const WRITES: [&str; 2] =
+    ["etcd_disk_wal_fsync_duration_seconds", "etcd_disk_backend_commit_duration_seconds"];
+
 /// One reading of the server's counters.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counters(Numbers);
@@ -36,6 +46,7 @@ impl Counters {
             if let Some((_, short)) = COUNTERS.iter().find(|(counter, _)| *counter == base) {
                 *numbers.entry((*short).to_owned()).or_default() += value;
             }
+            *numbers.entry(SLOW_WRITES.to_owned()).or_default() += slow_writes(base, name) * value;
             // Messages rather than calls: a watch that is created on an open stream is a request as well.
             let direction = match base {
                 "grpc_server_msg_received_total" => "requests",
@@ -48,6 +59,12 @@ impl Counters {
             }
         }
         Ok(Self(numbers))
+    }
+
+    /// How many writes to disk since took long enough to be a stall, or most of one.
+    pub(crate) fn slow_writes_since(&self, before: &Self) -> f64 {
+        let count = |of: &Self| of.0.get(SLOW_WRITES).copied().unwrap_or_default();
+        count(self) - count(before)
     }
 
     /// What changed since, for each of `operations`.
@@ -67,6 +84,17 @@ pub(crate) async fn version(endpoint: &str) -> Result<String> {
     parsed.get("etcdserver").cloned().context("the server tells no version")
 }
 
+/// What a line of a histogram adds to the number of slow writes: it has how many there were, and how many of them
+/// were quicker than a bound.
+fn slow_writes(base: &str, name: &str) -> f64 {
+    let of_writes = WRITES.iter().find_map(|histogram| base.strip_prefix(histogram));
+    match (of_writes, label(name, "le")) {
+        (Some("_count"), None) => 1.0,
+        (Some("_bucket"), Some(SLOW)) => -1.0,
+        _ => 0.0,
+    }
+}
+
 fn label<'a>(name: &'a str, label: &str) -> Option<&'a str> {
     let (_, rest) = name.split_once(&format!("{label}=\""))?;
     rest.split('"').next()
@@ -81,4 +109,26 @@ async fn get(endpoint: &str, path: &str) -> Result<String> {
     let (head, body) = answer.split_once("\r\n\r\n").context("not an answer of HTTP")?;
     anyhow::ensure!(head.contains(" 200 "), "{path} answers `{}`", head.lines().next().unwrap_or_default());
     Ok(body.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_writes_are_those_that_no_bucket_of_quick_ones_has() {
+        let lines = [
+            ("etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.032\"}", 4.0),
+            ("etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.064\"}", 5.0),
+            ("etcd_disk_wal_fsync_duration_seconds_bucket{le=\"+Inf\"}", 7.0),
+            ("etcd_disk_wal_fsync_duration_seconds_sum", 0.3),
+            ("etcd_disk_wal_fsync_duration_seconds_count", 7.0),
+            ("etcd_disk_backend_commit_duration_seconds_bucket{le=\"0.064\"}", 2.0),
+            ("etcd_disk_backend_commit_duration_seconds_count", 3.0),
+            ("etcd_disk_backend_commit_write_duration_seconds_count", 3.0),
+        ];
+        let base = |name: &'static str| name.split('{').next().unwrap_or(name);
+        let slow: f64 = lines.iter().map(|(name, value)| slow_writes(base(name), name) * value).sum();
+        assert_eq!(slow, 3.0);
+    }
 }

@@ -56,6 +56,12 @@ pub(crate) fn print(measured: &Measured) {
             figure("each.client_cpu_seconds") * 1e6,
             figure("each.server_cpu_seconds") * 1e6,
         );
+        let (stalls, slow) = (figure("stalls"), figure("slow_writes"));
+        if stalls > 0.0 && slow > 0.0 {
+            println!(
+                "  (up to {stalls} stall(s) a round, where {slow} write(s) of etcd to disk took 64 ms or more)"
+            );
+        }
     }
 }
 

@@ -37,7 +37,9 @@ pub(crate) fn config_name(key: &str) -> &str {
 
 /// The place of one contender in a lock's queue.
 pub(crate) fn lock(name: &LockName, place: u64) -> String {
-    format!("locks/{}/{place}", escape(name.as_str()))
+    let name = escape(name.as_str());
+    let place = place.to_string();
+    ["locks/", &*name, "/", &*place].concat()
 }
 
 /// What the keys of a service's instances begin with.

@@ -36,9 +36,9 @@ impl StoredLease {
         self.deadline() - self.ttl.as_duration() * 2 / 3
     }
 
-    /// Until when a holder may believe in the lease that has not heard of its end.
-    fn believed(&self) -> Instant {
-        if self.lease.loss().is_some() { Instant::now() } else { self.expires }
+    /// Until when a holder may believe in the lease that has not heard of its end; `None` if it has.
+    fn believed(&self) -> Option<Instant> {
+        if self.lease.loss().is_some() { None } else { Some(self.expires) }
     }
 
     /// When the holder gives up.
@@ -158,18 +158,17 @@ impl State {
 
     /// Frees a place for its holder; `false` if it is no longer taken.
     pub(crate) fn free(&mut self, lease: LeaseId, place: u64) -> bool {
-        self.free_believed(lease, place, Instant::now())
+        self.free_believed(lease, place, None)
     }
 
     /// Frees a place that was taken from its holder, who may not have heard of it.
     pub(crate) fn take_away(&mut self, grip: &Grip) -> bool {
-        let now = Instant::now();
         let heard = grip.hold.loss().is_some();
-        let expires = self.leases.get(&grip.lease).map_or(now, |lease| lease.expires);
-        self.free_believed(grip.lease, grip.revision, if heard { now } else { expires })
+        let expires = self.leases.get(&grip.lease).map(|lease| lease.expires);
+        self.free_believed(grip.lease, grip.revision, expires.filter(|_| !heard))
     }
 
-    fn free_believed(&mut self, lease: LeaseId, place: u64, believed: Instant) -> bool {
+    fn free_believed(&mut self, lease: LeaseId, place: u64, believed: Option<Instant>) -> bool {
         let listed = self.leases.get_mut(&lease).and_then(|lease| lease.places.remove(&place));
         let Some(item) = listed else {
             return false;
@@ -180,8 +179,8 @@ impl State {
     }
 
     /// Removes, at the current revision, what was at a place that is no longer listed on its lease. Its holder
-    /// may believe in it until `believed`.
-    fn clear(&mut self, item: Item, place: u64, believed: Instant) {
+    /// may believe in it until `believed`, if it has not heard.
+    fn clear(&mut self, item: Item, place: u64, believed: Option<Instant>) {
         match item {
             Item::Lock(name) => self.leave_queue(name, place),
             Item::IdWaiter(service) => self.stop_waiting(service, place),

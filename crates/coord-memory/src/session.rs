@@ -75,7 +75,9 @@ pub(crate) enum News {
 impl News {
     fn arrive(self) {
         match self {
-            Self::Hold(hold, reason) => hold.end(reason),
+            Self::Hold(hold, reason) => {
+                hold.end(reason);
+            }
             Self::Lease(lease, reason) => lease.lose(reason),
         }
     }

@@ -44,9 +44,10 @@ impl Place {
     /// # Errors
     /// [`Error::Lost`] if it was no longer held; others as the store answers.
     pub async fn give_back(mut self) -> Result<()> {
-        self.hold.check()?;
         // The holder stops believing in its hold before the store can give the place to someone else.
-        self.hold.end(LossReason::Released);
+        if let Some(reason) = self.hold.end(LossReason::Released) {
+            return Err(Error::Lost { reason });
+        }
         let release = self.release.as_ref().expect("only this method takes it, and it consumes the place");
         let outcome = release.release().await;
         if matches!(outcome, Ok(()) | Err(Error::Lost { .. })) {

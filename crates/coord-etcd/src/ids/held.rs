@@ -125,7 +125,9 @@ async fn guard(core: Arc<Core>, lease: i64, hold: Hold, id: Held) {
         }
         match core.look_for(&id, lease).await {
             Some(LossReason::Revoked) => hold.lease().lose(LossReason::Revoked),
-            Some(reason) => hold.end(reason),
+            Some(reason) => {
+                hold.end(reason);
+            }
             None => {}
         }
     };

@@ -147,13 +147,13 @@ impl State {
         }
     }
 
-    /// Lets an id rest whose holder may believe in it until `believed`.
-    pub(crate) fn free_id(&mut self, service: ServiceName, id: u32, believed: Instant) {
+    /// Lets an id rest whose holder may believe in it until `believed`, if it has not heard.
+    pub(crate) fn free_id(&mut self, service: ServiceName, id: u32, believed: Option<Instant>) {
         let Some(pool) = self.ids.get_mut(&service) else { return };
         let Some(Taken { claimant, told, .. }) = pool.taken.remove(&id) else { return };
         let now = Instant::now();
         let rest = if told.is_told() { claimant.range.quarantine } else { Duration::ZERO };
-        let until = believed.max(now + rest);
+        let until = believed.unwrap_or(now).max(now + rest);
         pool.resting.insert(id, (until, claimant.range.identity.clone()));
         if until <= now {
             self.end_rest(service, id);
