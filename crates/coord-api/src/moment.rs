@@ -42,11 +42,13 @@ impl From<Instant> for Moment {
 #[cfg(target_os = "linux")]
 fn suspended() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
+    /// In nanoseconds.
     const GRAIN: u64 = 100_000_000;
+    let time = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
     // In this order: what passes in between makes it smaller. One that was never suspended has nothing to round up.
-    let (all, awake) = (clock_gettime(ClockId::Boottime), clock_gettime(ClockId::Monotonic));
-    let nanos = (all.tv_sec - awake.tv_sec) * 1_000_000_000 + (all.tv_nsec - awake.tv_nsec);
-    let grains = u64::try_from(nanos).unwrap_or_default().div_ceil(GRAIN);
+    let (all, awake) = (time(ClockId::Boottime), time(ClockId::Monotonic));
+    // Centuries fit.
+    let grains = (all.saturating_sub(awake).as_nanos() as u64).div_ceil(GRAIN);
     Duration::from_nanos(grains * GRAIN) + pretended()
 }
 
