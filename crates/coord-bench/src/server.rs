@@ -129,6 +129,6 @@ mod tests {
         ];
         let base = |name: &'static str| name.split('{').next().unwrap_or(name);
         let slow: f64 = lines.iter().map(|(name, value)| slow_writes(base(name), name) * value).sum();
-        assert_eq!(slow, 3.0);
+        assert_eq!(slow.to_string(), "3");
     }
 }

@@ -24,6 +24,9 @@ const QUICK: Duration = Duration::from_secs(10);
 
 /// Measures every area in turn. `--json FILE` is a file for each, with the area in its name.
 pub(crate) fn all(options: &[&str]) -> Result<()> {
+    check(options)?;
+    // One program for all areas, whatever becomes of the sources meanwhile.
+    let program = build()?;
     for area in AREAS {
         let named = |file: &str| match file.rsplit_once('.') {
             Some((stem, extension)) => format!("{stem}-{area}.{extension}"),
@@ -35,7 +38,7 @@ pub(crate) fn all(options: &[&str]) -> Result<()> {
         {
             *file = named(file);
         }
-        run(area, &own.iter().map(String::as_str).collect::<Vec<_>>())?;
+        measure(&program, area, &own.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     Ok(())
 }
@@ -78,9 +81,12 @@ pub(crate) fn run(area: &str, options: &[&str]) -> Result<()> {
         bail!("nothing is measured for `{area}`; there is: {}", AREAS.join(", "));
     }
     check(options)?;
+    measure(&build()?, area, options)
+}
+
+fn measure(program: &Path, area: &str, options: &[&str]) -> Result<()> {
     let folder = shell::root().join("target/bench");
     fs::create_dir_all(&folder)?;
-    let program = build()?;
     let go = build_go(&folder);
     let server = Server::start(&folder)?;
 
