@@ -403,11 +403,17 @@ mod tests {
     async fn a_hold_ends_alone_or_with_its_lease() {
         let lease = Lease::granted(Instant::now(), TTL);
         let (one, other) = (Hold::on(lease.clone()), Hold::on(lease.clone()));
-        one.end(LossReason::Deleted);
+        assert_eq!(one.end(LossReason::Deleted), None);
         assert_eq!(one.lost().await, LossReason::Deleted);
         assert!(other.check().is_ok());
         lease.lose(LossReason::Revoked);
         assert_eq!(other.lost().await, LossReason::Revoked);
         assert_eq!(one.loss(), Some(LossReason::Deleted), "the first reason stays");
+        let ends = [&one, &other].map(|hold| hold.end(LossReason::Released));
+        assert_eq!(
+            ends,
+            [LossReason::Deleted, LossReason::Revoked].map(Some),
+            "whoever ends it anew is told why"
+        );
     }
 }
