@@ -21,7 +21,6 @@ pub(crate) fn of_reports(reports: &[Value]) -> Result<Numbers> {
         operations = got.len();
         samples = got.windows(2).map(|pair| pair[1] - pair[0]).collect();
         let stalls = samples.iter().filter(|&&interval| interval >= STALL_US).count();
-        numbers.insert("stalls".into(), ratio(stalls, 1));
         numbers.insert("stalls_percent".into(), ratio(100 * stalls, samples.len()));
     }
     samples.sort_unstable();
@@ -74,7 +73,7 @@ fn quantile(sorted: &[u64], share: f64) -> Option<f64> {
 }
 
 /// What a median would hide: for these the worst round counts.
-const WORST: [&str; 5] = ["max_ms", "stalls", "stalls_percent", "stalls_beyond_disk", "slow_writes"];
+const WORST: [&str; 3] = ["max_ms", "stalls_percent", "each.slow_writes"];
 
 /// The median of each figure over the rounds; a figure that a round does not have is 0 there.
 pub(crate) fn medians(rounds: &[Numbers]) -> Numbers {

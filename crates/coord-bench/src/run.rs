@@ -126,12 +126,6 @@ impl Runner {
             numbers.extend(counted.into_iter().map(|(name, value)| (format!("each.{name}"), value)));
             numbers.insert("each.client_cpu_seconds".into(), (cpu_after - cpu_before) / operations.max(1.0));
         }
-        if let Some(&stalls) = numbers.get("stalls") {
-            // One write at a time: a slow one explains one stall.
-            let of_the_disk = after.slow_writes_since(&before);
-            numbers.insert("slow_writes".into(), of_the_disk);
-            numbers.insert("stalls_beyond_disk".into(), (stalls - of_the_disk).max(0.0));
-        }
         if let (Some(&bytes), Ok(tasks)) = (numbers.get("bytes"), u32::try_from(scenario.tasks)) {
             numbers.insert("bytes_each".into(), bytes / f64::from(tasks));
         }

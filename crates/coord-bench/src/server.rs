@@ -20,9 +20,6 @@ const COUNTERS: [(&str, &str); 8] = [
     ("etcd_debugging_mvcc_slow_watcher_total", "slow_watchers"),
 ];
 
-/// The name of the number of writes to disk that took longer than [`SLOW`].
-const SLOW_WRITES: &str = "slow_writes";
-
 /// The last bound below a stall that etcd counts by, in seconds.
 const SLOW: &str = "0.064";
 
@@ -46,7 +43,7 @@ impl Counters {
             if let Some((_, short)) = COUNTERS.iter().find(|(counter, _)| *counter == base) {
                 *numbers.entry((*short).to_owned()).or_default() += value;
             }
-            *numbers.entry(SLOW_WRITES.to_owned()).or_default() += slow_writes(base, name) * value;
+            *numbers.entry("slow_writes".to_owned()).or_default() += slow_writes(base, name) * value;
             // Messages rather than calls: a watch that is created on an open stream is a request as well.
             let direction = match base {
                 "grpc_server_msg_received_total" => "requests",
@@ -59,12 +56,6 @@ impl Counters {
             }
         }
         Ok(Self(numbers))
-    }
-
-    /// How many writes to disk since took long enough to be a stall, or most of one.
-    pub(crate) fn slow_writes_since(&self, before: &Self) -> f64 {
-        let count = |of: &Self| of.0.get(SLOW_WRITES).copied().unwrap_or_default();
-        count(self) - count(before)
     }
 
     /// What changed since, for each of `operations`.
@@ -84,8 +75,8 @@ pub(crate) async fn version(endpoint: &str) -> Result<String> {
     parsed.get("etcdserver").cloned().context("the server tells no version")
 }
 
-/// What a line of a histogram adds to the number of slow writes: it has how many there were, and how many of them
-/// were quicker than a bound.
+/// What a line of a histogram adds to the number of writes that took long enough to be a stall, or most of one: it has
+/// how many there were, and how many of them were quicker than a bound.
 fn slow_writes(base: &str, name: &str) -> f64 {
     let of_writes = WRITES.iter().find_map(|histogram| base.strip_prefix(histogram));
     match (of_writes, label(name, "le")) {

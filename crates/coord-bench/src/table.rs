@@ -56,11 +56,9 @@ pub(crate) fn print(measured: &Measured) {
             figure("each.client_cpu_seconds") * 1e6,
             figure("each.server_cpu_seconds") * 1e6,
         );
-        let (stalls, slow) = (figure("stalls"), figure("slow_writes"));
-        if stalls > 0.0 && slow > 0.0 {
-            println!(
-                "  (up to {stalls} stall(s) a round, where {slow} write(s) of etcd to disk took 64 ms or more)"
-            );
+        if figure("stalls_percent") > 0.0 {
+            let slow = figure("each.slow_writes") * 100.0;
+            println!("  (for each 100 of them, {slow:.2} writes of etcd to disk took 64 ms or more)");
         }
     }
 }

@@ -25,8 +25,7 @@ const QUICK: Duration = Duration::from_secs(10);
 /// Measures every area in turn. `--json FILE` is a file for each, with the area in its name.
 pub(crate) fn all(options: &[&str]) -> Result<()> {
     check(options)?;
-    // One program for all areas, whatever becomes of the sources meanwhile.
-    let program = build()?;
+    let built = Built::new()?;
     for area in AREAS {
         let named = |file: &str| match file.rsplit_once('.') {
             Some((stem, extension)) => format!("{stem}-{area}.{extension}"),
@@ -38,7 +37,7 @@ pub(crate) fn all(options: &[&str]) -> Result<()> {
         {
             *file = named(file);
         }
-        measure(&program, area, &own.iter().map(String::as_str).collect::<Vec<_>>())?;
+        built.measure(area, &own.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     Ok(())
 }
@@ -81,38 +80,52 @@ pub(crate) fn run(area: &str, options: &[&str]) -> Result<()> {
         bail!("nothing is measured for `{area}`; there is: {}", AREAS.join(", "));
     }
     check(options)?;
-    measure(&build()?, area, options)
+    Built::new()?.measure(area, options)
 }
 
-fn measure(program: &Path, area: &str, options: &[&str]) -> Result<()> {
-    let folder = shell::root().join("target/bench");
-    fs::create_dir_all(&folder)?;
-    let go = build_go(&folder);
-    let server = Server::start(&folder)?;
+/// What measures: the same programs for all areas, whatever becomes of their sources meanwhile.
+struct Built {
+    folder: PathBuf,
+    /// The commit, if it is known.
+    commit: Result<String>,
+    program: PathBuf,
+    /// The contenders in Go with their versions, or why there are none.
+    go: Result<(PathBuf, String)>,
+}
 
-    let mut command = Command::new(program);
-    command.arg(area).args(["--endpoint", &server.address]).args(options);
-    match go {
-        Ok((program, version)) => command.arg("--go").arg(program).args(["--go-version", &version]),
-        Err(error) => {
-            command.args(["--go-missing", &format!("{error:#}; get it with `apt-get install {GO_PACKAGES}`")])
-        }
-    };
-    let mut git = Command::new("git");
-    git.current_dir(shell::root()).args(["describe", "--always", "--dirty"]);
-    let mut date = Command::new("date");
-    date.args(["-u", "+%Y-%m-%d"]);
-    for (name, source) in [("--commit", &mut git), ("--date", &mut date)] {
-        if let Ok(text) = shell::output(source, QUICK) {
-            command.args([name, text.trim()]);
-        }
+impl Built {
+    fn new() -> Result<Self> {
+        let folder = shell::root().join("target/bench");
+        fs::create_dir_all(&folder)?;
+        let mut git = Command::new("git");
+        git.current_dir(shell::root()).args(["describe", "--always", "--dirty"]);
+        let commit = shell::output(&mut git, QUICK);
+        let (program, go) = (build()?, build_go(&folder));
+        Ok(Self { folder, commit, program, go })
     }
-    let status = command.stdin(Stdio::null()).status().context("cannot start coord-bench")?;
-    drop(server);
-    if !status.success() {
-        bail!("the measurement ended with {status}; its message is above");
+
+    fn measure(&self, area: &str, options: &[&str]) -> Result<()> {
+        let server = Server::start(&self.folder)?;
+        let mut command = Command::new(&self.program);
+        command.arg(area).args(["--endpoint", &server.address]).args(options);
+        match &self.go {
+            Ok((program, version)) => command.arg("--go").arg(program).args(["--go-version", version]),
+            Err(error) => command
+                .args(["--go-missing", &format!("{error:#}; get it with `apt-get install {GO_PACKAGES}`")]),
+        };
+        let date = shell::output(Command::new("date").args(["-u", "+%Y-%m-%d"]), QUICK);
+        for (name, text) in [("--commit", &self.commit), ("--date", &date)] {
+            if let Ok(text) = text {
+                command.args([name, text.trim()]);
+            }
+        }
+        let status = command.stdin(Stdio::null()).status().context("cannot start coord-bench")?;
+        drop(server);
+        if !status.success() {
+            bail!("the measurement ended with {status}; its message is above");
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn check(options: &[&str]) -> Result<()> {

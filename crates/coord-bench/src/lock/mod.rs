@@ -109,7 +109,7 @@ fn targets() -> Vec<Target> {
     targets.extend(["one-2", "one-10", "one-100", "one-1000", "apart-100"].map(|scenario| Target {
         scenario,
         of: "coord",
-        figure: "stalls_beyond_disk",
+        figure: "stalls_percent",
         against: None,
         bound: AtMost(0.0),
     }));
