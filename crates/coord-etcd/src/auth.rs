@@ -16,9 +16,9 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use coord_api::BoxError;
 use etcd_client::{AuthClient, Channel};
-use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use tokio::{sync::watch, task::AbortHandle};
 use tonic::{Code, Status, body::Body};
 use tower_service::Service;
@@ -223,7 +223,6 @@ fn no_credentials(error: BoxError) -> Status {
 /// Whether etcd refused the token: it expired, the password or the store of users changed since, or authentication was
 /// enabled after it was asked for.
 fn is_refusal(headers: &HeaderMap) -> bool {
-    // A refusal has no body, so its status is in the head.
     Status::from_header_map(headers).is_some_and(|status| match status.code() {
         Code::Unauthenticated => true,
         Code::InvalidArgument => ["revision of auth store is old", "user name is empty"]
@@ -231,6 +230,19 @@ fn is_refusal(headers: &HeaderMap) -> bool {
             .any(|m| status.message().contains(m)),
         _ => false,
     })
+}
+
+/// The answer to one request, and whether etcd refused the token. A refusal has no message, so its status is in the head,
+/// or in trailers that come next where etcd serves TLS.
+async fn with_verdict(answer: Response<Body>) -> (Response<Body>, bool) {
+    let (head, mut body) = answer.into_parts();
+    if is_refusal(&head.headers) {
+        return (Response::from_parts(head, body), true);
+    }
+    let first = body.frame().await;
+    let refused = matches!(&first, Some(Ok(frame)) if frame.trailers_ref().is_some_and(is_refusal));
+    let frames = stream::iter(first).chain(BodyStream::new(body));
+    (Response::from_parts(head, Body::new(StreamBody::new(frames))), refused)
 }
 
 /// A channel whose requests carry the token.
@@ -264,7 +276,7 @@ impl Service<Request<Body>> for WithToken {
     }
 }
 
-/// Opens a stream. If its token is refused, the next one to open it will find another.
+/// Opens a stream. If its token is refused, now or at its end, the next one to open it will find another.
 async fn open(mut channel: Channel, auth: Arc<Auth>, mut request: Request<Body>) -> Answer {
     let token = auth.token().await?;
     put(&mut request, &token);
@@ -272,8 +284,15 @@ async fn open(mut channel: Channel, auth: Arc<Auth>, mut request: Request<Body>)
     if is_refusal(answer.headers()) {
         auth.refused(token.generation);
         auth.token().await?;
+        return Ok(answer);
     }
-    Ok(answer)
+    Ok(answer.map(|body| {
+        Body::new(StreamBody::new(BodyStream::new(body).inspect_ok(move |frame| {
+            if frame.trailers_ref().is_some_and(is_refusal) {
+                auth.refused(token.generation);
+            }
+        })))
+    }))
 }
 
 /// Sends a request, and once more if its token is refused.
@@ -286,8 +305,8 @@ async fn ask(mut channel: Channel, auth: Arc<Auth>, request: Request<Body>) -> A
         put(&mut request, token);
         request
     };
-    let answer = channel.call(request(parts.clone(), &token)).await?;
-    if !is_refusal(answer.headers()) {
+    let (answer, refused) = with_verdict(channel.call(request(parts.clone(), &token)).await?).await;
+    if !refused {
         return Ok(answer);
     }
     auth.refused(token.generation);

@@ -10,10 +10,10 @@ use std::{
 
 use coord_api::{BoxError, ConfigEvent, ConfigExt, Error, RegistrationStatus, ServiceInfo, Watch};
 use coord_etcd::{Connect, Credentials, EtcdConfig, PlaintextPassword};
-use coord_tests::EtcdServer;
+use coord_tests::{Certs, Clients, EtcdServer};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{LIMIT, again, config, connect, refused, with_users};
+use crate::{LIMIT, add_users, again, config, connect, refused, with_users};
 
 async fn authentications(server: &EtcdServer) -> u64 {
     server.requests().await.expect("etcd answers").get("Authenticate").copied().unwrap_or_default()
@@ -96,7 +96,35 @@ async fn every_mistake_with_users_is_told_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_idle_past_its_life_is_replaced_under_calls_watches_and_renewals() {
     let server = with_users(&["--auth-token-ttl", "1"]).await;
-    let client = connect(config(&server).user("shop", "s3cret")).await;
+    all_goes_on_while_tokens_expire(&server, config(&server)).await;
+}
+
+/// Such a token is not known to the server, which checks its signature, its end and the revision of the users in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_token_that_expired_or_is_of_older_users_is_replaced_as_well() {
+    let certs = Certs::new();
+    let file = |name| certs.path(name).display().to_string();
+    let (public, private) = (file("server.pem"), file("server.key"));
+    let tokens = format!("jwt,pub-key={public},priv-key={private},sign-method=ES256,ttl=2s");
+    let mut server =
+        EtcdServer::start_tls(&certs, Clients::All, &["--bcrypt-cost", "4", "--auth-token", &tokens])
+            .await
+            .expect("starts");
+    add_users(&mut server).await;
+    let config = || config(&server).tls(certs.trusted());
+    all_goes_on_while_tokens_expire(&server, config()).await;
+
+    let client = connect(config().user("shop", "s3cret")).await;
+    for n in 0..3 {
+        server.add_user(&format!("other-{n}"), "s3cret", "read", "/other/").await.expect("etcdctl works");
+        client.config().set("limits", &n).await.expect("is asked for with a token of now");
+    }
+    client.close().await.expect("closes");
+}
+
+/// The tokens of `server` live for less than three seconds.
+async fn all_goes_on_while_tokens_expire(server: &EtcdServer, config: EtcdConfig) {
+    let client = connect(config.user("shop", "s3cret")).await;
     let (locks, values) = (client.lock(), client.config());
     values.set("first", &0).await.expect("may write");
     let mut first = values.watch::<u32>("first").await.expect("is watched");
@@ -105,7 +133,7 @@ async fn a_token_that_was_idle_past_its_life_is_replaced_under_calls_watches_and
     let info = ServiceInfo::new("im", "1", "10.0.0.1", 80);
     let registration = client.registry().register(info, Duration::from_secs(9)).await.expect("registers");
 
-    let (begun, before) = (Instant::now(), authentications(&server).await);
+    let (begun, before) = (Instant::now(), authentications(server).await);
     for round in 1..=4 {
         sleep(Duration::from_secs(3)).await;
         // The first that finds the token expired is a call, or a new watch on the stream that is open.
@@ -126,7 +154,7 @@ async fn a_token_that_was_idle_past_its_life_is_replaced_under_calls_watches_and
     assert!(begun.elapsed() > Duration::from_secs(9), "longer than the leases live without renewal");
     assert_eq!(registration.status(), RegistrationStatus::Registered);
     lock.unlock().await.expect("was held all the time");
-    let after = authentications(&server).await;
+    let after = authentications(server).await;
     println!("{} authentications in {:?}", after - before, begun.elapsed());
     assert!(after - before >= 3, "the token was expired, so this shows something: {before}, {after}");
     client.close().await.expect("closes");

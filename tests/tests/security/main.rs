@@ -18,9 +18,13 @@ async fn with_users(args: &[&str]) -> EtcdServer {
     // Passwords are checked cheaply, since the machine has other things to do.
     let args: Vec<_> = ["--bcrypt-cost", "4"].iter().chain(args).copied().collect();
     let mut server = EtcdServer::start_with(&args).await.expect("starts");
+    add_users(&mut server).await;
+    server
+}
+
+async fn add_users(server: &mut EtcdServer) {
     server.enable_auth().await.expect("etcdctl works");
     server.add_user("shop", "s3cret", "readwrite", "/shop/").await.expect("etcdctl works");
-    server
 }
 
 fn config(server: &EtcdServer) -> EtcdConfig {
