@@ -1,7 +1,9 @@
 //! `cargo xtask test`: every test of the workspace, with what they need already found.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
@@ -11,16 +13,25 @@ use crate::{etcd, protoc, shell, sim};
 /// compile most dependencies a second time.
 const WORKSPACE: [&str; 3] = ["test", "--workspace", "--all-features"];
 
+/// How many tests of a program run at a time where the user does not say. Most of them wait, for servers to start and
+/// leases to end, so two cores have time for more than two.
+const THREADS: usize = 6;
+
 /// Runs unit, example, documentation and integration tests, and the simulation; `args` go to every harness.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     let protoc = protoc::find()?;
     let servers = etcd::find()?;
     eprintln!("etcd: {servers}\nprotoc: {}", protoc.display());
 
+    let threads = shell::var("RUST_TEST_THREADS").unwrap_or_else(|| {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        cores.max(THREADS).to_string().into()
+    });
+
     let mut steps = shell::Steps::default();
     let step = |selection: &[&str]| {
         let mut command = cargo(selection);
-        command.env("PROTOC", &protoc);
+        command.env("PROTOC", &protoc).env("RUST_TEST_THREADS", &threads);
         servers.export(&mut command);
         command
     };
