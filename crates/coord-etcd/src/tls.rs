@@ -86,6 +86,8 @@ async fn read_pem(path: &Path, kind: &str) -> Result<(Vec<u8>, bool), BoxError> 
     Ok((content.bytes, content.others_may_read))
 }
 
+const NO_TLS: &str = "the server does not speak TLS: use http endpoints, or enable TLS in the server";
+
 /// What to do about a connection that failed for a reason of TLS; `None` for any other reason. `words` are those of the
 /// error and its causes: the library has no types for most of it.
 pub(crate) fn hint(words: &str) -> Option<String> {
@@ -117,25 +119,25 @@ pub(crate) fn hint(words: &str) -> Option<String> {
             "the server did not accept this client: if it asks for client certificates, set `cert_file` and `key_file` \
              in `tls` to a valid one of an authority that the server trusts",
         ),
-        (
-            &["tls handshake eof", "corrupt message", "InvalidContentType"],
-            "the server does not speak TLS: use http endpoints, or enable TLS in the server",
-        ),
-        (&["TLS handshake"], "the TLS handshake failed"),
+        (&["corrupt message", "InvalidContentType"], NO_TLS),
+        (&["TLS handshake: "], "the TLS handshake failed"),
     ];
     let is_told = |signs: &[&str]| signs.iter().any(|sign| words.contains(sign));
     known.iter().find(|(signs, _)| is_told(signs)).map(|(_, hint)| (*hint).to_owned())
 }
 
-/// The error of a first connection. That a server says nothing is a sign of TLS only then: one that has spoken before is
-/// just on its way down or up.
+/// The error of a first connection. That a server says nothing, or breaks a handshake off, is a sign of TLS only then: one
+/// that has spoken before is just on its way down or up.
 pub(crate) fn at_the_start(scheme: Scheme, error: Error) -> Error {
+    let (sign, hint) = match scheme {
+        Scheme::Http => (
+            "closed before anything came",
+            "the server closed the connection and said nothing: if it speaks TLS, use https endpoints",
+        ),
+        Scheme::Https => ("tls handshake eof", NO_TLS),
+    };
     match error {
-        Error::Unavailable { what, source: Some(source) }
-            if scheme == Scheme::Http && source.to_string().contains("closed before anything came") =>
-        {
-            let hint =
-                "the server closed the connection and said nothing: if it speaks TLS, use https endpoints";
+        Error::Unavailable { what, source: Some(source) } if source.to_string().contains(sign) => {
             Error::Tls { what, hint: hint.into(), source }
         }
         error => error,
@@ -156,7 +158,6 @@ mod tests {
             ("invalid peer certificate: BadEncoding", "is not accepted"),
             ("TLS handshake: received fatal alert: CertificateRequired", "set `cert_file` and `key_file`"),
             ("the connection was closed after the TLS handshake", "set `cert_file` and `key_file`"),
-            ("TLS handshake: tls handshake eof", "does not speak TLS"),
             ("received corrupt message of type InvalidContentType", "does not speak TLS"),
             ("TLS handshake: something new", "handshake failed"),
             ("the files for TLS can not be used: /x has no PEM `CERTIFICATE`", "/x has no PEM"),
@@ -165,9 +166,13 @@ mod tests {
             let hint = hint(words).expect(words);
             assert!(hint.contains(part), "{words}: {hint}");
         }
-        for words in ["tcp connect error", "connection refused", "h2 protocol error", "no answer within 5s"] {
+        let broken = "the connection ended while TLS was being set up: tls handshake eof";
+        for words in ["tcp connect error", "connection refused", "h2 protocol error", broken] {
             assert_eq!(hint(words), None);
         }
+        let error = || Error::Unavailable { what: "etcd".into(), source: Some(broken.into()) };
+        assert!(matches!(at_the_start(Scheme::Https, error()), Error::Tls { hint, .. } if hint == NO_TLS));
+        assert!(matches!(at_the_start(Scheme::Http, error()), Error::Unavailable { .. }));
     }
 
     #[tokio::test]

@@ -133,9 +133,17 @@ async fn secured(
 }
 
 /// "transport error" tells nobody anything, and "received corrupt message" not what it is about.
-fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
+fn explain(error: &(dyn std::error::Error + 'static), in_handshake: bool) -> BoxError {
     let inner = innermost(error);
-    if in_handshake { format!("TLS handshake: {inner}").into() } else { inner.to_string().into() }
+    // What TLS itself has against the other side is data that is not valid. All else is the network, or a server that
+    // is on its way down or up.
+    let is_of_tls =
+        inner.downcast_ref::<io::Error>().is_none_or(|error| error.kind() == io::ErrorKind::InvalidData);
+    match (in_handshake, is_of_tls) {
+        (true, true) => format!("TLS handshake: {inner}").into(),
+        (true, false) => format!("the connection ended while TLS was being set up: {inner}").into(),
+        (false, _) => inner.to_string().into(),
+    }
 }
 
 struct Socket {

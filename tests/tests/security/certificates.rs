@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use coord_api::{ConfigExt, Error};
 use coord_etcd::{EtcdConfig, TlsFiles};
-use coord_tests::{Cert, Certs, Clients, EtcdServer};
+use coord_tests::{Cert, Certs, Clients, EtcdServer, Fault, Proxy};
 use tokio::time::sleep;
 
 use crate::{again, config, connect, refused, told};
@@ -89,6 +89,27 @@ async fn files_that_can_not_be_used_are_named() {
         assert!(matches!(error, Error::InvalidArgument { field: "tls", .. }), "{error:?}");
         assert!(text.contains(part) && !text.contains("s3cret"), "{text}");
     }
+}
+
+/// As a balancer in front of it does, or a machine that is being restarted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_broken_off_is_no_matter_of_tls_once_there_was_one() {
+    let certs = Certs::new();
+    let server = EtcdServer::start_tls(&certs, Clients::All, &[]).await.expect("starts");
+    let proxy =
+        Proxy::start(server.endpoint().trim_start_matches("https://").to_owned()).await.expect("starts");
+    let over_proxy = EtcdConfig::new([format!("https://{}", proxy.address())]).tls(certs.trusted());
+    let client = connect(over_proxy.request_timeout(Duration::from_secs(1))).await;
+    for fault in [Fault::Hangup, Fault::Refuse, Fault::Hangup] {
+        proxy.fault(fault);
+        for _ in 0..5 {
+            let error = client.config().get::<u32>("limits").await.expect_err("etcd is away");
+            let text = told(&error);
+            assert!(matches!(error, Error::Unavailable { .. } | Error::Timeout { .. }), "{fault:?}: {text}");
+        }
+    }
+    proxy.fault(Fault::None);
+    again("etcd is back", async || client.config().get::<u32>("limits").await).await;
 }
 
 /// Rows "server certificate expires" and "is replaced" of the faults.
