@@ -87,6 +87,14 @@ impl Certs {
         self.folder.join(name)
     }
 
+    /// What lets etcd sign tokens with the server's key, each good for `ttl` seconds at most: a value of `--auth-token`.
+    #[must_use]
+    pub fn signed_tokens(&self, ttl: u32) -> String {
+        let (public, private) = (self.path("server.pem"), self.path("server.key"));
+        let (public, private) = (public.display(), private.display());
+        format!("jwt,pub-key={public},priv-key={private},sign-method=ES256,ttl={ttl}s")
+    }
+
     /// Replaces the server's certificate; etcd reads it for each new connection.
     pub fn server(&self, kind: Cert) {
         let names = match kind {

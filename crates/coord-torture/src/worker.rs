@@ -212,6 +212,7 @@ impl Worker {
             Error::Closed => Fate::Closed,
             Error::Timeout { .. } | Error::Backend { .. } => Fate::Unknown,
             Error::Unavailable { .. }
+            | Error::Tls { .. }
             | Error::Lost { .. }
             | Error::Conflict { .. }
             | Error::Exhausted { .. }

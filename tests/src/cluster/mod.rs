@@ -8,6 +8,7 @@
 //! address of node 2, `unix://n2:1`, is a file `n2:1`. So all members agree on the addresses, and still the way from each
 //! node to each other one has a proxy of its own.
 
+mod arguments;
 mod disk;
 mod links;
 mod users;
@@ -21,10 +22,12 @@ use anyhow::{Context, Result, bail};
 use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
+use arguments::{arguments, listening_with};
 pub use disk::SlowDisk;
 use links::Links;
 
 use crate::{
+    Certs,
     proxy::{Conditions, Proxy},
     server::{self, Process, http},
 };
@@ -79,10 +82,23 @@ impl Cluster {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_with(args: &[&str]) -> Result<Self> {
+        Self::start_listening(args, None).await
+    }
+
+    /// As [`start_with`](Self::start_with), but clients come over TLS, and find the certificates of `certs`. The harness
+    /// still does not.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_tls(certs: &Certs, args: &[&str]) -> Result<Self> {
+        Self::start_listening(args, Some(certs)).await
+    }
+
+    async fn start_listening(args: &[&str], certs: Option<&Certs>) -> Result<Self> {
         let mut tries = 3;
         loop {
             tries -= 1;
-            match Self::try_start(args).await {
+            match Self::try_start(args, certs).await {
                 // Somebody took a port between the look for a free one and the start.
                 Err(error) if tries > 0 && server::port_taken(&error) => {}
                 result => return result,
@@ -90,7 +106,7 @@ impl Cluster {
         }
     }
 
-    async fn try_start(args: &[&str]) -> Result<Self> {
+    async fn try_start(args: &[&str], certs: Option<&Certs>) -> Result<Self> {
         let program = server::program()?;
         // Short, since the path of a socket file has about 100 bytes.
         let name = format!("coord-c{}-{:06x}", std::process::id(), fastrand::u32(..1 << 24));
@@ -104,9 +120,18 @@ impl Cluster {
         let mut nodes = Vec::new();
         for (n, folder) in folders.into_iter().enumerate() {
             let address = format!("127.0.0.1:{}", crate::ports::free_port()?);
-            let process = Process::new(program.clone(), folder, arguments(n, &address, args));
+            let mut args = arguments(n, &address, args);
+            let outside = match certs {
+                Some(certs) => {
+                    let secured = format!("127.0.0.1:{}", crate::ports::free_port()?);
+                    args.extend(listening_with(certs, &address, &secured));
+                    secured
+                }
+                None => address.clone(),
+            };
+            let process = Process::new(program.clone(), folder, args);
             process.start_again()?;
-            let clients = Proxy::start(address.clone()).await?;
+            let clients = Proxy::start(outside).await?;
             nodes.push(Node { process, address, clients });
         }
         let cluster = Self { nodes, links, has_users: false };
@@ -397,19 +422,4 @@ impl Drop for Cluster {
             let _ = std::fs::remove_dir_all(around);
         }
     }
-}
-
-fn arguments(n: usize, address: &str, more: &[&str]) -> Vec<String> {
-    let client = format!("http://{address}");
-    let all = (0..NODES).map(|n| format!("n{n}={}", links::url(n))).collect::<Vec<_>>().join(",");
-    let own = format!("n{n}");
-    let fixed = [
-        ["--name", &own],
-        ["--listen-client-urls", &client],
-        ["--advertise-client-urls", &client],
-        ["--listen-peer-urls", links::LISTEN],
-        ["--initial-advertise-peer-urls", &links::url(n)],
-        ["--initial-cluster", &all],
-    ];
-    fixed.into_iter().flatten().chain(more.iter().copied()).map(str::to_owned).collect()
 }

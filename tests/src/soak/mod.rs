@@ -9,10 +9,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use coord_api::Provider;
-use coord_etcd::{Client, EtcdConfig, PlaintextPassword};
+use coord_etcd::{Client, EtcdConfig};
 use coord_torture::{Observed, Outcome, Plan, Promise, Violation};
 
-use crate::{Cluster, NODES, Proxy};
+use crate::{Certs, Cluster, NODES, Proxy};
 use footprint::Footprint;
 use nemesis::{Nemesis, Network, Report};
 use user::{Known, USER, User};
@@ -21,9 +21,8 @@ pub use schedule::{Fault, Step};
 
 const NAMESPACE: &str = "soak";
 
-/// Tokens end when they were idle for five seconds: those of clients that stand by, and those at nodes that a client does
-/// not talk to, so that it meets one when it moves there. Passwords are checked cheaply.
-const USERS: [&str; 4] = ["--auth-token-ttl", "5", "--bcrypt-cost", "4"];
+/// How long tokens are good, in seconds, so that clients meet their end all the time.
+const TOKEN_TTL: u32 = 5;
 
 /// How many clients work, and how many more take the place of those that are closed.
 const PROCESSES: usize = 3;
@@ -82,7 +81,10 @@ struct Disturbed {
 }
 
 async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Disturbed> {
-    let mut cluster = Cluster::start_with(&USERS).await?;
+    // As production.md advises: TLS, users, signed tokens. Passwords are checked cheaply.
+    let certs = Certs::new();
+    let tokens = certs.signed_tokens(TOKEN_TTL);
+    let mut cluster = Cluster::start_tls(&certs, &["--auth-token", &tokens, "--bcrypt-cost", "4"]).await?;
     cluster.enable_auth().await?;
     cluster.add_user(USER, "first", &format!("/{NAMESPACE}/")).await?;
     let user = User::new("first");
@@ -93,11 +95,11 @@ async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Di
         for n in 0..NODES {
             network.push(Proxy::start(cluster.endpoint(n)).await?);
         }
-        clients.push(client(&user, network.iter().map(|way| way.address().to_owned())).await?);
+        clients.push(client(&user, &certs, network.iter().map(|way| way.address().to_owned())).await?);
         networks.push(network);
     }
     // The one that looks at the store in the end.
-    clients.push(client(&user, cluster.endpoints()).await?);
+    clients.push(client(&user, &certs, cluster.endpoints()).await?);
 
     let nemesis = Nemesis::new(&cluster, (&networks[..], PROCESSES), NAMESPACE, &user, seed);
     let plan = Plan::new(seed, time).processes(PROCESSES);
@@ -107,11 +109,16 @@ async fn disturbed(seed: u64, time: Duration, print: &dyn Fn(&str)) -> Result<Di
     Ok(Disturbed { observed, report: report?, authentications: user.asked() })
 }
 
-async fn client(user: &Arc<User>, endpoints: impl IntoIterator<Item = String>) -> Result<Arc<dyn Provider>> {
+async fn client(
+    user: &Arc<User>,
+    certs: &Certs,
+    addresses: impl IntoIterator<Item = String>,
+) -> Result<Arc<dyn Provider>> {
+    let endpoints = addresses.into_iter().map(|address| format!("https://{address}"));
     let config = EtcdConfig::new(endpoints)
+        .tls(certs.trusted())
         .namespace(NAMESPACE)
         .credentials(Known(user.clone()))
-        .plaintext_password(PlaintextPassword::Allowed)
         .request_timeout(Duration::from_secs(2))
         .instance_id_ttl(Duration::from_secs(3));
     Ok(Arc::new(Client::connect(config).await?))

@@ -103,13 +103,8 @@ async fn a_token_that_was_idle_past_its_life_is_replaced_under_calls_watches_and
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signed_token_that_expired_or_is_of_older_users_is_replaced_as_well() {
     let certs = Certs::new();
-    let file = |name| certs.path(name).display().to_string();
-    let (public, private) = (file("server.pem"), file("server.key"));
-    let tokens = format!("jwt,pub-key={public},priv-key={private},sign-method=ES256,ttl=2s");
-    let mut server =
-        EtcdServer::start_tls(&certs, Clients::All, &["--bcrypt-cost", "4", "--auth-token", &tokens])
-            .await
-            .expect("starts");
+    let args = ["--bcrypt-cost", "4", "--auth-token", &certs.signed_tokens(2)];
+    let mut server = EtcdServer::start_tls(&certs, Clients::All, &args).await.expect("starts");
     add_users(&mut server).await;
     let config = || config(&server).tls(certs.trusted());
     all_goes_on_while_tokens_expire(&server, config()).await;
