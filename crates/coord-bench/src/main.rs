@@ -12,6 +12,7 @@ mod ids;
 mod load;
 mod lock;
 mod memory;
+mod page;
 mod party;
 mod plan;
 mod plot;
@@ -39,6 +40,7 @@ async fn main() -> ExitCode {
     let done = match words.next().as_deref() {
         Some("check") => check(Args::parse(words)).await,
         Some("plot") => plot::write(words.collect::<Vec<_>>().as_slice()),
+        Some("tables") => page::write(words.collect::<Vec<_>>().as_slice()),
         Some("child") => Box::pin(contend(&words.next().unwrap_or_default(), Args::parse(words))).await,
         Some(area) => measure(area, Args::parse(words)).await,
         None => Err(anyhow::anyhow!("no area: this is started by `cargo xtask bench`")),

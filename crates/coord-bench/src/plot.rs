@@ -90,7 +90,7 @@ fn draw(figures: &Value) -> Result<String> {
 }
 
 /// A number that a person reads: 22,427 or 0.83.
-fn shown(value: f64) -> String {
+pub(crate) fn shown(value: f64) -> String {
     if value < 100.0 {
         return format!("{value:.2}");
     }

@@ -60,12 +60,11 @@ pub(crate) fn counts() -> Result<()> {
     Ok(())
 }
 
-/// Draws what `--json` has written.
-pub(crate) fn plot(json: &str, svg: &str) -> Result<()> {
-    let status =
-        Command::new(build()?).args(["plot", json, svg]).status().context("cannot start coord-bench")?;
+/// Shows what `--json` has written, as `coord-bench` can: `plot` or `tables`.
+pub(crate) fn show(how: &str, files: &[&str]) -> Result<()> {
+    let status = Command::new(build()?).arg(how).args(files).status().context("cannot start coord-bench")?;
     if !status.success() {
-        bail!("nothing was drawn; see the message above");
+        bail!("nothing was written; see the message above");
     }
     Ok(())
 }

@@ -44,6 +44,8 @@ Commands:
   bench --check     Only what operations cost in requests and commits, which depends on no machine; part of `test`.
   bench --plot JSON SVG
                     Draws the figures of a file that --json has written.
+  bench --tables JSON… MD
+                    A page of the figures of all files that --json has written.
   etcd [--port N]   An empty etcd on 127.0.0.1:N (2379) for hand trials, until Ctrl-C.
   protoc            The path of a usable protoc: `export PROTOC=$(cargo xtask protoc)`.
   help              This text.
@@ -97,7 +99,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["package"] => package::run(false),
         ["package", "--build"] => package::run(true),
         ["bench", "--check"] => bench::counts(),
-        ["bench", "--plot", json, svg] => bench::plot(json, svg),
+        ["bench", "--plot", json, svg] => bench::show("plot", &[json, svg]),
+        ["bench", "--tables", files @ ..] => bench::show("tables", files),
         ["bench"] => bench::all(&[]),
         ["bench", options @ ..]
             if options.first().is_some_and(|first| ["--json", "--quick"].contains(first)) =>
