@@ -82,10 +82,14 @@ fn of(mut areas: Vec<Value>) -> Result<String> {
 fn add_scenario(page: &mut String, scenario: &Value) -> Result<()> {
     let text = |name: &str| scenario[name].as_str().unwrap_or_default();
     let rows = scenario["contenders"].as_array().context("there are no contenders")?;
-    let figure = |row: &Value, name: &str| row["median"][name].as_f64().filter(|figure| *figure > 0.0);
-    let has = |name: &str| rows.iter().any(|row| figure(row, name).is_some());
-    let columns: Vec<_> = COLUMNS.iter().filter(|(name, ..)| has(name)).collect();
-    let rate = has("per_second");
+    // What is too small to be shown is none.
+    let scaled = |row: &Value, name: &str, times: f64| {
+        row["median"][name].as_f64().map(|figure| figure * times).filter(|figure| *figure >= 5e-5)
+    };
+    let has = |name: &str, times| rows.iter().any(|row| scaled(row, name, times).is_some());
+    let columns: Vec<_> = COLUMNS.iter().filter(|(name, _, times)| has(name, *times)).collect();
+    let per_second = |row: &Value| scaled(row, "per_second", 1.0);
+    let rate = rows.iter().any(|row| per_second(row).is_some());
 
     let _ = writeln!(page, "\n**{}** (`{}`)\n", text("title"), text("id"));
     let mut head = String::from("| |");
@@ -97,20 +101,19 @@ fn add_scenario(page: &mut String, scenario: &Value) -> Result<()> {
     }
     let lines = "---|".repeat(head.matches('|').count() - 1);
     let _ = writeln!(page, "{head}\n|{lines}");
-    let ours = rows.first().and_then(|row| figure(row, "per_second"));
+    let ours = rows.first().and_then(per_second);
     for row in rows {
         let _ = write!(page, "| {} |", row["title"].as_str().unwrap_or_default());
         if rate {
-            let theirs = figure(row, "per_second");
+            let theirs = per_second(row);
             let ratio =
                 ours.zip(theirs).map_or_else(String::new, |(ours, theirs)| format!("{:.2}x", ours / theirs));
             let _ = write!(page, " {} | {ratio} |", shown(theirs.unwrap_or_default()));
         }
         // What is counted for each operation means nothing where there was none.
-        let is_idle = rate && figure(row, "per_second").is_none();
+        let is_idle = rate && per_second(row).is_none();
         for (name, _, times) in &columns {
-            let figure = figure(row, name).filter(|_| !is_idle);
-            let cell = figure.map(|figure| shown(figure * times)).unwrap_or_default();
+            let cell = scaled(row, name, *times).filter(|_| !is_idle).map(shown).unwrap_or_default();
             let _ = write!(page, " {cell} |");
         }
         page.push('\n');

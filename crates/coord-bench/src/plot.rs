@@ -89,8 +89,11 @@ fn draw(figures: &Value) -> Result<String> {
     ))
 }
 
-/// A number that a person reads: 22,427 or 0.83.
+/// A number that a person reads: 22,427 or 0.83 or 0.0030.
 pub(crate) fn shown(value: f64) -> String {
+    if value.abs() < 0.1 && value.abs() >= 5e-5 {
+        return format!("{value:.4}");
+    }
     if value < 100.0 {
         return format!("{value:.2}");
     }
@@ -130,8 +133,8 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!(
-            [0.0, 0.834, 99.0, 999.6, 1_234_567.0].map(shown),
-            ["0.00", "0.83", "99.00", "1,000", "1,234,567"]
+            [0.0, -0.003, 0.834, 99.0, 999.6, 1_234_567.0].map(shown),
+            ["0.00", "-0.0030", "0.83", "99.00", "1,000", "1,234,567"]
         );
     }
 }
