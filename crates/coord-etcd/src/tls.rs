@@ -167,7 +167,9 @@ mod tests {
             assert!(hint.contains(part), "{words}: {hint}");
         }
         let broken = "the connection ended while TLS was being set up: tls handshake eof";
-        for words in ["tcp connect error", "connection refused", "h2 protocol error", broken] {
+        for words in
+            ["tcp connect error", "connection refused", "h2 protocol error", "no answer within 5s", broken]
+        {
             assert_eq!(hint(words), None);
         }
         let error = || Error::Unavailable { what: "etcd".into(), source: Some(broken.into()) };

@@ -133,7 +133,7 @@ async fn secured(
 }
 
 /// "transport error" tells nobody anything, and "received corrupt message" not what it is about.
-fn explain(error: &(dyn std::error::Error + 'static), in_handshake: bool) -> BoxError {
+fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
     let inner = innermost(error);
     // What TLS itself has against the other side is data that is not valid. All else is the network, or a server that
     // is on its way down or up.
