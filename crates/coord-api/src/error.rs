@@ -127,7 +127,8 @@ pub enum Error {
     },
 
     /// No trusted connection to the store can be made: mend what `hint` names. Nothing was sent. It is tried again by
-    /// itself, with the files as they are then.
+    /// itself, with the files as they are then. Once there was a connection, one that only breaks off while TLS is being
+    /// set up is [`Unavailable`](Self::Unavailable).
     #[error("no trusted connection to {what}: {hint}")]
     Tls {
         /// What can not be reached, for example `etcd`.

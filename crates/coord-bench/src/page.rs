@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{AREAS, plot::shown};
+use crate::{AREAS, plot::shown, table::times};
 
 const BEGIN: &str = "\
 # Every figure of one run
@@ -83,11 +83,11 @@ fn add_scenario(page: &mut String, scenario: &Value) -> Result<()> {
     let text = |name: &str| scenario[name].as_str().unwrap_or_default();
     let rows = scenario["contenders"].as_array().context("there are no contenders")?;
     // What is too small to be shown is none.
-    let scaled = |row: &Value, name: &str, times: f64| {
-        row["median"][name].as_f64().map(|figure| figure * times).filter(|figure| *figure >= 5e-5)
+    let scaled = |row: &Value, name: &str, scale: f64| {
+        row["median"][name].as_f64().map(|figure| figure * scale).filter(|figure| *figure >= 5e-5)
     };
-    let has = |name: &str, times| rows.iter().any(|row| scaled(row, name, times).is_some());
-    let columns: Vec<_> = COLUMNS.iter().filter(|(name, _, times)| has(name, *times)).collect();
+    let has = |name: &str, scale| rows.iter().any(|row| scaled(row, name, scale).is_some());
+    let columns: Vec<_> = COLUMNS.iter().filter(|(name, _, scale)| has(name, *scale)).collect();
     let per_second = |row: &Value| scaled(row, "per_second", 1.0);
     let rate = rows.iter().any(|row| per_second(row).is_some());
 
@@ -101,19 +101,17 @@ fn add_scenario(page: &mut String, scenario: &Value) -> Result<()> {
     }
     let lines = "---|".repeat(head.matches('|').count() - 1);
     let _ = writeln!(page, "{head}\n|{lines}");
-    let ours = rows.first().and_then(per_second);
+    let ours = rows.first().and_then(per_second).unwrap_or_default();
     for row in rows {
         let _ = write!(page, "| {} |", row["title"].as_str().unwrap_or_default());
         if rate {
-            let theirs = per_second(row);
-            let ratio =
-                ours.zip(theirs).map_or_else(String::new, |(ours, theirs)| format!("{:.2}x", ours / theirs));
-            let _ = write!(page, " {} | {ratio} |", shown(theirs.unwrap_or_default()));
+            let theirs = per_second(row).unwrap_or_default();
+            let _ = write!(page, " {} | {} |", shown(theirs), times(ours, theirs));
         }
         // What is counted for each operation means nothing where there was none.
         let is_idle = rate && per_second(row).is_none();
-        for (name, _, times) in &columns {
-            let cell = scaled(row, name, *times).filter(|_| !is_idle).map(shown).unwrap_or_default();
+        for (name, _, scale) in &columns {
+            let cell = scaled(row, name, *scale).filter(|_| !is_idle).map(shown).unwrap_or_default();
             let _ = write!(page, " {cell} |");
         }
         page.push('\n');

@@ -64,7 +64,7 @@ pub(crate) fn print(measured: &Measured) {
 }
 
 /// Nothing for one that did nothing in the measured time.
-fn times(ours: f64, theirs: f64) -> String {
+pub(crate) fn times(ours: f64, theirs: f64) -> String {
     if theirs > 0.0 { format!("{:.2}x", ours / theirs) } else { "-".into() }
 }
 
