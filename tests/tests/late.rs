@@ -12,7 +12,7 @@ use std::{
 use coord_api::{ConfigExt, Error, IdOptions, Provider, ServiceInfo, Snowflake, SnowflakeOptions, Version};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{Conditions, EtcdServer, Late, Proxy, other_runtime};
-use etcd_client::{GetOptions, WatchOptions};
+use etcd_client::{GetOptions, GetResponse, KeyValue, WatchOptions};
 use futures::{FutureExt, future::join_all};
 use tokio::time::{sleep, timeout};
 
@@ -83,6 +83,122 @@ async fn a_registration_that_arrives_late_does_not_bring_an_instance_back() {
     late.let_it_arrive().await;
     let found = registry.discover("im-logic").await.expect("etcd answers");
     assert_eq!(found, [instance("other")]);
+}
+
+/// Whoever wanted a place has gone when the request for it arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_arrives_late_is_never_taken() {
+    let (server, late, config) = late(Duration::from_secs(1)).await;
+    let client = Client::connect(config).await.expect("etcd answers");
+    let locks = client.lock();
+    // With the lease that all of them are on.
+    let _held = locks.acquire("held", TTL).await.expect("is free");
+    let mut store = Store::of(&server).await;
+    for asked in ["waiting", "trying", "dropped"] {
+        late.keep_the_next();
+        let shut = store.gate().await;
+        match asked {
+            "waiting" => {
+                let taken = locks.acquire("late", TTL).await;
+                assert!(matches!(taken, Err(Error::Timeout { .. })), "{taken:?}");
+            }
+            "trying" => {
+                let taken = locks.try_acquire("late", TTL).await;
+                assert!(matches!(taken, Err(Error::Timeout { .. })), "{taken:?}");
+            }
+            _ => {
+                let taken = timeout(Duration::from_millis(100), locks.acquire("late", TTL)).await;
+                assert!(taken.is_err(), "the request is stuck");
+                until("the gate is shut", async || store.gate().await > shut).await;
+            }
+        }
+        assert_eq!(store.gate().await, shut + 1, "{asked}");
+        let before = store.revision().await;
+        late.let_it_arrive().await;
+        assert_eq!(store.revision().await, before, "{asked}: nothing is written");
+        // What is asked from now on passes, and finds the lock free.
+        let again = locks.try_acquire("late", TTL).await.expect("etcd answers").expect("is free");
+        again.unlock().await.expect("is held");
+    }
+}
+
+/// Many places that were asked for in one request are kept out by a few writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_that_arrive_late_together_are_kept_out_together() {
+    let (server, late, config) = late(Duration::from_secs(1)).await;
+    let client = Client::connect(config).await.expect("etcd answers");
+    let locks = client.lock();
+    let _held = locks.acquire("held", TTL).await.expect("is free");
+    let mut store = Store::of(&server).await;
+    // The first of them may travel alone.
+    late.keep(0, 2);
+    let places = (0..64).map(|n| {
+        let (locks, name) = (locks.clone(), format!("late-{n}"));
+        async move { locks.acquire(&name, TTL).await }
+    });
+    let taken = join_all(places).await;
+    let lost = taken.iter().filter(|taken| taken.is_err()).count();
+    assert!(lost > 32, "most travel together, and not {lost}: {taken:?}");
+    // Not by one, since some hear of it when the first write is under way.
+    let shut = store.gate().await;
+    assert!((1..16).contains(&shut), "{lost} places were kept out by {shut} writes");
+    let before = store.revision().await;
+    late.let_it_arrive().await;
+    assert_eq!(store.revision().await, before);
+}
+
+/// A gate that somebody else has written costs a request, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_is_not_as_it_was_lets_the_next_attempt_pass() {
+    let server = EtcdServer::start().await.expect("starts");
+    let client = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
+    let locks = client.lock();
+    let held = locks.acquire("held", TTL).await.expect("is free");
+    let mut store = Store::of(&server).await;
+    let place = &store.keys("/coord/locks/held/").await[0];
+    let lease = place.trim_start_matches("/coord/locks/held/").split('-').next().expect("is its first part");
+    let gate = format!("/coord/internal/gates/{lease}");
+    let mut etcd = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    for what in ["written", "deleted"] {
+        match what {
+            "written" => drop(etcd.put(gate.as_str(), "", None).await.expect("etcd answers")),
+            _ => drop(etcd.delete(gate.as_str(), None).await.expect("etcd answers")),
+        }
+        let names = (0..8).map(|n| {
+            let (locks, name) = (locks.clone(), format!("{what}-{n}"));
+            async move { locks.acquire(&name, TTL).await.expect("is free").unlock().await }
+        });
+        assert!(join_all(names).await.iter().all(Result::is_ok), "{what}");
+        assert!(locks.try_acquire("held", TTL).await.expect("etcd answers").is_none(), "{what}");
+    }
+    held.unlock().await.expect("is held");
+}
+
+/// What etcd has, past the way on which requests are kept back.
+struct Store(etcd_client::Client);
+
+impl Store {
+    async fn of(server: &EtcdServer) -> Self {
+        Self(etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers"))
+    }
+
+    async fn read(&mut self, prefix: &str) -> GetResponse {
+        self.0.get(prefix, Some(GetOptions::new().with_prefix())).await.expect("etcd answers")
+    }
+
+    async fn revision(&mut self) -> i64 {
+        self.read("/").await.header().expect("is there").revision()
+    }
+
+    async fn keys(&mut self, prefix: &str) -> Vec<String> {
+        let found = self.read(prefix).await;
+        found.kvs().iter().map(|kv| kv.key_str().expect("is text").to_owned()).collect()
+    }
+
+    /// How often the only gate was shut.
+    async fn gate(&mut self) -> i64 {
+        self.read("/coord/internal/gates/").await.kvs().first().map_or(0, KeyValue::version)
+    }
 }
 
 /// Time that is reserved for numbers never goes back, or the next holder of the id would make some of them again.

@@ -154,6 +154,11 @@ impl Keys {
     pub(crate) fn commit_slot(&self, lease: i64, slot: u64) -> String {
         format!("{}commits/{lease:x}-{slot:x}", self.0.internal)
     }
+
+    /// What whoever takes a place on a lease passes through.
+    pub(crate) fn gate(&self, lease: i64) -> String {
+        format!("{}gates/{lease:x}", self.0.internal)
+    }
 }
 
 /// An inner `/` would make `a/b` a part of `a`; names never contain `%`, so nothing else looks like this.

@@ -19,6 +19,7 @@ mod files;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+mod gate;
 mod group;
 mod health;
 mod ids;

@@ -16,6 +16,7 @@ use crate::{
     background::owned,
     core::Core,
     error::{Effect, Failure, again},
+    gate::Gate,
     request::Repeat,
     telemetry,
 };
@@ -31,6 +32,7 @@ const MANY_USERS: usize = MOST_USERS - MOST_USERS / 8;
 pub(crate) struct Session {
     pub(crate) id: i64,
     pub(crate) lease: Lease,
+    pub(crate) gate: Arc<Gate>,
     class: Ttl,
 }
 
@@ -228,7 +230,8 @@ impl Core {
     async fn grant(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
         let granted = self.grant_lease("grant a lease", ttl.as_secs().into(), |id| self.revoke_later(id));
         let Granted { id, sent, ttl: granted } = granted.await?;
-        let session = Arc::new(Session { id, lease: Lease::granted(sent, granted), class: ttl });
+        let gate = Arc::new(Gate::new(self.keys.gate(id), id));
+        let session = Arc::new(Session { id, lease: Lease::granted(sent, granted), gate, class: ttl });
         self.sessions.alive().insert(id, session.clone());
         // Closing marks first and revokes then, so either it sees this session or we see that it is closed.
         if self.check_open().is_err() {

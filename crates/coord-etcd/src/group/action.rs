@@ -6,6 +6,8 @@ use etcd_client::{
     Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
 
+use crate::gate::Gate;
+
 /// The condition that nobody is in a queue.
 pub(super) fn is_empty(queue: &str) -> Compare {
     Compare::create_revision(queue, CompareOp::Equal, 0).with_prefix()
@@ -17,10 +19,10 @@ pub(super) fn is_empty(queue: &str) -> Compare {
 /// about it got no answer. So whoever deletes a key by its name deletes its own place or nothing.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    /// Writes a place and looks who else is there.
-    Enter { key: String, value: Arc<[u8]>, lease: i64, look: Look },
+    /// Writes a place on the lease of the gate and looks who else is there.
+    Enter { key: String, value: Arc<[u8]>, gate: Arc<Gate>, look: Look },
     /// Writes a place only if the queue is empty.
-    EnterIfEmpty { key: String, value: Arc<[u8]>, lease: i64 },
+    EnterIfEmpty { key: String, value: Arc<[u8]>, gate: Arc<Gate> },
     /// Deletes a place, if it is there.
     Leave { key: String, heirs: Heirs },
 }
@@ -65,6 +67,14 @@ impl Action {
         }
     }
 
+    /// What it has to pass, which whoever leaves need not.
+    pub(super) fn gate(&self) -> Option<&Arc<Gate>> {
+        match self {
+            Self::Enter { gate, .. } | Self::EnterIfEmpty { gate, .. } => Some(gate),
+            Self::Leave { .. } => None,
+        }
+    }
+
     /// Whether it is likely to find the queue empty: it is the first of this client there.
     pub(super) fn is_likely_first(&self) -> bool {
         matches!(self, Self::Enter { look: Look::Predecessor, .. })
@@ -83,12 +93,12 @@ impl Action {
     /// The operations, [`size`](Self::size) of them. Not as a nested transaction where that can be: those cost etcd far
     /// more.
     pub(super) fn operations(&self, queue: &str, known_empty: bool) -> Vec<TxnOp> {
-        let put = |key: &str, value: &[u8], lease| {
-            TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)))
+        let put = |key: &str, value: &[u8], gate: &Gate| {
+            TxnOp::put(key, value, Some(PutOptions::new().with_lease(gate.lease())))
         };
         match self {
-            Self::Enter { key, value, lease, look } => {
-                let mut operations = vec![put(key, value, *lease)];
+            Self::Enter { key, value, gate, look } => {
+                let mut operations = vec![put(key, value, gate)];
                 if self.size(known_empty) == 2 {
                     let two = GetOptions::new().with_prefix().with_keys_only().with_limit(2);
                     let two = match look {
@@ -99,8 +109,8 @@ impl Action {
                 }
                 operations
             }
-            Self::EnterIfEmpty { key, value, lease } => {
-                let put = put(key, value, *lease);
+            Self::EnterIfEmpty { key, value, gate } => {
+                let put = put(key, value, gate);
                 vec![TxnOp::txn(Txn::new().when([is_empty(queue)]).and_then([put]))]
             }
             Self::Leave { key, .. } => vec![TxnOp::delete(key.as_str(), None)],

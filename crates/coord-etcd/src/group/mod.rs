@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     core::Core,
     error::{Effect, Failure},
+    gate::Gate,
     lanes::{Lanes, Lined, MAX_OPERATIONS},
     read::revision,
 };
@@ -220,12 +221,14 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
 async fn send_guessing(core: &Core, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
     let first = batch.iter().filter(|request| request.action.is_likely_first());
     let conditions: Vec<_> = first.map(|request| is_empty(&request.queue)).collect();
-    let txn = || Txn::new().when(conditions.as_slice()).and_then(operations(batch, true));
+    let gates = gates(batch);
+    let conditions = || [conditions.clone(), gates.iter().map(|gate| gate.is_open()).collect()].concat();
+    let txn = || Txn::new().when(conditions()).and_then(operations(batch, true));
     let answer = core.txn_from(LOCK, txn).await?;
     Ok(answer.succeeded().then(|| outcomes(batch, &answer, true)))
 }
 
-/// Sends a batch without conditions.
+/// Sends a batch on no condition but that gates are open.
 async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
     // Who leaves alone needs no transaction, which takes etcd longer.
     if let [Request { action: action @ Action::Leave { key, .. }, .. }] = batch {
@@ -233,8 +236,31 @@ async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, F
         let revision = revision(deleted.header());
         return Ok(vec![action.outcome(&[TxnOpResponse::Delete(deleted)], revision)]);
     }
-    let answer = core.txn_from(LOCK, || Txn::new().and_then(operations(batch, false))).await?;
-    Ok(outcomes(batch, &answer, false))
+    let gates = gates(batch);
+    loop {
+        let txn = || {
+            let are_open: Vec<_> = gates.iter().map(|gate| gate.is_open()).collect();
+            let looks: Vec<_> = gates.iter().map(|gate| gate.look()).collect();
+            Txn::new().when(are_open).and_then(operations(batch, false)).or_else(looks)
+        };
+        let answer = core.txn_from(LOCK, txn).await?;
+        if answer.succeeded() {
+            return Ok(outcomes(batch, &answer, false));
+        }
+        // One was shut for a request whose answer was lost, and let none through that was made before.
+        gates.iter().zip(answer.op_responses()).for_each(|(gate, found)| gate.looked(&found));
+    }
+}
+
+/// What a batch has to pass, each once.
+fn gates(batch: &[Request]) -> Vec<&Arc<Gate>> {
+    let mut gates: Vec<&Arc<Gate>> = Vec::new();
+    for gate in batch.iter().filter_map(|request| request.action.gate()) {
+        if !gates.iter().any(|other| Arc::ptr_eq(other, gate)) {
+            gates.push(gate);
+        }
+    }
+    gates
 }
 
 fn operations(batch: &[Request], known_empty: bool) -> Vec<TxnOp> {

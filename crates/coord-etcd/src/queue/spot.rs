@@ -18,9 +18,9 @@ use super::local::Member;
 use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
+    gate::Mark,
     group::{Action, Answer, Heirs, LOCK, Look, Outcome},
     keys::Range,
-    place::LATE,
     read::revision,
     session::Session,
     watch::hub::Delivery,
@@ -42,8 +42,6 @@ pub(crate) struct Spot {
     left: AtomicBool,
     /// Whether a request to delete it was sent whose answer was not seen.
     is_leaving: AtomicBool,
-    /// Whether it may be written once more after it was left, by a request whose answer was lost.
-    may_come_again: bool,
 }
 
 #[derive(Debug)]
@@ -52,8 +50,8 @@ enum State {
     Asked(Answer),
     /// In the queue since this revision.
     Standing { created: i64 },
-    /// Perhaps in the queue: the answer was lost, and could not be read back.
-    Unknown,
+    /// Perhaps in the queue, now or later: the answer was lost then, and could not be read back.
+    Unknown { since: Mark },
     /// Never came into the queue.
     Refused,
 }
@@ -83,14 +81,13 @@ impl Spot {
             let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
             match shared.core.on_session(ttl, ask).await {
                 Ok(spot) => return Ok(spot),
-                // The place before, should it come to be, is left; this one has another key.
+                // The place before never comes to be, or is left; this one has another key.
                 Err(error) => shared.core.begin_anew(begun, error).await?,
             }
         }
     }
 
-    /// Enters a queue only if it is empty, in one request that writes nothing otherwise. If its answer is lost, the
-    /// same is asked again: of two such requests about one key at most one takes effect.
+    /// Enters a queue only if it is empty, in one request that writes nothing otherwise.
     ///
     /// May be dropped: the place is left then.
     pub(crate) async fn enter_if_empty(
@@ -99,8 +96,14 @@ impl Spot {
         ttl: Ttl,
     ) -> Result<Option<Self>> {
         let queue = queue.into();
-        let ask = |session| Self::ask(shared, &queue, session, IfOccupied::LeaveAlone);
-        Ok(Some(shared.core.on_session(ttl, ask).await?).filter(|spot| spot.at_head))
+        let begun = Instant::now();
+        loop {
+            let ask = |session| Self::ask(shared, &queue, session, IfOccupied::LeaveAlone);
+            match shared.core.on_session(ttl, ask).await {
+                Ok(spot) => return Ok(Some(spot).filter(|spot| spot.at_head)),
+                Err(error) => shared.core.begin_anew(begun, error).await?,
+            }
+        }
     }
 
     async fn ask(
@@ -113,12 +116,10 @@ impl Spot {
         let member = core.queues.join(core, queue, &session);
         let key = member.key();
         let look = member.what_to_look_for();
-        let lease = session.id;
-        let action = || match (if_occupied, key.clone(), core.holder.clone(), lease) {
-            (IfOccupied::Wait, key, value, lease) => Action::Enter { key, value, lease, look },
-            (IfOccupied::LeaveAlone, key, value, lease) => Action::EnterIfEmpty { key, value, lease },
+        let action = match (if_occupied, key.clone(), core.holder.clone(), session.gate.clone()) {
+            (IfOccupied::Wait, key, value, gate) => Action::Enter { key, value, gate, look },
+            (IfOccupied::LeaveAlone, key, value, gate) => Action::EnterIfEmpty { key, value, gate },
         };
-        let begun = Instant::now();
         // From here on the place may exist; the spot leaves it if this future is dropped.
         let mut spot = Self {
             shared: shared.clone(),
@@ -126,12 +127,11 @@ impl Spot {
             queue: queue.clone(),
             key: key.clone(),
             session,
-            state: State::Asked(core.group.send(queue.clone(), action())),
+            state: State::Asked(core.group.send(queue.clone(), action)),
             at_head: false,
             predecessor: None,
             left: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
-            may_come_again: false,
         };
         let State::Asked(answer) = &mut spot.state else { unreachable!("was just asked") };
         let outcome = tokio::select! {
@@ -160,42 +160,31 @@ impl Spot {
             }
             // The answer was lost, but the key is ours alone: if it is there, the request took effect.
             Err(Failure { error, effect: Effect::Unknown }) => {
-                spot.state = State::Unknown;
+                spot.state = State::Unknown { since: spot.session.gate.now() };
                 spot.member().retire();
-                let mut error = error;
-                loop {
-                    if let Some(created) = Box::pin(spot.look()).await {
+                match Box::pin(spot.settle()).await {
+                    Ok(Some(created)) => {
                         spot.at_head = if_occupied == IfOccupied::LeaveAlone;
                         spot.state = State::Standing { created };
-                        return Ok(spot);
+                        Ok(spot)
                     }
-                    if if_occupied == IfOccupied::Wait || !core.may_begin_anew(begun, &error).await {
-                        return Err(error);
+                    Ok(None) => {
+                        spot.state = State::Refused;
+                        Err(error)
                     }
-                    // One takes effect now, the other one perhaps when the place has been left.
-                    spot.may_come_again = true;
-                    match core.group.send(queue.clone(), action()).wait().await {
-                        Ok(Outcome { condition: true, revision, .. }) => {
-                            spot.at_head = true;
-                            spot.state = State::Standing { created: revision };
-                            return Ok(spot);
-                        }
-                        // By others, or by the request before.
-                        Ok(_) => match Box::pin(spot.look()).await {
-                            Some(_) => {}
-                            None => return Ok(spot),
-                        },
-                        Err(failure) => error = failure.error,
-                    }
+                    Err(_) => Err(error),
                 }
             }
         }
     }
 
-    /// The revision at which the key was created, if it is there.
-    async fn look(&self) -> Option<i64> {
-        let found = self.core().get(LOCK, self.key.as_str(), None).await.ok()?;
-        Some(found.kvs().first()?.create_revision())
+    /// Makes sure that the request takes no effect any more; the revision at which the key was created, if it has.
+    async fn settle(&self) -> Result<Option<i64>, Failure> {
+        if let State::Unknown { since } = self.state {
+            self.core().shut(&self.session, since).await?;
+        }
+        let found = self.core().get(LOCK, self.key.as_str(), None).await?;
+        Ok(found.kvs().first().map(etcd_client::KeyValue::create_revision))
     }
 
     /// The key in etcd.
@@ -399,15 +388,13 @@ impl Release for Spot {
 impl Drop for Spot {
     fn drop(&mut self) {
         let state = std::mem::replace(&mut self.state, State::Refused);
-        let stays_left = *self.left.get_mut() && !self.may_come_again;
-        if stays_left || matches!(state, State::Refused) || self.session.lease.loss().is_some() {
+        if *self.left.get_mut() || matches!(state, State::Refused) || self.session.lease.loss().is_some() {
             return;
         }
         let Some(member) = self.member.take() else { return };
         if *self.is_leaving.get_mut() {
             member.retire();
         }
-        let state = if self.may_come_again { State::Unknown } else { state };
         let (core, queue, key) = (self.core().clone(), self.queue.clone(), self.key.clone());
         let session = self.session.clone();
         self.core().runtime.spawn(async move {
@@ -431,37 +418,38 @@ async fn leave(
     state: State,
 ) -> bool {
     let stray = match state {
-        State::Standing { .. } => false,
-        State::Unknown => true,
+        State::Standing { .. } => None,
+        State::Unknown { since } => Some(since),
         State::Refused => return true,
         State::Asked(mut answer) => match answer.wait().await {
-            Ok(_) => false,
+            Ok(_) => None,
             Err(failure) if failure.effect == Effect::None => return true,
-            Err(_) => true,
+            Err(_) => Some(session.gate.now()),
         },
     };
-    if stray {
+    if stray.is_some() {
         member.retire();
     }
-    // A request whose answer was lost may still be under way, so its place is looked for again later.
-    let rounds: &[Duration] =
-        if stray { &[Duration::ZERO, Duration::from_secs(1), LATE] } else { &[Duration::ZERO] };
-    let action = || Action::Leave { key: key.to_owned(), heirs: Heirs::Nobody };
-    for pause in rounds {
-        tokio::time::sleep(*pause).await;
-        while session.lease.loss().is_none() {
-            match core.group.send(queue.clone(), action()).wait().await {
-                Ok(_) => break,
-                Err(failure) if !may_pass(&failure.error) => {
-                    tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
-                    return false;
+    while session.lease.loss().is_none() {
+        let left = async {
+            if let Some(since) = stray {
+                core.shut(session, since).await?;
+            }
+            let action = Action::Leave { key: key.to_owned(), heirs: Heirs::Nobody };
+            core.group.send(queue.clone(), action).wait().await
+        };
+        match left.await {
+            Ok(_) => break,
+            Err(_) if session.lease.loss().is_some() => break,
+            Err(failure) if !may_pass(&failure.error) => {
+                tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
+                return false;
+            }
+            Err(failure) => {
+                if failure.effect == Effect::Unknown {
+                    member.retire();
                 }
-                Err(failure) => {
-                    if failure.effect == Effect::Unknown {
-                        member.retire();
-                    }
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
-                }
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
             }
         }
     }

@@ -1,0 +1,93 @@
+//! What keeps a request that arrives late from taking a place.
+//!
+//! A request whose answer was lost may be under way for longer than anybody waits: a member that was frozen reads, when
+//! it goes on, what its clients sent it minutes before. A place that comes to be then belongs to nobody, and bars its
+//! queue for as long as the lease lives. So whoever enters a queue requires that a key on the same lease, the gate, is
+//! as this client knows it. Writing the gate shuts it for all that was sent before, and a look at the place after that
+//! tells for good whether it was taken.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use coord_api::Error;
+use etcd_client::{Compare, CompareOp, GetOptions, KvClient, PutOptions, TxnOp, TxnOpResponse};
+
+use crate::{core::Core, error::Failure, group::LOCK, read::revision, request::Repeat, session::Session};
+
+/// The gate of one lease.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    key: String,
+    lease: i64,
+    /// The revision at which it was written last, as far as this client knows; 0 for never. One that is not right
+    /// costs another request, which tells it.
+    at: AtomicI64,
+    /// How often this client began to shut it,
+    begun: AtomicU64,
+    /// and which of these was done last; locked while it is shut.
+    done: tokio::sync::Mutex<u64>,
+}
+
+/// A moment, counted in how often a gate was shut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark(u64);
+
+impl Gate {
+    pub(crate) fn new(key: String, lease: i64) -> Self {
+        Self { key, lease, at: AtomicI64::new(0), begun: AtomicU64::new(0), done: tokio::sync::Mutex::new(0) }
+    }
+
+    /// The lease that the gate goes with.
+    pub(crate) fn lease(&self) -> i64 {
+        self.lease
+    }
+
+    /// The condition under which a request may pass that is made now.
+    pub(crate) fn is_open(&self) -> Compare {
+        Compare::mod_revision(self.key.as_str(), CompareOp::Equal, self.at.load(Ordering::SeqCst))
+    }
+
+    /// What to look at when that was not so,
+    pub(crate) fn look(&self) -> TxnOp {
+        TxnOp::get(self.key.as_str(), Some(GetOptions::new().with_keys_only()))
+    }
+
+    /// and what was found.
+    pub(crate) fn looked(&self, found: &TxnOpResponse) {
+        if let TxnOpResponse::Get(found) = found {
+            let at = found.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision);
+            self.at.store(at, Ordering::SeqCst);
+        }
+    }
+
+    /// To be taken when the answer to a request is known to be lost.
+    pub(crate) fn now(&self) -> Mark {
+        Mark(self.begun.load(Ordering::SeqCst))
+    }
+}
+
+impl Core {
+    /// Makes sure that nothing passes the gate of `session` any more that was sent before `mark`. Those whose answers
+    /// were lost together share one request.
+    ///
+    /// May be dropped and called again.
+    pub(crate) async fn shut(&self, session: &Session, mark: Mark) -> Result<(), Failure> {
+        let gate = &session.gate;
+        let mut done = gate.done.lock().await;
+        // Only one that began after the mark was certainly sent after what it is to keep out.
+        if *done > mark.0 {
+            return Ok(());
+        }
+        let this = gate.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let on_lease = PutOptions::new().with_lease(gate.lease);
+        let put = async |mut kv: KvClient| kv.put(gate.key.as_str(), "", Some(on_lease.clone())).await;
+        // Writing it once more than needed shuts out only what is then sent again.
+        let answer = self.call(LOCK, Repeat::Freely, put).await.inspect_err(|failure| {
+            if let Error::Lost { reason } = failure.error {
+                session.lease.lose(reason);
+            }
+        })?;
+        gate.at.store(revision(answer.header()), Ordering::SeqCst);
+        *done = this;
+        Ok(())
+    }
+}
