@@ -174,6 +174,35 @@ async fn a_gate_that_is_not_as_it_was_lets_the_next_attempt_pass() {
     held.unlock().await.expect("is held");
 }
 
+/// Whoever wanted an id or a registration has gone on when the request for it arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_and_a_registration_that_arrive_late_are_never_written() {
+    let (server, late, config) = late(Duration::from_secs(1)).await;
+    let client = Client::connect(config.instance_id_ttl(TTL)).await.expect("etcd answers");
+    let ids = || client.instance_id_allocator("svc", 8).expect("is valid");
+    let (first, second, registry) = (ids(), ids(), client.registry());
+    let instance = |id: &str| ServiceInfo::new("svc", id, "10.0.0.1", 80);
+    let taken = first.acquire_id().await.expect("is free");
+    let _other = registry.register(instance("other"), TTL).await.expect("is registered");
+    let mut store = Store::of(&server).await;
+    for asked in ["an id", "a registration"] {
+        let shut = store.gate().await;
+        late.keep_the_next();
+        let error = match asked {
+            "an id" => second.acquire_id().await.map(drop),
+            _ => registry.register(instance("late"), TTL).await.map(drop),
+        };
+        assert!(matches!(error, Err(Error::Timeout { .. })), "{asked}: {error:?}");
+        assert_eq!(store.gate().await, shut + 1, "{asked}");
+        let before = store.revision().await;
+        late.let_it_arrive().await;
+        assert_eq!(store.revision().await, before, "{asked}: nothing is written");
+    }
+    let found = registry.discover("svc").await.expect("etcd answers");
+    assert_eq!(found, [instance("other")]);
+    assert_ne!(second.acquire_id().await.expect("is free"), taken);
+}
+
 /// What etcd has, past the way on which requests are kept back.
 struct Store(etcd_client::Client);
 

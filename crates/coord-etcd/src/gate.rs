@@ -1,17 +1,20 @@
-//! What keeps a request that arrives late from taking a place.
+//! What keeps a request that arrives late from taking anything.
 //!
 //! A request whose answer was lost may be under way for longer than anybody waits: a member that was frozen reads, when
 //! it goes on, what its clients sent it minutes before. A place that comes to be then belongs to nobody, and bars its
-//! queue for as long as the lease lives. So whoever enters a queue requires that a key on the same lease, the gate, is
-//! as this client knows it. Writing the gate shuts it for all that was sent before, and a look at the place after that
-//! tells for good whether it was taken.
+//! queue for as long as the lease lives. So whatever takes something on a lease, a place, an id or a record, requires
+//! that another key on the lease, the gate, is as this client knows it. Writing the gate shuts it for all that was sent
+//! before, and a look after that tells for good whether it was taken.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use coord_api::Error;
 use etcd_client::{Compare, CompareOp, GetOptions, KvClient, PutOptions, TxnOp, TxnOpResponse};
 
-use crate::{core::Core, error::Failure, group::LOCK, read::revision, request::Repeat, session::Session};
+use crate::{core::Core, error::Failure, read::revision, request::Repeat, session::Session};
+
+/// What is tried when a gate is shut.
+const SETTLE: &str = "settle what was not answered";
 
 /// The gate of one lease.
 #[derive(Debug)]
@@ -81,7 +84,7 @@ impl Core {
         let on_lease = PutOptions::new().with_lease(gate.lease);
         let put = async |mut kv: KvClient| kv.put(gate.key.as_str(), "", Some(on_lease.clone())).await;
         // Writing it once more than needed shuts out only what is then sent again.
-        let answer = self.call(LOCK, Repeat::Freely, put).await.inspect_err(|failure| {
+        let answer = self.call(SETTLE, Repeat::Freely, put).await.inspect_err(|failure| {
             if let Error::Lost { reason } = failure.error {
                 session.lease.lose(reason);
             }

@@ -9,12 +9,9 @@ use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpResponse};
 use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
+    gate::Mark,
     session::Session,
 };
-
-/// A server gives up a request that it has not finished after about 7 s; a request of ours whose answer was
-/// lost can not take effect later than this.
-pub(crate) const LATE: Duration = Duration::from_secs(10);
 
 /// A key that we wrote.
 #[derive(Clone, Debug)]
@@ -82,26 +79,34 @@ impl Core {
         });
     }
 
-    /// Deletes a key with a value that only we can have written, without knowing whether we did: at once,
-    /// and again when a request whose answer was lost can no longer be under way. Unless a later attempt writes
-    /// the same, or has: only what was there before that one began is deleted.
-    pub(crate) fn delete_stray(self: &Arc<Self>, key: String, value: Vec<u8>, session: Arc<Session>) {
+    /// Deletes a key with a value that only we can have written, by a request through the gate of `session` whose answer
+    /// was known to be lost at `since`. Unless a later attempt writes the same, or has: only what was there before that
+    /// one began is deleted.
+    pub(crate) fn delete_stray(
+        self: &Arc<Self>,
+        key: String,
+        value: Vec<u8>,
+        session: Arc<Session>,
+        since: Mark,
+    ) {
         let core = self.clone();
         self.runtime.spawn(async move {
-            for pause in [Duration::ZERO, Duration::from_secs(1), LATE] {
-                tokio::select! {
-                    _ = session.lease.lost() => return,
-                    () = tokio::time::sleep(pause) => {}
-                }
-                while let Err(Failure { error, .. }) = core.delete_if_stray(&key, &value).await {
-                    if !may_pass(&error) {
+            while session.lease.loss().is_none() {
+                let deleted = async {
+                    core.shut(&session, since).await?;
+                    core.delete_if_stray(&key, &value).await
+                };
+                match deleted.await {
+                    Ok(()) => return,
+                    Err(Failure { error, .. }) if !may_pass(&error) => {
                         tracing::warn!(key, %error, "what was written without an answer could not be deleted");
                         return;
                     }
-                    tokio::select! {
-                        _ = session.lease.lost() => return,
-                        () = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))) => {}
-                    }
+                    Err(_) => {}
+                }
+                tokio::select! {
+                    _ = session.lease.lost() => return,
+                    () = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))) => {}
                 }
             }
         });

@@ -16,10 +16,10 @@ use crate::{
     background::owned,
     core::{Core, Shared},
     error::{Effect, Failure},
+    gate::Mark,
     keys::Range,
     place::OwnKey,
     read::revision,
-    request::Repeat,
     session::Session,
     watch::{entry, follow},
 };
@@ -147,9 +147,9 @@ async fn write_over_own(
                 Record::check_replaceable(service, &stored, &core.owner)?;
                 expected = found.mod_revision();
             }
-            Write::Barred(error) => core.begin_anew(begun, error).await?,
-            Write::Unknown(error) => {
-                core.delete_stray(key.into(), record.to_vec(), session);
+            Write::Never(error) => core.begin_anew(begun, error).await?,
+            Write::Unknown(error, since) => {
+                core.delete_stray(key.into(), record.to_vec(), session, since);
                 return Err(error);
             }
         }
@@ -159,21 +159,19 @@ async fn write_over_own(
 enum Write {
     /// Written at this revision.
     Done(i64),
-    /// Not written: the key has another revision than expected, or does not exist any more.
+    /// Not written: the key may have another revision than expected, or not exist any more.
     Found(Option<KeyValue>),
     /// The answer was lost. It was not written, and never will be.
-    Barred(Error),
-    /// The answer was lost. It may have been written, or may be later, unless the key is changed before.
-    Unknown(Error),
+    Never(Error),
+    /// The answer was lost then. It may have been written, or may be later, unless the key is changed before.
+    Unknown(Error, Mark),
 }
 
 impl Core {
     /// Writes a record if the key is at revision `expected`; 0 means that it does not exist.
     ///
-    /// A write that is still under way when its record has been given back would bring it back. So each is on the
-    /// condition that a key of its own, the bar, does not exist, and when its answer is lost, the bar is written. The
-    /// bar is on the lease of the record: no request can write that once the lease is over, and before nobody knows how
-    /// long one may be under way. So it is never removed by hand.
+    /// A write that is still under way when its record has been given back would bring it back. So each passes the gate
+    /// of its lease, which is shut when an answer is lost.
     async fn write_record(
         self: &Arc<Self>,
         key: &str,
@@ -182,39 +180,36 @@ impl Core {
         expected: i64,
     ) -> Result<Write> {
         let put = TxnOp::put(key, record.to_vec(), Some(PutOptions::new().with_lease(session.id)));
-        let bar = self.keys.commit_slot(session.id, self.next_attempt());
-        let is_open = Compare::create_revision(bar.as_str(), CompareOp::Equal, 0);
         let txn = Txn::new()
-            .when([Compare::mod_revision(key, CompareOp::Equal, expected), is_open])
+            .when([Compare::mod_revision(key, CompareOp::Equal, expected), session.gate.is_open()])
             .and_then([put])
-            .or_else([TxnOp::get(key, None)]);
+            .or_else([TxnOp::get(key, None), session.gate.look()]);
         match self.txn_on(session, "register", txn).await {
             Ok(answer) if answer.succeeded() => Ok(Write::Done(revision(answer.header()))),
-            Ok(answer) => Ok(Write::Found(match answer.op_responses().first() {
-                Some(TxnOpResponse::Get(found)) => found.kvs().first().cloned(),
-                _ => None,
-            })),
+            Ok(answer) => {
+                let found = answer.op_responses();
+                found.last().inspect(|gate| session.gate.looked(gate));
+                Ok(Write::Found(match found.first() {
+                    Some(TxnOpResponse::Get(found)) => found.kvs().first().cloned(),
+                    _ => None,
+                }))
+            }
             Err(Failure { error, effect: Effect::None }) => Err(error),
             // The record names this client, and its lease the session, so they tell whether it was this write.
-            Err(Failure { error, effect: Effect::Unknown }) => match self.barred(&bar, key, session).await {
-                Ok(Some(found)) if found.value() == record && found.lease() == session.id => {
-                    Ok(Write::Done(found.mod_revision()))
-                }
-                Ok(_) => Ok(Write::Barred(error)),
-                Err(_) => Ok(Write::Unknown(error)),
-            },
+            Err(Failure { error, effect: Effect::Unknown }) => {
+                let since = session.gate.now();
+                let settled = async {
+                    self.shut(session, since).await?;
+                    self.get("register", key, None).await
+                };
+                Ok(match settled.await.map(|mut found| found.take_kvs().pop()) {
+                    Ok(Some(found)) if found.value() == record && found.lease() == session.id => {
+                        Write::Done(found.mod_revision())
+                    }
+                    Ok(_) => Write::Never(error),
+                    Err(_) => Write::Unknown(error, since),
+                })
+            }
         }
-    }
-
-    /// Makes sure that a write does not take effect any more if it has not yet, and reads what there is.
-    async fn barred(&self, bar: &str, key: &str, session: &Session) -> Result<Option<KeyValue>, Failure> {
-        let put = TxnOp::put(bar, "barred", Some(PutOptions::new().with_lease(session.id)));
-        let txn = Txn::new().and_then([put, TxnOp::get(key, None)]);
-        let request = async |mut kv: etcd_client::KvClient| kv.txn(txn.clone()).await;
-        let answer = self.call("register", Repeat::Freely, request).await?;
-        Ok(answer.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Get(found) => found.kvs().first().cloned(),
-            _ => None,
-        }))
     }
 }

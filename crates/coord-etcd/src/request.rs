@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use coord_api::{Error, Result};
 use coord_grpc::Tries;
-use etcd_client::{DeleteResponse, GetOptions, GetResponse, KvClient, Txn, TxnResponse};
+use etcd_client::{
+    DeleteResponse, GetOptions, GetResponse, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     core::Core,
     error::{Effect, Failure, classify},
+    read::revision,
     session::Session,
     telemetry,
     transport::noted,
@@ -159,6 +162,25 @@ impl Core {
     /// Deletes one key, without a condition.
     pub(crate) async fn delete(&self, operation: &'static str, key: &str) -> Result<DeleteResponse, Failure> {
         self.call(operation, Repeat::WithoutEffect, async |mut kv| kv.delete(key, None).await).await
+    }
+
+    /// The same through the gate of the lease: once that is shut, no request that was sent before takes effect. The
+    /// revision at which it was made, and the answer.
+    pub(crate) async fn txn_through(
+        &self,
+        session: &Session,
+        operation: &'static str,
+        txn: Txn,
+    ) -> Result<(i64, TxnResponse), Failure> {
+        let (gate, inner) = (&session.gate, TxnOp::txn(txn));
+        loop {
+            let through = Txn::new().when([gate.is_open()]).and_then([inner.clone()]).or_else([gate.look()]);
+            let answer = self.txn_on(session, operation, through).await?;
+            match answer.op_responses().pop() {
+                Some(TxnOpResponse::Txn(made)) => return Ok((revision(answer.header()), made)),
+                found => drop(found.inspect(|found| gate.looked(found))),
+            }
+        }
     }
 
     /// One transaction that writes on the lease of `session`. If etcd does not know the lease any more, all that

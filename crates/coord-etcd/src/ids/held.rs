@@ -31,7 +31,7 @@ use super::{
 use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
-    place::LATE,
+    gate::Mark,
     read,
     request::Repeat,
     session::Session,
@@ -290,23 +290,36 @@ impl Core {
         }
     }
 
-    /// Takes back, now and later, what a claim of ours took whose answer was lost; `value` names that very claim.
-    pub(super) fn unclaim(self: &Arc<Self>, service: ServiceName, ids: Vec<u32>, value: Vec<u8>) {
+    /// Takes back what a claim of ours took, or may take, whose answer was known to be lost at `since`; `value` names
+    /// that very claim.
+    pub(super) fn unclaim(
+        self: &Arc<Self>,
+        service: ServiceName,
+        ids: Vec<u32>,
+        value: Vec<u8>,
+        session: Arc<Session>,
+        since: Mark,
+    ) {
         let core = self.clone();
         self.runtime.spawn(async move {
-            for pause in [Duration::ZERO, Duration::from_secs(1), LATE] {
-                tokio::time::sleep(pause).await;
-                let keys =
-                    ids.iter().flat_map(|id| [core.keys.id(&service, *id), core.keys.id_mark(&service, *id)]);
-                let deletes: Vec<_> = keys
-                    .map(|key| {
-                        let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
-                        TxnOp::txn(Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]))
-                    })
-                    .collect();
-                // May be repeated: what it compares is of that claim alone.
-                core.txn_in_time(deletes).await;
+            // Without the lease it can not be taken either. What was taken before leaves a mark, which has none.
+            while session.lease.loss().is_none()
+                && let Err(Failure { error, .. }) = core.shut(&session, since).await
+            {
+                if !may_pass(&error) {
+                    tracing::warn!(%error, "an id may be taken that nobody holds");
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
             }
+            let keys =
+                ids.iter().flat_map(|id| [core.keys.id(&service, *id), core.keys.id_mark(&service, *id)]);
+            let deletes = keys.map(|key| {
+                let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
+                TxnOp::txn(Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]))
+            });
+            // May be repeated: what it compares is of that claim alone.
+            core.txn_in_time(deletes.collect()).await;
         });
     }
 }

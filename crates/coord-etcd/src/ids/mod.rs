@@ -21,7 +21,6 @@ use crate::{
     error::{Effect, Failure, may_pass},
     keys::Range,
     queue::Spot,
-    read::revision,
     session::Session,
     watch::hub::{Delivery, Subscription},
 };
@@ -133,10 +132,10 @@ impl Source {
             let candidates: Vec<_> =
                 own.take().into_iter().chain(tries.iter().map(|id| claim.free(*id))).collect();
             let ids: Vec<_> = candidates.iter().map(|candidate| candidate.id).collect();
-            let answer = core.txn_on(&session, "claim an id", claim.txn(candidates)).await;
+            let answer = core.txn_through(&session, "claim an id", claim.txn(candidates)).await;
             let taken = match answer {
-                Ok(answer) => match Claim::read(&answer, &ids) {
-                    Answer::Taken(id, stamped) => (id, revision(answer.header()), stamped),
+                Ok((at, answer)) => match Claim::read(&answer, &ids) {
+                    Answer::Taken(id, stamped) => (id, at, stamped),
                     Answer::Listed(listed) => {
                         let is_late = listed.queued && order == Order::BehindTheQueue;
                         tries = if is_late { Vec::new() } else { listed.some_free(max_id) };
@@ -150,11 +149,19 @@ impl Source {
                 Err(Failure { error, effect: Effect::None }) => return Err(error),
                 // The answer was lost. The value names this very attempt, so it tells which id we have.
                 Err(Failure { error, effect: Effect::Unknown }) => {
-                    let Some(taken) = self.read_back(&ids, &value).await else {
-                        core.unclaim(range.service.clone(), ids, value);
-                        return Err(error);
+                    let since = session.gate.now();
+                    let settled = async {
+                        core.shut(&session, since).await?;
+                        self.read_back(&ids, &value).await
                     };
-                    taken
+                    match settled.await {
+                        Ok(Some(taken)) => taken,
+                        Ok(None) => return Err(error),
+                        Err(_) => {
+                            core.unclaim(range.service.clone(), ids, value, session, since);
+                            return Err(error);
+                        }
+                    }
                 }
             };
             let (id, revision, stamped) = taken;
@@ -201,18 +208,18 @@ impl Source {
     }
 
     /// Which of some ids carries a value of ours, since when, and what it was stamped with before.
-    async fn read_back(&self, ids: &[u32], value: &[u8]) -> Option<(u32, i64, Stamped)> {
+    async fn read_back(&self, ids: &[u32], value: &[u8]) -> Result<Option<(u32, i64, Stamped)>, Failure> {
         let (core, service) = (self.core(), &self.range.service);
         let looks = ids.iter().flat_map(|id| {
             let keys = [core.keys.id(service, *id), core.keys.id_stamped(service, *id)];
             keys.map(|key| TxnOp::get(key, None))
         });
         let looks: Vec<_> = looks.collect();
-        let found = core.look("claim an id", Txn::new().and_then(looks)).await.ok()?.op_responses();
-        ids.iter().zip(found.chunks(2)).find_map(|(id, found)| {
+        let found = core.look("claim an id", Txn::new().and_then(looks)).await?.op_responses();
+        Ok(ids.iter().zip(found.chunks(2)).find_map(|(id, found)| {
             let kv = pairs(found.first()).first().filter(|kv| kv.value() == value)?;
             Some((*id, kv.mod_revision(), stamped(found.get(1))))
-        })
+        }))
     }
 
     /// Waits for an id, whatever becomes of the lease and of the way to etcd meanwhile.
