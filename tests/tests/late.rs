@@ -12,7 +12,7 @@ use std::{
 use coord_api::{ConfigExt, Error, IdOptions, Provider, ServiceInfo, Snowflake, SnowflakeOptions, Version};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{Conditions, EtcdServer, Late, Proxy, other_runtime};
-use etcd_client::{GetOptions, GetResponse, KeyValue, WatchOptions};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, GetOptions, GetResponse, KeyValue, WatchOptions};
 use futures::{FutureExt, future::join_all};
 use tokio::time::{sleep, timeout};
 
@@ -174,6 +174,26 @@ async fn a_gate_that_is_not_as_it_was_lets_the_next_attempt_pass() {
     held.unlock().await.expect("is held");
 }
 
+/// A full store takes no gate; it is shut when there is room again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_keeps_out_what_arrives_late_when_it_has_room_again() {
+    let (server, late, config) = late(Duration::from_secs(1)).await;
+    let client = Client::connect(config).await.expect("etcd answers");
+    let locks = client.lock();
+    let _held = locks.acquire("held", TTL).await.expect("is free");
+    let mut store = Store::of(&server).await;
+    late.keep_the_next();
+    let full = store.alarm(AlarmAction::Activate, 0).await;
+    let taken = locks.acquire("late", TTL).await;
+    assert!(matches!(taken, Err(Error::Timeout { .. })), "{taken:?}");
+    assert_eq!(store.gate().await, 0, "is refused");
+    store.alarm(AlarmAction::Deactivate, full).await;
+    until("the gate is shut", async || store.gate().await > 0).await;
+    let before = store.revision().await;
+    late.let_it_arrive().await;
+    assert_eq!(store.revision().await, before);
+}
+
 /// Whoever wanted an id or a registration has gone on when the request for it arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_and_a_registration_that_arrive_late_are_never_written() {
@@ -222,6 +242,14 @@ impl Store {
     async fn keys(&mut self, prefix: &str) -> Vec<String> {
         let found = self.read(prefix).await;
         found.kvs().iter().map(|kv| kv.key_str().expect("is text").to_owned()).collect()
+    }
+
+    /// Lets it take itself for full, or ends that; the member that does.
+    async fn alarm(&mut self, action: AlarmAction, member: u64) -> u64 {
+        let mut options = AlarmOptions::new();
+        options.with_member(member);
+        let answer = self.0.alarm(action, AlarmType::Nospace, Some(options)).await.expect("etcd answers");
+        answer.alarms().first().map_or(0, etcd_client::AlarmMember::member_id)
     }
 
     /// How often the only gate was shut.

@@ -6,12 +6,21 @@
 //! that another key on the lease, the gate, is as this client knows it. Writing the gate shuts it for all that was sent
 //! before, and a look after that tells for good whether it was taken.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    time::Duration,
+};
 
-use coord_api::Error;
+use coord_api::{Error, Result};
 use etcd_client::{Compare, CompareOp, GetOptions, KvClient, PutOptions, TxnOp, TxnOpResponse};
 
-use crate::{core::Core, error::Failure, read::revision, request::Repeat, session::Session};
+use crate::{
+    core::Core,
+    error::{Failure, may_pass},
+    read::revision,
+    request::Repeat,
+    session::Session,
+};
 
 /// What is tried when a gate is shut.
 const SETTLE: &str = "settle what was not answered";
@@ -91,6 +100,37 @@ impl Core {
         })?;
         gate.at.store(revision(answer.header()), Ordering::SeqCst);
         *done = this;
+        Ok(())
+    }
+
+    /// Keeps out what may still be under way, if there is such, and undoes what may have passed: as soon as etcd can be
+    /// reached, and until it is done or the lease is over, with which everything is gone.
+    pub(crate) async fn undo<F>(
+        &self,
+        session: &Session,
+        since: Option<Mark>,
+        undo: impl Fn() -> F,
+    ) -> Result<()>
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
+        while session.lease.loss().is_none() {
+            let shut = match since {
+                Some(since) => self.shut(session, since).await,
+                None => Ok(()),
+            };
+            // In any case: a full store takes deletions, but no gate before it has room again.
+            match shut.and(undo().await) {
+                Ok(()) => break,
+                Err(Failure { error, .. }) if may_pass(&error) => {}
+                Err(_) if session.lease.loss().is_some() => break,
+                Err(failure) => return Err(failure.into()),
+            }
+            tokio::select! {
+                _ = session.lease.lost() => {}
+                () = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))) => {}
+            }
+        }
         Ok(())
     }
 }

@@ -91,23 +91,9 @@ impl Core {
     ) {
         let core = self.clone();
         self.runtime.spawn(async move {
-            while session.lease.loss().is_none() {
-                let deleted = async {
-                    core.shut(&session, since).await?;
-                    core.delete_if_stray(&key, &value).await
-                };
-                match deleted.await {
-                    Ok(()) => return,
-                    Err(Failure { error, .. }) if !may_pass(&error) => {
-                        tracing::warn!(key, %error, "what was written without an answer could not be deleted");
-                        return;
-                    }
-                    Err(_) => {}
-                }
-                tokio::select! {
-                    _ = session.lease.lost() => return,
-                    () = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))) => {}
-                }
+            let delete = || core.delete_if_stray(&key, &value);
+            if let Err(error) = core.undo(&session, Some(since), delete).await {
+                tracing::warn!(key, %error, "what was written without an answer could not be deleted");
             }
         });
     }

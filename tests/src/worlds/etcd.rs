@@ -160,13 +160,14 @@ impl World for EtcdWorld {
     }
 
     async fn keys(&self) -> Vec<String> {
-        // What only coord reads is no entry: the marks of settled commits go with the client's lease, those of ids
-        // are ended by whoever wants the id.
-        let commits = format!("/{}/internal/commits/", self.namespace);
+        // What only coord reads is no entry: the marks of settled commits and the gates go with the client's leases,
+        // the marks of ids are ended by whoever wants the id.
+        let of_leases = ["commits", "gates"].map(|what| format!("/{}/internal/{what}/", self.namespace));
         let ids = format!("/{}/ids/", self.namespace);
         let is_entry = |key: &String| {
             let of_id = key.strip_prefix(&ids).and_then(|rest| rest.split('/').nth(1));
-            !key.starts_with(&commits) && !matches!(of_id, Some("held" | "identity" | "stamped"))
+            !of_leases.iter().any(|prefix| key.starts_with(prefix))
+                && !matches!(of_id, Some("held" | "identity" | "stamped"))
         };
         let mut keys: Vec<_> = self.all().await.into_iter().map(|(key, _)| key).filter(is_entry).collect();
         keys.sort();

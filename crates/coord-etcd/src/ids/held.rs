@@ -302,24 +302,22 @@ impl Core {
     ) {
         let core = self.clone();
         self.runtime.spawn(async move {
-            // Without the lease it can not be taken either. What was taken before leaves a mark, which has none.
-            while session.lease.loss().is_none()
-                && let Err(Failure { error, .. }) = core.shut(&session, since).await
-            {
-                if !may_pass(&error) {
-                    tracing::warn!(%error, "an id may be taken that nobody holds");
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
-            }
             let keys =
                 ids.iter().flat_map(|id| [core.keys.id(&service, *id), core.keys.id_mark(&service, *id)]);
-            let deletes = keys.map(|key| {
-                let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
-                TxnOp::txn(Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]))
-            });
+            let deletes: Vec<_> = keys
+                .map(|key| {
+                    let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
+                    TxnOp::txn(Txn::new().when([ours]).and_then([TxnOp::delete(key, None)]))
+                })
+                .collect();
             // May be repeated: what it compares is of that claim alone.
-            core.txn_in_time(deletes.collect()).await;
+            let delete =
+                || async { core.txn("claim an id", Txn::new().and_then(deletes.clone())).await.map(drop) };
+            if let Err(error) = core.undo(&session, Some(since), delete).await {
+                tracing::warn!(%error, "an id may be taken that nobody holds");
+            }
+            // A mark that was written before has no lease to go with.
+            core.txn_in_time(deletes).await;
         });
     }
 }

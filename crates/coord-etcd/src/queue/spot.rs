@@ -161,7 +161,6 @@ impl Spot {
             // The answer was lost, but the key is ours alone: if it is there, the request took effect.
             Err(Failure { error, effect: Effect::Unknown }) => {
                 spot.state = State::Unknown { since: spot.session.gate.now() };
-                spot.member().retire();
                 match Box::pin(spot.settle()).await {
                     Ok(Some(created)) => {
                         spot.at_head = if_occupied == IfOccupied::LeaveAlone;
@@ -427,31 +426,14 @@ async fn leave(
             Err(_) => Some(session.gate.now()),
         },
     };
-    if stray.is_some() {
-        member.retire();
-    }
-    while session.lease.loss().is_none() {
-        let left = async {
-            if let Some(since) = stray {
-                core.shut(session, since).await?;
-            }
-            let action = Action::Leave { key: key.to_owned(), heirs: Heirs::Nobody };
-            core.group.send(queue.clone(), action).wait().await
-        };
-        match left.await {
-            Ok(_) => break,
-            Err(_) if session.lease.loss().is_some() => break,
-            Err(failure) if !may_pass(&failure.error) => {
-                tracing::warn!(key, error = %failure.error, "a place in a queue could not be left");
-                return false;
-            }
-            Err(failure) => {
-                if failure.effect == Effect::Unknown {
-                    member.retire();
-                }
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
-            }
+    let leave = || async {
+        let action = Action::Leave { key: key.to_owned(), heirs: Heirs::Nobody };
+        let left = core.group.send(queue.clone(), action).wait().await;
+        if matches!(left, Err(Failure { effect: Effect::Unknown, .. })) {
+            member.retire();
         }
-    }
-    true
+        left.map(drop)
+    };
+    let left = core.undo(session, stray, leave).await;
+    left.inspect_err(|error| tracing::warn!(key, %error, "a place in a queue could not be left")).is_ok()
 }
