@@ -220,10 +220,12 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
 /// written.
 async fn send_guessing(core: &Core, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
     let first = batch.iter().filter(|request| request.action.is_likely_first());
-    let conditions: Vec<_> = first.map(|request| is_empty(&request.queue)).collect();
     let gates = gates(batch);
-    let conditions = || [conditions.clone(), gates.iter().map(|gate| gate.is_open()).collect()].concat();
-    let txn = || Txn::new().when(conditions()).and_then(operations(batch, true));
+    let txn = || {
+        let are_empty = first.clone().map(|request| is_empty(&request.queue));
+        let conditions: Vec<_> = are_empty.chain(gates.iter().map(|gate| gate.is_open())).collect();
+        Txn::new().when(conditions).and_then(operations(batch, true))
+    };
     let answer = core.txn_from(LOCK, txn).await?;
     Ok(answer.succeeded().then(|| outcomes(batch, &answer, true)))
 }
