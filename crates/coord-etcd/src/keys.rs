@@ -155,7 +155,7 @@ impl Keys {
         format!("{}commits/{lease:x}-{slot:x}", self.0.internal)
     }
 
-    /// What whoever takes a place on a lease passes through.
+    /// The gate that whatever takes something on a lease passes.
     pub(crate) fn gate(&self, lease: i64) -> String {
         format!("{}gates/{lease:x}", self.0.internal)
     }
