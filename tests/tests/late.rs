@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use coord_api::{ConfigExt, Error, IdOptions, Provider, ServiceInfo, Snowflake, SnowflakeOptions, Version};
+use coord_api::{
+    ConfigExt, DistributedLock, Error, IdOptions, LockGuard, Provider, ServiceInfo, Snowflake,
+    SnowflakeOptions, Version,
+};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{Conditions, EtcdServer, Late, Proxy, other_runtime};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, GetOptions, GetResponse, KeyValue, WatchOptions};
@@ -88,12 +91,7 @@ async fn a_registration_that_arrives_late_does_not_bring_an_instance_back() {
 /// Whoever wanted a place has gone when the request for it arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_that_arrives_late_is_never_taken() {
-    let (server, late, config) = late(Duration::from_secs(1)).await;
-    let client = Client::connect(config).await.expect("etcd answers");
-    let locks = client.lock();
-    // With the lease that all of them are on.
-    let _held = locks.acquire("held", TTL).await.expect("is free");
-    let mut store = Store::of(&server).await;
+    let (late, locks, _held, mut store) = locks_with_a_lease().await;
     for asked in ["waiting", "trying", "dropped"] {
         late.keep_the_next();
         let shut = store.gate().await;
@@ -113,9 +111,7 @@ async fn a_place_that_arrives_late_is_never_taken() {
             }
         }
         assert_eq!(store.gate().await, shut + 1, "{asked}");
-        let before = store.revision().await;
-        late.let_it_arrive().await;
-        assert_eq!(store.revision().await, before, "{asked}: nothing is written");
+        store.stays_when_it_arrives(&late, asked).await;
         // What is asked from now on passes, and finds the lock free.
         let again = locks.try_acquire("late", TTL).await.expect("etcd answers").expect("is free");
         again.unlock().await.expect("is held");
@@ -125,11 +121,7 @@ async fn a_place_that_arrives_late_is_never_taken() {
 /// Many places that were asked for in one request are kept out by a few writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn places_that_arrive_late_together_are_kept_out_together() {
-    let (server, late, config) = late(Duration::from_secs(1)).await;
-    let client = Client::connect(config).await.expect("etcd answers");
-    let locks = client.lock();
-    let _held = locks.acquire("held", TTL).await.expect("is free");
-    let mut store = Store::of(&server).await;
+    let (late, locks, _held, mut store) = locks_with_a_lease().await;
     // The first of them may travel alone.
     late.keep(0, 2);
     let places = (0..64).map(|n| {
@@ -142,9 +134,7 @@ async fn places_that_arrive_late_together_are_kept_out_together() {
     // Not by one, since some hear of it when the first write is under way.
     let shut = store.gate().await;
     assert!((1..16).contains(&shut), "{lost} places were kept out by {shut} writes");
-    let before = store.revision().await;
-    late.let_it_arrive().await;
-    assert_eq!(store.revision().await, before);
+    store.stays_when_it_arrives(&late, "places").await;
 }
 
 /// A gate that somebody else has written costs a request, and no more.
@@ -154,15 +144,14 @@ async fn a_gate_that_is_not_as_it_was_lets_the_next_attempt_pass() {
     let client = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
     let locks = client.lock();
     let held = locks.acquire("held", TTL).await.expect("is free");
-    let mut store = Store::of(&server).await;
+    let mut store = Store::of(server).await;
     let place = &store.keys("/coord/locks/held/").await[0];
     let lease = place.trim_start_matches("/coord/locks/held/").split('-').next().expect("is its first part");
     let gate = format!("/coord/internal/gates/{lease}");
-    let mut etcd = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
     for what in ["written", "deleted"] {
         match what {
-            "written" => drop(etcd.put(gate.as_str(), "", None).await.expect("etcd answers")),
-            _ => drop(etcd.delete(gate.as_str(), None).await.expect("etcd answers")),
+            "written" => drop(store.etcd.put(gate.as_str(), "", None).await.expect("etcd answers")),
+            _ => drop(store.etcd.delete(gate.as_str(), None).await.expect("etcd answers")),
         }
         let names = (0..8).map(|n| {
             let (locks, name) = (locks.clone(), format!("{what}-{n}"));
@@ -177,11 +166,7 @@ async fn a_gate_that_is_not_as_it_was_lets_the_next_attempt_pass() {
 /// A full store takes no gate; it is shut when there is room again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_keeps_out_what_arrives_late_when_it_has_room_again() {
-    let (server, late, config) = late(Duration::from_secs(1)).await;
-    let client = Client::connect(config).await.expect("etcd answers");
-    let locks = client.lock();
-    let _held = locks.acquire("held", TTL).await.expect("is free");
-    let mut store = Store::of(&server).await;
+    let (late, locks, _held, mut store) = locks_with_a_lease().await;
     late.keep_the_next();
     let full = store.alarm(AlarmAction::Activate, 0).await;
     let taken = locks.acquire("late", TTL).await;
@@ -189,9 +174,7 @@ async fn a_full_store_keeps_out_what_arrives_late_when_it_has_room_again() {
     assert_eq!(store.gate().await, 0, "is refused");
     store.alarm(AlarmAction::Deactivate, full).await;
     until("the gate is shut", async || store.gate().await > 0).await;
-    let before = store.revision().await;
-    late.let_it_arrive().await;
-    assert_eq!(store.revision().await, before);
+    store.stays_when_it_arrives(&late, "a place").await;
 }
 
 /// Whoever wanted an id or a registration has gone on when the request for it arrives.
@@ -204,7 +187,7 @@ async fn an_id_and_a_registration_that_arrive_late_are_never_written() {
     let instance = |id: &str| ServiceInfo::new("svc", id, "10.0.0.1", 80);
     let taken = first.acquire_id().await.expect("is free");
     let _other = registry.register(instance("other"), TTL).await.expect("is registered");
-    let mut store = Store::of(&server).await;
+    let mut store = Store::of(server).await;
     for asked in ["an id", "a registration"] {
         let shut = store.gate().await;
         late.keep_the_next();
@@ -214,25 +197,42 @@ async fn an_id_and_a_registration_that_arrive_late_are_never_written() {
         };
         assert!(matches!(error, Err(Error::Timeout { .. })), "{asked}: {error:?}");
         assert_eq!(store.gate().await, shut + 1, "{asked}");
-        let before = store.revision().await;
-        late.let_it_arrive().await;
-        assert_eq!(store.revision().await, before, "{asked}: nothing is written");
+        store.stays_when_it_arrives(&late, asked).await;
     }
     let found = registry.discover("svc").await.expect("etcd answers");
     assert_eq!(found, [instance("other")]);
     assert_ne!(second.acquire_id().await.expect("is free"), taken);
 }
 
-/// What etcd has, past the way on which requests are kept back.
-struct Store(etcd_client::Client);
+/// Locks over a way on which requests are kept back, with the lease on which they all are, and the store behind it.
+async fn locks_with_a_lease() -> (Late, Arc<dyn DistributedLock>, LockGuard, Store) {
+    let (server, late, config) = late(Duration::from_secs(1)).await;
+    let locks = Client::connect(config).await.expect("etcd answers").lock();
+    let held = locks.acquire("held", TTL).await.expect("is free");
+    (late, locks, held, Store::of(server).await)
+}
+
+/// An etcd and what it has, past the way on which requests are kept back.
+struct Store {
+    etcd: etcd_client::Client,
+    _server: EtcdServer,
+}
 
 impl Store {
-    async fn of(server: &EtcdServer) -> Self {
-        Self(etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers"))
+    async fn of(server: EtcdServer) -> Self {
+        let etcd = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+        Self { etcd, _server: server }
+    }
+
+    /// Lets what was kept back arrive, which writes nothing.
+    async fn stays_when_it_arrives(&mut self, late: &Late, asked: &str) {
+        let before = self.revision().await;
+        late.let_it_arrive().await;
+        assert_eq!(self.revision().await, before, "{asked}: nothing is written");
     }
 
     async fn read(&mut self, prefix: &str) -> GetResponse {
-        self.0.get(prefix, Some(GetOptions::new().with_prefix())).await.expect("etcd answers")
+        self.etcd.get(prefix, Some(GetOptions::new().with_prefix())).await.expect("etcd answers")
     }
 
     async fn revision(&mut self) -> i64 {
@@ -248,7 +248,7 @@ impl Store {
     async fn alarm(&mut self, action: AlarmAction, member: u64) -> u64 {
         let mut options = AlarmOptions::new();
         options.with_member(member);
-        let answer = self.0.alarm(action, AlarmType::Nospace, Some(options)).await.expect("etcd answers");
+        let answer = self.etcd.alarm(action, AlarmType::Nospace, Some(options)).await.expect("etcd answers");
         answer.alarms().first().map_or(0, etcd_client::AlarmMember::member_id)
     }
 

@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, Result};
-use etcd_client::{Compare, CompareOp, GetOptions, KvClient, PutOptions, TxnOp, TxnOpResponse};
+use coord_api::Result;
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, KvClient, PutOptions, TxnOp, TxnOpResponse};
 
 use crate::{
     core::Core,
     error::{Failure, may_pass},
-    read::revision,
+    read::{pairs, revision},
     request::Repeat,
     session::Session,
 };
@@ -64,11 +64,8 @@ impl Gate {
     }
 
     /// and what was found.
-    pub(crate) fn looked(&self, found: &TxnOpResponse) {
-        if let TxnOpResponse::Get(found) = found {
-            let at = found.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision);
-            self.at.store(at, Ordering::SeqCst);
-        }
+    pub(crate) fn looked(&self, found: Option<&TxnOpResponse>) {
+        self.at.store(pairs(found).first().map_or(0, KeyValue::mod_revision), Ordering::SeqCst);
     }
 
     /// To be taken when the answer to a request is known to be lost.
@@ -93,11 +90,8 @@ impl Core {
         let on_lease = PutOptions::new().with_lease(gate.lease);
         let put = async |mut kv: KvClient| kv.put(gate.key.as_str(), "", Some(on_lease.clone())).await;
         // Writing it once more than needed shuts out only what is then sent again.
-        let answer = self.call(SETTLE, Repeat::Freely, put).await.inspect_err(|failure| {
-            if let Error::Lost { reason } = failure.error {
-                session.lease.lose(reason);
-            }
-        })?;
+        let answer = self.call(SETTLE, Repeat::Freely, put).await;
+        let answer = answer.inspect_err(|failure| session.learn(&failure.error))?;
         gate.at.store(revision(answer.header()), Ordering::SeqCst);
         *done = this;
         Ok(())

@@ -1,7 +1,7 @@
 //! Reading a key, or everything below a prefix, as it was at one moment.
 
 use coord_api::Result;
-use etcd_client::{GetOptions, KeyValue};
+use etcd_client::{GetOptions, KeyValue, TxnOpResponse};
 
 use crate::{core::Core, error::Failure, keys::Range};
 
@@ -65,6 +65,14 @@ impl Core {
 fn is_compacted(failure: &Failure) -> bool {
     use std::error::Error as _;
     failure.error.source().is_some_and(|source| source.to_string().contains("compacted"))
+}
+
+/// The pairs in the answer to a get of a transaction.
+pub(crate) fn pairs(answer: Option<&TxnOpResponse>) -> &[KeyValue] {
+    match answer {
+        Some(TxnOpResponse::Get(found)) => found.kvs(),
+        _ => &[],
+    }
 }
 
 /// The store's revision in an answer.

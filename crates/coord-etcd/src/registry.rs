@@ -9,7 +9,7 @@ use coord_api::{
     ServiceView, Ttl, Watch,
     backend::{Place, Record, registration::Publish, service_events},
 };
-use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp};
 use tokio::time::Instant;
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     gate::Mark,
     keys::Range,
     place::OwnKey,
-    read::revision,
+    read::{pairs, revision},
     session::Session,
     watch::{entry, follow},
 };
@@ -188,11 +188,8 @@ impl Core {
             Ok(answer) if answer.succeeded() => Ok(Write::Done(revision(answer.header()))),
             Ok(answer) => {
                 let found = answer.op_responses();
-                found.last().inspect(|gate| session.gate.looked(gate));
-                Ok(Write::Found(match found.first() {
-                    Some(TxnOpResponse::Get(found)) => found.kvs().first().cloned(),
-                    _ => None,
-                }))
+                session.gate.looked(found.get(1));
+                Ok(Write::Found(pairs(found.first()).first().cloned()))
             }
             Err(Failure { error, effect: Effect::None }) => Err(error),
             // The record names this client, and its lease the session, so they tell whether it was this write.

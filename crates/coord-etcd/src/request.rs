@@ -164,6 +164,17 @@ impl Core {
         self.call(operation, Repeat::WithoutEffect, async |mut kv| kv.delete(key, None).await).await
     }
 
+    /// One transaction that writes on the lease of `session`, which learns if it is over.
+    pub(crate) async fn txn_on(
+        &self,
+        session: &Session,
+        operation: &'static str,
+        txn: Txn,
+    ) -> Result<TxnResponse, Failure> {
+        let answer = self.txn(operation, txn).await;
+        answer.inspect_err(|failure| session.learn(&failure.error))
+    }
+
     /// The same through the gate of the lease: once that is shut, no request that was sent before takes effect. The
     /// revision at which it was made, and the answer.
     pub(crate) async fn txn_through(
@@ -178,23 +189,8 @@ impl Core {
             let answer = self.txn_on(session, operation, through).await?;
             match answer.op_responses().pop() {
                 Some(TxnOpResponse::Txn(made)) => return Ok((revision(answer.header()), made)),
-                found => drop(found.inspect(|found| gate.looked(found))),
+                found => gate.looked(found.as_ref()),
             }
         }
-    }
-
-    /// One transaction that writes on the lease of `session`. If etcd does not know the lease any more, all that
-    /// is held on it learns so now, and not at the next renewal.
-    pub(crate) async fn txn_on(
-        &self,
-        session: &Session,
-        operation: &'static str,
-        txn: Txn,
-    ) -> Result<TxnResponse, Failure> {
-        let answer = self.txn(operation, txn).await;
-        if let Err(Failure { error: Error::Lost { reason }, .. }) = &answer {
-            session.lease.lose(*reason);
-        }
-        answer
     }
 }

@@ -95,6 +95,16 @@ impl Current {
     }
 }
 
+impl Session {
+    /// If an error says that etcd does not know the lease any more, all that is held on it learns so now, and not at the
+    /// next renewal.
+    pub(crate) fn learn(&self, error: &Error) {
+        if let Error::Lost { reason } = error {
+            self.lease.lose(*reason);
+        }
+    }
+}
+
 impl Sessions {
     fn current(&self, ttl: Ttl) -> Arc<tokio::sync::Mutex<Current>> {
         let mut current = self.current.lock().expect("nothing panics while this is locked");

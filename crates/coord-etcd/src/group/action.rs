@@ -16,7 +16,8 @@ pub(super) fn is_empty(queue: &str) -> Compare {
 /// What a request does to a queue.
 ///
 /// The key of a place is used again only after the answer to the request that deleted it, never if one that deletes it
-/// got no answer, and if one that writes it got none, only when the gate was shut for that. So whoever deletes a key by its name deletes its own place or nothing.
+/// got no answer, and if one that writes it got none, only when the gate was shut for that. So whoever deletes a key by
+/// its name deletes its own place or nothing.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     /// Writes a place on the lease of the gate and looks who else is there.

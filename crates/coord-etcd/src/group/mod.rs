@@ -250,7 +250,7 @@ async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, F
             return Ok(outcomes(batch, &answer, false));
         }
         // One was shut for a request whose answer was lost, and let none through that was made before.
-        gates.iter().zip(answer.op_responses()).for_each(|(gate, found)| gate.looked(&found));
+        gates.iter().zip(&answer.op_responses()).for_each(|(gate, found)| gate.looked(Some(found)));
     }
 }
 

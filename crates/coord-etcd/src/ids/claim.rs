@@ -6,7 +6,7 @@ use etcd_client::{
 };
 
 use super::pick::Listed;
-use crate::keys::Keys;
+use crate::{keys::Keys, read::pairs};
 
 /// Whether a free id may be taken while others wait for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,14 +106,6 @@ impl Claim<'_> {
             marked: numbers(answers.get(1)).into_iter().collect(),
             queued: !pairs(answers.get(2)).is_empty(),
         })
-    }
-}
-
-/// The pairs in the answer to a get.
-pub(super) fn pairs(answer: Option<&TxnOpResponse>) -> &[KeyValue] {
-    match answer {
-        Some(TxnOpResponse::Get(found)) => found.kvs(),
-        _ => &[],
     }
 }
 

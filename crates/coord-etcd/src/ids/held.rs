@@ -25,14 +25,14 @@ use coord_api::{
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
 
 use super::{
-    claim::{Stamped, pairs, stamped},
+    claim::{Stamped, stamped},
     record::Record,
 };
 use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
     gate::Mark,
-    read,
+    read::{self, pairs},
     request::Repeat,
     session::Session,
 };
@@ -316,8 +316,10 @@ impl Core {
             if let Err(error) = core.undo(&session, Some(since), delete).await {
                 tracing::warn!(%error, "an id may be taken that nobody holds");
             }
-            // A mark that was written before has no lease to go with.
-            core.txn_in_time(deletes).await;
+            if session.lease.loss().is_some() {
+                // A mark that was written before does not go with the lease.
+                core.txn_in_time(deletes).await;
+            }
         });
     }
 }

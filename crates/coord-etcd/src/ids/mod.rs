@@ -21,10 +21,11 @@ use crate::{
     error::{Effect, Failure, may_pass},
     keys::Range,
     queue::Spot,
+    read::pairs,
     session::Session,
     watch::hub::{Delivery, Subscription},
 };
-use claim::{Answer, Candidate, Claim, Order, Stamped, number, pairs, stamped};
+use claim::{Answer, Candidate, Claim, Order, Stamped, number, stamped};
 use held::Held;
 pub(crate) use held::HeldIds;
 use record::Record;

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{Error, Hold, LossReason, Result, Ttl, backend::Place, backend::Release};
-use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse};
 use tokio::time::Instant;
 
 use super::local::Member;
@@ -21,7 +21,7 @@ use crate::{
     gate::Mark,
     group::{Action, Answer, Heirs, LOCK, Look, Outcome},
     keys::Range,
-    read::revision,
+    read::{pairs, revision},
     session::Session,
     watch::hub::Delivery,
 };
@@ -153,15 +153,14 @@ impl Spot {
             }
             Err(Failure { error, effect: Effect::None }) => {
                 spot.state = State::Refused;
-                if let Error::Lost { reason } = error {
-                    spot.session.lease.lose(reason);
-                }
+                spot.session.learn(&error);
                 Err(error)
             }
             // The answer was lost, but the key is ours alone: if it is there, the request took effect.
             Err(Failure { error, effect: Effect::Unknown }) => {
-                spot.state = State::Unknown { since: spot.session.gate.now() };
-                match Box::pin(spot.settle()).await {
+                let since = spot.session.gate.now();
+                spot.state = State::Unknown { since };
+                match Box::pin(spot.settle(since)).await {
                     Ok(Some(created)) => {
                         spot.at_head = if_occupied == IfOccupied::LeaveAlone;
                         spot.state = State::Standing { created };
@@ -178,10 +177,8 @@ impl Spot {
     }
 
     /// Makes sure that the request takes no effect any more; the revision at which the key was created, if it has.
-    async fn settle(&self) -> Result<Option<i64>, Failure> {
-        if let State::Unknown { since } = self.state {
-            self.core().shut(&self.session, since).await?;
-        }
+    async fn settle(&self, since: Mark) -> Result<Option<i64>, Failure> {
+        self.core().shut(&self.session, since).await?;
         let found = self.core().get(LOCK, self.key.as_str(), None).await?;
         Ok(found.kvs().first().map(etcd_client::KeyValue::create_revision))
     }
@@ -335,10 +332,7 @@ impl Spot {
 
 fn read_predecessor(answer: &TxnResponse) -> Result<Option<Seen>> {
     let answers = answer.op_responses();
-    let key = |index: usize| match answers.get(index) {
-        Some(TxnOpResponse::Get(found)) => found.kvs().first().map(|kv| kv.key_str().map(ToOwned::to_owned)),
-        _ => None,
-    };
+    let key = |index: usize| pairs(answers.get(index)).first().map(|kv| kv.key_str().map(ToOwned::to_owned));
     if key(0).is_none() {
         return Err(Error::Lost { reason: LossReason::Deleted });
     }
