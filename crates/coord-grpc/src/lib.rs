@@ -50,6 +50,7 @@
 //!
 //! `tracing` tells of each ejection (warn), each return (info) and each instance that can not be reached (debug).
 
+mod address;
 mod balancer;
 mod body;
 mod call;

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{ConnectOptions, carrier::Carrier, probe::knock};
+use crate::{ConnectOptions, address, carrier::Carrier, probe::knock};
 
 /// A connection that is ready for calls.
 #[derive(Clone, Debug)]
@@ -158,7 +158,7 @@ impl Socket {
     async fn connect(authority: String, wire: Arc<Wire>, closed: OnClose) -> io::Result<Self> {
         let authority: Authority = authority.parse().map_err(io::Error::other)?;
         let host = authority.host().trim_matches(['[', ']']);
-        let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
+        let stream = address::connect(host, authority.port_u16().unwrap_or(80)).await?;
         stream.set_nodelay(true)?;
         wire.open.store(true, SeqCst);
         Ok(Self { stream, wire, closed: Some(closed), is_first: true })
