@@ -133,6 +133,30 @@ async fn an_idle_watch_hears_soon_what_happens_behind_a_dead_member() {
     }
 }
 
+/// A member that is asked whether it is there says so, and keeps its streams.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_stay_while_members_answer() {
+    const IDLE: Duration = Duration::from_secs(6);
+    let fleet = Fleet::start(3).await;
+    let client = fleet.client().await;
+    let guard = client.lock().acquire("job", LONG).await.expect("is free");
+    let mut watched = client.config().watch::<usize>("seen").await.expect("is watched");
+    watched.next().await.expect("never ends").expect("begins with a snapshot");
+
+    let before = fleet.server.requests().await.expect("etcd answers");
+    sleep(IDLE).await;
+    let mut after = fleet.server.requests().await.expect("etcd answers");
+    after.retain(|method, count| {
+        *count -= before.get(method).copied().unwrap_or_default();
+        *count > 0
+    });
+    // One each second to each of the two members that have a stream at most.
+    let asked = after.remove("Check").expect("the members are asked");
+    assert!(asked <= 2 * IDLE.as_secs(), "{asked} times");
+    assert!(after.is_empty(), "{after:?}");
+    guard.unlock().await.expect("is held");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_of_three_may_be_dead_and_nobody_notices_one() {
     let fleet = Fleet::start(3).await;

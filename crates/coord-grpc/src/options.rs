@@ -140,7 +140,7 @@ impl ConnectOptions {
     }
 
     /// Asks an instance from which nothing has come for the time of `after`, while calls or streams are in flight to
-    /// it, with an empty request to `path`. Whatever it answers is good; if nothing at all comes within `limit` it
+    /// it, with an empty message to `path`. Whatever it answers is good; if nothing at all comes within `limit` it
     /// is ejected, and its connection is given up with all that is on it. So streams are not left waiting on an
     /// instance that is frozen or cut off. It needs a server that answers any method at once, also an unknown one
     /// such as [`ANY_METHOD`](Self::ANY_METHOD) may be. Not by default: then only pings find that out.

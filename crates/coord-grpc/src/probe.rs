@@ -44,9 +44,13 @@ async fn ask(balancer: &Balancer, slot: Arc<Slot<Link>>, probe: &Probe) {
     }
 }
 
-/// Sends an empty request, to which any answer is good.
+/// One message without fields: not compressed, and no bytes long. Without any message some servers would wait for one,
+/// such as those in Go that have the method and read HTTP/2 themselves.
+const MESSAGE: &str = "\0\0\0\0\0";
+
+/// Sends an empty message, to which any answer is good.
 pub(crate) async fn knock(carrier: &Carrier, path: &str) -> Result<(), BoxError> {
-    let mut request = Request::new(Body::empty());
+    let mut request = Request::new(Body::new(MESSAGE.to_owned()));
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = Uri::try_from(path).expect("the options were checked");
