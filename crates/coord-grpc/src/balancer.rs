@@ -18,6 +18,7 @@ use tower::discover::Change;
 
 use crate::{
     ConnectOptions, HashKey, Tries,
+    calm::Calm,
     eject::{Failure, Verdict},
     probe,
     roster::{Dial, Roster},
@@ -48,6 +49,7 @@ pub(crate) struct Balancer {
     pub(crate) contact: Option<Contact>,
     roster: Mutex<Roster<Link>>,
     table: ArcSwap<Table<Link>>,
+    calm: Arc<Calm>,
     /// Tells the task that there may be something to connect to.
     wake: Notify,
     counts: watch::Sender<Counts>,
@@ -66,7 +68,7 @@ impl Balancer {
     pub(crate) fn new(service: Arc<str>, options: ConnectOptions, contact: Option<Contact>) -> Self {
         let roster = Mutex::new(Roster::new(options.plan()));
         let (table, wake, counts) = (ArcSwap::default(), Notify::new(), watch::Sender::default());
-        Self { service, options, contact, roster, table, wake, counts }
+        Self { service, options, contact, roster, table, calm: Arc::default(), wake, counts }
     }
 
     /// An instance for a call, and when it was chosen. Waits for one until `deadline` if none is ready.
@@ -236,7 +238,7 @@ impl Balancer {
                 balancer.lost(&id, turn);
             }
         };
-        let outcome = dial(&order.authority, &self.options, closed).await;
+        let outcome = dial(&order.authority, &self.options, &self.calm, closed).await;
         (order, outcome.map_err(|error| error.to_string()))
     }
 

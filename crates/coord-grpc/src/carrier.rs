@@ -1,6 +1,6 @@
 //! What carries the calls of one connection: hyper itself, or tonic's channel where there is TLS.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use coord_api::BoxError;
 use futures::TryFutureExt;
@@ -18,7 +18,7 @@ use tokio::{
 use tonic::{TimeoutExpired, body::Body, transport::Channel};
 use tower_service::Service;
 
-use crate::{ConnectOptions, body::lend, options::KeepAlive};
+use crate::{ConnectOptions, body::lend, calm::Calm, options::KeepAlive};
 
 const AGENT: &str = concat!("coord/", env!("CARGO_PKG_VERSION"));
 
@@ -51,15 +51,20 @@ impl Carrier {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         authority: &str,
         options: &ConnectOptions,
+        calm: &Arc<Calm>,
     ) -> Result<Self, BoxError> {
         let mut http = Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new());
         if let Some(KeepAlive { interval, timeout }) = options.keep_alive {
-            http.keep_alive_interval(interval).keep_alive_timeout(timeout);
+            http.keep_alive_interval(calm.at_least(interval)).keep_alive_timeout(timeout);
         }
         let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;
+        let (calm, address) = (calm.clone(), authority.to_owned());
         // Whatever ends it is told to its calls as well.
-        tokio::spawn(connection.unwrap_or_else(|error| tracing::debug!(%error, "a connection has ended")));
+        tokio::spawn(connection.unwrap_or_else(move |error| {
+            tracing::debug!(%error, "a connection has ended");
+            calm.heed(&error, &address);
+        }));
         Ok(Self::Direct { sender, authority: authority.parse()? })
     }
 

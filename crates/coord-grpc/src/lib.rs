@@ -54,6 +54,7 @@ mod address;
 mod balancer;
 mod body;
 mod call;
+mod calm;
 mod carrier;
 mod connection;
 mod eject;

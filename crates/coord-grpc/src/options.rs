@@ -230,9 +230,12 @@ impl ConnectOptions {
         self
     }
 
-    /// Pings an instance with calls in flight after `interval`, and drops the connection when `timeout`
-    /// passes without an answer. Servers may refuse frequent pings: those written in Go take one in five
-    /// minutes unless their `keepalive.EnforcementPolicy` allows more.
+    /// Pings an instance with calls in flight after `interval` in which nothing came, and drops the connection when
+    /// `timeout` passes without an answer.
+    ///
+    /// Servers may take frequent pings for an attack, and end the connection: those written in Go allow one in five
+    /// minutes, unless they answer in between or their `keepalive.EnforcementPolicy` allows more. All instances of the
+    /// service are then pinged every 330 s at most. Over TLS this is not seen: choose a longer interval there.
     #[must_use]
     pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keep_alive = Some(KeepAlive { interval, timeout });

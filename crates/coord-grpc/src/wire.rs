@@ -25,7 +25,7 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{ConnectOptions, address, carrier::Carrier, probe::knock};
+use crate::{ConnectOptions, address, calm::Calm, carrier::Carrier, probe::knock};
 
 /// A connection that is ready for calls.
 #[derive(Clone, Debug)]
@@ -81,6 +81,7 @@ impl Wire {
 pub(crate) async fn dial(
     authority: &str,
     options: &ConnectOptions,
+    calm: &Arc<Calm>,
     closed: impl FnOnce() + Send + 'static,
 ) -> Result<Link, BoxError> {
     let wire = Arc::new(Wire::default());
@@ -89,7 +90,7 @@ pub(crate) async fn dial(
         let carrier = if options.is_tls() {
             Carrier::Channel(secured(once, authority, options, &wire).await?)
         } else {
-            Carrier::direct(once.await?, authority, options).await?
+            Carrier::direct(once.await?, authority, options, calm).await?
         };
         wire.speaks.notified().await;
         if wire.reads.load(Relaxed) == 0 {

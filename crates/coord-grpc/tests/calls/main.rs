@@ -4,6 +4,7 @@ mod balance;
 mod fleet;
 mod lists;
 mod packets;
+mod pings;
 mod retry;
 #[cfg(feature = "tls")]
 mod tls;

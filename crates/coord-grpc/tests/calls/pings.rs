@@ -1,0 +1,71 @@
+//! Servers that take pings for an attack, as those in Go do that come more than once in five minutes.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
+
+use coord_api::{Error, ServiceInfo};
+use coord_grpc::{ConnectOptions, Connection};
+use futures::{StreamExt, stream};
+use tokio::time::timeout;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tower::discover::Change;
+
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+const PING: u8 = 6;
+const ACK: u8 = 1;
+/// With `ENHANCE_YOUR_CALM`, after all streams.
+const GO_AWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11];
+
+const INTERVAL: Duration = Duration::from_millis(50);
+/// How many pings of a connection are answered.
+const PATIENCE: usize = 3;
+
+/// Answers nothing but some pings, and throws out who sends more.
+fn serve(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(&SETTINGS)?;
+    stream.read_exact(&mut [0; PREFACE])?;
+    let mut pings = 0;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head)?;
+        let [a, b, c, kind, flags, ..] = head;
+        let mut payload = vec![0; usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)];
+        stream.read_exact(&mut payload)?;
+        if kind == PING && flags & ACK == 0 {
+            pings += 1;
+            if pings > PATIENCE {
+                return stream.write_all(&GO_AWAY);
+            }
+            head[4] = ACK;
+            stream.write_all(&head)?;
+            stream.write_all(&payload)?;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_takes_pings_for_an_attack_gets_no_more_of_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let port = listener.local_addr().expect("is bound").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    let info = ServiceInfo::new("calm", "1", "127.0.0.1", port);
+    let list = stream::iter([Ok::<_, Error>(Change::Insert("1".to_owned(), info))]).chain(stream::pending());
+    let options = ConnectOptions::new().keep_alive(INTERVAL, Duration::from_secs(5));
+    let connection = Connection::balance("calm", list, options).expect("the name is good");
+    let call = async || {
+        let request = HealthCheckRequest { service: String::new() };
+        HealthClient::new(connection.clone()).check(request).await
+    };
+    let first = timeout(Duration::from_secs(10), call()).await.expect("is thrown out");
+    first.expect_err("is not answered");
+    let second = timeout(INTERVAL * 20, call()).await;
+    assert!(second.is_err(), "is under way as long as it likes: {second:?}");
+}
