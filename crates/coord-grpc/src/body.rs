@@ -132,7 +132,10 @@ impl HttpBody for Counted {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<OneFrame> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(Err(status)), Some(attempt)) = (&mut frame, &self.attempt) {
+            *status = attempt.coded(std::mem::replace(status, Status::ok("")));
+        }
         let end = match &frame {
             Some(Ok(frame)) => frame.trailers_ref().map(says_unavailable),
             Some(Err(_)) => Some(true),

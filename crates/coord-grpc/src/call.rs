@@ -139,19 +139,22 @@ impl Attempt {
         } else {
             self.failed(Failure::Answer);
         }
-        let cause = innermost(error.as_ref()).to_string();
         if unsent.is_some() {
+            let cause = innermost(error.as_ref());
             let address = &self.slot.node.authority;
             let status = tries::unsent(format!("{} at {address}: {cause}", self.balancer.service));
             return Trouble { status, unsent, node };
         }
-        let mut status = Status::from_error(error);
-        // What tonic has no code for is a connection that broke off, which gRPC calls unavailable.
-        if status.code() == Code::Unknown {
-            let address = &self.slot.node.authority;
-            status = Status::unavailable(format!("{} at {address}: {cause}", self.balancer.service));
+        Trouble { status: self.coded(Status::from_error(error)), unsent, node }
+    }
+
+    /// What tonic has no code for is a connection that broke off, which gRPC calls unavailable.
+    pub(crate) fn coded(&self, status: Status) -> Status {
+        if status.code() != Code::Unknown {
+            return status;
         }
-        Trouble { status, unsent, node }
+        let address = &self.slot.node.authority;
+        Status::unavailable(format!("{} at {address}: {}", self.balancer.service, innermost(&status)))
     }
 }
 
