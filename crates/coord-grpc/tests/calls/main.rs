@@ -2,6 +2,7 @@
 
 mod balance;
 mod fleet;
+mod goaway;
 mod lists;
 mod packets;
 mod pings;
