@@ -133,19 +133,30 @@ async fn an_idle_watch_hears_soon_what_happens_behind_a_dead_member() {
     }
 }
 
-/// A member that is asked whether it is there says so, and keeps its streams.
+/// A member that is asked whether it is there says so, and keeps its streams. etcd reads HTTP/2 in two ways, of which one is
+/// that of TLS.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_stay_while_members_answer() {
-    const IDLE: Duration = Duration::from_secs(6);
     let fleet = Fleet::start(3).await;
-    let client = fleet.client().await;
+    let certs = Certs::new();
+    let tls = EtcdServer::start_tls(&certs, Clients::WithCertificate, &[]).await.expect("starts");
+    let way = Proxy::start(tls.endpoint().trim_start_matches("https://").to_owned()).await;
+    let way = way.expect("a port can be opened");
+    let both = [tls.endpoint().to_owned(), format!("https://{}", way.address())];
+    let secured = EtcdConfig::new(both).tls(certs.mutual());
+    tokio::join!(stay(&fleet.server, fleet.config()), stay(&tls, secured));
+}
+
+async fn stay(server: &EtcdServer, config: EtcdConfig) {
+    const IDLE: Duration = Duration::from_secs(6);
+    let client = Client::connect(config).await.expect("etcd answers");
     let guard = client.lock().acquire("job", LONG).await.expect("is free");
     let mut watched = client.config().watch::<usize>("seen").await.expect("is watched");
     watched.next().await.expect("never ends").expect("begins with a snapshot");
 
-    let before = fleet.server.requests().await.expect("etcd answers");
+    let before = server.requests().await.expect("etcd answers");
     sleep(IDLE).await;
-    let mut after = fleet.server.requests().await.expect("etcd answers");
+    let mut after = server.requests().await.expect("etcd answers");
     after.retain(|method, count| {
         *count -= before.get(method).copied().unwrap_or_default();
         *count > 0
