@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -205,6 +205,7 @@ pub struct Hold {
 struct End {
     reason: OnceLock<LossReason>,
     ended: Notify,
+    is_fence: AtomicBool,
 }
 
 impl Hold {
@@ -221,6 +222,17 @@ impl Hold {
         }
         self.end.ended.notify_waiters();
         before
+    }
+
+    /// Takes note that writes may be under way which the store lets in for as long as it knows of this hold. For
+    /// backends.
+    pub fn fences(&self) {
+        self.end.is_fence.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`fences`](Self::fences) was called: then the next may hold only when the store has freed this one.
+    pub fn is_fence(&self) -> bool {
+        self.end.is_fence.load(Ordering::Relaxed)
     }
 
     /// Why it is lost, or `None` while it is held.

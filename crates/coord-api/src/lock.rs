@@ -12,6 +12,8 @@ use crate::{Error, LockName, Lost, Owner, Result, backend::Place};
 /// # Contract
 /// - **Exclusive and fair.** Whoever asked first gets the lock first, across processes and across tasks of
 ///   one process. Locks are not reentrant: a task that acquires twice waits for itself.
+/// - **Handed on at once** to the next in the queue if that is a task of the same client, whether the store can be
+///   reached or not; to others when the store has freed it.
 /// - **Leased.** A held lock lives on a lease of `ttl` that coord renews. `ttl` is 1 s to 24 h, fractions
 ///   are rounded up, and [`LockGuard::ttl`] tells what the store granted.
 /// - **Loss is told.** When renewals fail, [`LockGuard::lost`] fires before anyone else can get the lock. A
@@ -158,8 +160,10 @@ impl LockGuard {
         self.name.as_str()
     }
 
-    /// The key of this holder in the store, for people who look there.
+    /// The key of this holder in the store, for people who look there. Who asks for it may make writes depend on it, so
+    /// the lock is given to the next only when the store has freed it, also within a process.
     pub fn key(&self) -> &str {
+        self.place.hold().fences();
         &self.key
     }
 
@@ -212,7 +216,8 @@ impl LockGuard {
         }
     }
 
-    /// Gives the lock back and waits until the store has freed it.
+    /// Gives the lock back and waits until the store has freed it. The next in the queue need not wait for that if it is
+    /// a task of the same client, unless [`key`](Self::key) or [`while_held`](crate::Batch::while_held) was called.
     ///
     /// # Errors
     /// [`Error::Lost`] if it was no longer held. On any other error the release goes on in the background

@@ -2,8 +2,8 @@
 //!
 //! Two writes of one key can not. And places that are created in one transaction have the same create revision, so two
 //! contenders for one queue in one transaction would have no order. Hence a lane for each queue, or key of a value: its
-//! requests are sent in their order, never two batches at the same time, and at most one that enters in one
-//! transaction.
+//! requests are sent in their order, at most one that enters in one transaction, and none while one before it is under
+//! way, unless it says that it may be.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,9 +26,11 @@ pub(crate) trait Lined {
     fn enters(&self) -> bool;
     /// How many operations it takes.
     fn operations(&self) -> usize;
+    /// Whether it may be sent while others of its lane are under way, and so be done before them.
+    fn overlaps(&self) -> bool;
 }
 
-/// The requests that wait, by lane, and which lanes have one under way.
+/// The requests that wait, by lane, and which lanes have some under way.
 #[derive(Debug)]
 pub(crate) struct Lanes<R: Lined> {
     by_name: HashMap<R::Name, Lane<R>>,
@@ -36,6 +38,8 @@ pub(crate) struct Lanes<R: Lined> {
     ready: VecDeque<R::Name>,
     /// How many operations all that wait would take.
     waiting: usize,
+    /// How many of those that wait enter a queue and may overlap with others.
+    overlapping: usize,
     /// The most operations of one transaction here.
     most: usize,
 }
@@ -43,30 +47,43 @@ pub(crate) struct Lanes<R: Lined> {
 #[derive(Debug)]
 struct Lane<R> {
     waiting: VecDeque<R>,
-    under_way: bool,
+    /// How many batches are under way.
+    under_way: usize,
 }
 
-impl<R> Lane<R> {
+impl<R: Lined> Lane<R> {
     fn idle() -> Self {
-        Self { waiting: VecDeque::new(), under_way: false }
+        Self { waiting: VecDeque::new(), under_way: 0 }
     }
+
+    /// Whether it has something that can be sent.
+    fn is_ready(&self) -> bool {
+        self.waiting.front().is_some_and(|next| self.under_way == 0 || next.overlaps())
+    }
+}
+
+fn needs_its_own<R: Lined>(request: &R) -> usize {
+    usize::from(request.enters() && request.overlaps())
 }
 
 impl<R: Lined> Lanes<R> {
     /// For transactions of at most this many operations.
     pub(crate) fn of(most: usize) -> Self {
-        Self { by_name: HashMap::new(), ready: VecDeque::new(), waiting: 0, most }
+        Self { by_name: HashMap::new(), ready: VecDeque::new(), waiting: 0, overlapping: 0, most }
     }
 
     /// Takes note of a request.
     pub(crate) fn push(&mut self, request: R) {
         let name = request.lane();
         let lane = self.by_name.entry(name.clone()).or_insert_with(Lane::idle);
-        if lane.waiting.is_empty() && !lane.under_way {
-            self.ready.push_back(name.clone());
-        }
+        let was_empty = lane.waiting.is_empty();
+        let name = name.clone();
         self.waiting += request.operations();
+        self.overlapping += needs_its_own(&request);
         lane.waiting.push_back(request);
+        if was_empty && lane.is_ready() {
+            self.ready.push_back(name);
+        }
     }
 
     /// How many operations all that wait would take.
@@ -74,37 +91,49 @@ impl<R: Lined> Lanes<R> {
         self.waiting
     }
 
+    /// Whether one waits that need not: it enters a queue, and so needs a transaction that no other one enters in.
+    pub(crate) fn has_one_that_overlaps(&self) -> bool {
+        self.overlapping > 0
+    }
+
     /// The requests of the next transaction; empty when nothing can be sent now.
     pub(crate) fn next_batch(&mut self) -> Vec<R> {
         let mut batch = Vec::new();
         let mut room = self.most;
+        // The lanes whose next request needs another transaction, which may be sent as well.
+        let mut again = Vec::new();
         while let Some(name) = self.ready.front() {
             let lane = self.by_name.get_mut(name).expect("a lane that is ready exists");
             let first = batch.len();
-            while let Some(next) = lane.waiting.front()
+            while lane.is_ready()
+                && let Some(next) = lane.waiting.front()
                 && next.operations() <= room
                 && fits(&batch[first..], next)
             {
                 room -= next.operations();
+                self.overlapping -= needs_its_own(next);
                 batch.extend(lane.waiting.pop_front());
             }
             if batch.len() == first {
                 break;
             }
-            lane.under_way = true;
-            self.ready.pop_front();
+            lane.under_way += 1;
+            let is_ready = lane.is_ready();
+            again.extend(self.ready.pop_front().filter(|_| is_ready));
         }
+        self.ready.extend(again);
         self.waiting -= self.most - room;
         batch
     }
 
-    /// Takes note that the request of `lane` is answered.
+    /// Takes note that a batch is answered which had requests of `lane`.
     pub(crate) fn answered(&mut self, name: &R::Name) {
-        let Some(lane) = self.by_name.get_mut(name).filter(|lane| lane.under_way) else { return };
-        lane.under_way = false;
-        if lane.waiting.is_empty() {
+        let lane = self.by_name.get_mut(name).expect("a lane with a batch under way exists");
+        let was_ready = lane.is_ready();
+        lane.under_way -= 1;
+        if lane.under_way == 0 && lane.waiting.is_empty() {
             self.by_name.remove(name);
-        } else {
+        } else if lane.is_ready() && !was_ready {
             self.ready.push_back(name.clone());
         }
     }
@@ -120,6 +149,7 @@ fn fits<R: Lined>(together: &[R], next: &R) -> bool {
 mod tests {
     use super::*;
 
+    /// Its lane, and its key: with a `+` it enters, with a `~` before that it overlaps.
     #[derive(Debug, Clone, PartialEq)]
     struct Request(&'static str, &'static str);
 
@@ -130,13 +160,16 @@ mod tests {
             &self.0
         }
         fn key(&self) -> &str {
-            self.1.trim_start_matches('+')
+            self.1.trim_start_matches(['~', '+'])
         }
         fn enters(&self) -> bool {
-            self.1.starts_with('+')
+            self.1.contains('+')
         }
         fn operations(&self) -> usize {
             if self.enters() { 2 } else { 1 }
+        }
+        fn overlaps(&self) -> bool {
+            self.1.starts_with('~')
         }
     }
 
@@ -170,6 +203,33 @@ mod tests {
     }
 
     #[test]
+    fn what_overlaps_is_sent_while_others_are_under_way_and_enters_in_a_transaction_of_its_own() {
+        let mut lanes =
+            lanes(&[Request("a", "+1"), Request("a", "~+2"), Request("a", "~3"), Request("b", "4")]);
+        assert!(lanes.has_one_that_overlaps());
+        assert_eq!(lanes.next_batch(), [Request("a", "+1"), Request("b", "4")]);
+        assert_eq!(lanes.next_batch(), [Request("a", "~+2"), Request("a", "~3")]);
+        assert!(!lanes.has_one_that_overlaps());
+        for request in [Request("a", "+5"), Request("a", "~+6"), Request("b", "~7")] {
+            lanes.push(request);
+        }
+        assert_eq!(
+            lanes.next_batch(),
+            [Request("b", "~7")],
+            "the fifth has to wait, and the sixth is behind it"
+        );
+        lanes.answered(&"a");
+        assert!(lanes.next_batch().is_empty(), "one batch is still under way");
+        lanes.answered(&"a");
+        assert_eq!(lanes.next_batch(), [Request("a", "+5")]);
+        assert_eq!(lanes.next_batch(), [Request("a", "~+6")]);
+        for lane in ["a", "a", "b", "b"] {
+            lanes.answered(&lane);
+        }
+        assert!(lanes.by_name.is_empty() && lanes.waiting() == 0);
+    }
+
+    #[test]
     fn leaving_follows_entering_with_the_same_key() {
         let mut lanes = lanes(&[Request("a", "7"), Request("a", "+1"), Request("a", "1")]);
         assert_eq!(lanes.next_batch(), [Request("a", "7"), Request("a", "+1")]);
@@ -191,8 +251,8 @@ mod tests {
             && !batch.is_empty()
         {
             sent.push(batch.iter().map(Lined::operations).sum());
-            for lane in &names {
-                lanes.answered(lane);
+            for of_lane in batch.chunk_by(|one, next| one.lane() == next.lane()) {
+                lanes.answered(of_lane[0].lane());
             }
         }
         assert_eq!(sent.iter().sum::<usize>(), 9 * names.len());

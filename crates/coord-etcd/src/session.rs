@@ -96,6 +96,14 @@ impl Current {
 }
 
 impl Session {
+    /// A session that nobody renews, for tests.
+    #[cfg(test)]
+    pub(crate) fn unrenewed(id: i64, ttl: Duration) -> Arc<Self> {
+        let gate = Arc::new(Gate::new(String::new(), id));
+        let class = Ttl::parse(ttl).expect("is a time to live");
+        Arc::new(Self { id, lease: Lease::granted(Instant::now(), ttl), gate, class })
+    }
+
     /// If an error says that etcd does not know the lease any more, all that is held on it learns so now, and not at the
     /// next renewal.
     pub(crate) fn learn(&self, error: &Error) {

@@ -137,11 +137,17 @@ impl Connection {
         }
     }
 
-    /// Waits until the store grants what the place in its queue was taken for, and this client hears of it.
-    pub(crate) async fn granted<T>(&self, lost: Lost, grant: oneshot::Receiver<T>) -> Result<T> {
+    /// Waits until what the place in its queue was taken for is granted, and this client hears of it.
+    pub(crate) async fn granted<T>(
+        &self,
+        lost: Lost,
+        grant: oneshot::Receiver<T>,
+        needs_link: impl Fn(&T) -> bool,
+    ) -> Result<T> {
         let granted = async {
             match grant.await {
-                Ok(granted) => self.online().await.map(|()| granted),
+                Ok(granted) if needs_link(&granted) => self.online().await.map(|()| granted),
+                Ok(granted) => Ok(granted),
                 // The place is gone from the queue, as `lost` will tell.
                 Err(_) => std::future::pending().await,
             }
@@ -185,6 +191,7 @@ struct Taken {
 #[async_trait]
 impl Release for Taken {
     async fn release(&self) -> Result<()> {
+        self.connection.store.lock().hand_on(self.connection.id, self.lease, self.place);
         if self.connection.call().await?.free(self.lease, self.place) {
             return Ok(());
         }

@@ -92,7 +92,7 @@ impl IdSource for Source {
                 Claim::Queued(grip, granted) => (grip, granted),
             };
             let place = self.connection.place(grip.clone());
-            match self.connection.granted(place.hold().lost(), granted).await {
+            match self.connection.granted(place.hold().lost(), granted, |_| true).await {
                 Ok(id) => return Ok(self.claimed(id, grip, place)),
                 // Nothing was held, so nothing is lost but the place in the queue: take another.
                 Err(Error::Lost { .. }) => self.connection.online().await?,

@@ -24,7 +24,17 @@ pub(crate) struct Contender {
     pub(crate) grip: Grip,
     owner: Arc<Owner>,
     /// Tells the contender that it is first; taken then.
-    grant: Option<oneshot::Sender<()>>,
+    grant: Option<oneshot::Sender<Granted>>,
+    /// Whether its client has given it back, though the store does not know yet.
+    left: bool,
+}
+
+/// From whom a contender hears that it is first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Granted {
+    ByTheStore,
+    /// From the one before, of the same client, whether the link is up or not.
+    Locally,
 }
 
 impl State {
@@ -34,12 +44,12 @@ impl State {
         connection: &Connection,
         name: &LockName,
         ttl: Ttl,
-    ) -> (Grip, Option<oneshot::Receiver<()>>) {
+    ) -> (Grip, Option<oneshot::Receiver<Granted>>) {
         let grip = self.take(connection.id(), ttl, Item::Lock(name.clone()));
         let owner = self.session(connection.id()).owner.clone();
         let queue = self.locks.entry(name.clone()).or_default();
         let (grant, granted) = (!queue.is_empty()).then(oneshot::channel).unzip();
-        queue.push_back(Contender { grip: grip.clone(), owner, grant });
+        queue.push_back(Contender { grip: grip.clone(), owner, grant, left: false });
         (grip, granted)
     }
 
@@ -57,9 +67,28 @@ impl State {
             Some(first) => {
                 if let Some(grant) = first.grant.take() {
                     // A contender that has just given up removes its place as well, and the next is told.
-                    let _ = grant.send(());
+                    let _ = grant.send(Granted::ByTheStore);
                 }
             }
+        }
+    }
+
+    /// Takes note that a client gives back a place of a lock's queue, which the store will hear of later. If the next is
+    /// of the same client it is told: nobody else can come before it. Not if writes may be under way that depend on the
+    /// place.
+    pub(crate) fn leave_unseen(&mut self, name: &LockName, place: u64) {
+        let Some(queue) = self.locks.get_mut(name) else { return };
+        let Some(leaver) = position(queue, place).and_then(|at| queue.get_mut(at)) else { return };
+        if leaver.grip.hold.is_fence() {
+            return;
+        }
+        leaver.left = true;
+        let client = leaver.grip.client;
+        let mut of_client = queue.iter_mut().take_while(|contender| contender.grip.client == client);
+        if let Some(next) = of_client.find(|contender| !contender.left)
+            && let Some(grant) = next.grant.take()
+        {
+            let _ = grant.send(Granted::Locally);
         }
     }
 
@@ -116,7 +145,8 @@ impl DistributedLock for Locks {
         if let Some(granted) = granted {
             let since = Instant::now();
             tracing::debug!(lock = guard.name(), token = %guard.token(), "waiting for the lock");
-            self.0.granted(guard.lost(), granted).await?;
+            let needs_link = |from: &Granted| *from == Granted::ByTheStore;
+            self.0.granted(guard.lost(), granted, needs_link).await?;
             let waited = since.elapsed();
             tracing::debug!(lock = guard.name(), token = %guard.token(), ?waited, "lock acquired");
         } else {

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     lease::{LeaseId, StoredLease},
-    store::{self, Shared, State},
+    store::{self, Item, Shared, State},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,6 +205,18 @@ impl State {
             self.free(lease, place);
         } else {
             session.unsent.push((lease, place));
+            self.hand_on(client, lease, place);
+        }
+    }
+
+    /// A client gives back a place. If the store can not hear of it now, another one of the same client that waits for
+    /// it need not wait for the store.
+    pub(crate) fn hand_on(&mut self, client: ClientId, lease: LeaseId, place: u64) {
+        let is_up = self.session(client).is_up();
+        let item = self.leases.get(&lease).and_then(|lease| lease.places.get(&place));
+        if let (false, Some(Item::Lock(name))) = (is_up, item) {
+            let name = name.clone();
+            self.leave_unseen(&name, place);
         }
     }
 

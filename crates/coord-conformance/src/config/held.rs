@@ -5,7 +5,7 @@ use coord_api::{Batch, ConfigCenter, ConfigExt, LockGuard, MAX_BATCH_KEYS, Resul
 use crate::{
     expect::{expect_conflict, expect_lost},
     suite::tests,
-    tools::{LIMIT, LONG, SHORT, keys_become, spawn, within},
+    tools::{LIMIT, LONG, SHORT, eventually, keys_become, spawn, within},
 };
 
 /// A batch that writes `value` to `key` while `guard` holds.
@@ -124,6 +124,26 @@ tests! { "config";
             assert_eq!(value(&*config).await, Some(turn));
             next.unlock().await.expect("is held");
         }
+    }
+
+    /// Contract 4: as soon as the next one holds the lock, be it a task of the same client, what was prepared under the
+    /// hold before is refused.
+    async fn refused_from_the_moment_on_when_the_next_one_holds(world: &dyn World) {
+        let client = world.client().await;
+        let (locks, config) = (client.lock(), client.config());
+        for round in 0..20 {
+            let guard = within(LIMIT, locks.acquire("job", LONG)).await.expect("is free");
+            let next = locks.clone();
+            let waiter = spawn(async move { next.acquire("job", LONG).await.expect("becomes free") });
+            eventually(LIMIT, || async { locks.holders("job").await.is_ok_and(|all| all.len() == 2) }).await;
+            let late = fenced(&guard, round);
+            let given_back = spawn(guard.unlock());
+            let next = waiter.join().await;
+            expect_lost(config.commit(late).await);
+            given_back.join().await.expect("was held");
+            next.unlock().await.expect("is held");
+        }
+        assert_eq!(value(&*config).await, None);
     }
 
     /// Contract 4: a batch that requires two locks writes nothing if one of them is lost.

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use coord_api::{DistributedLock, DistributedLockExt, LockGuard};
-use tokio::sync::mpsc;
+use futures::future::join_all;
+use tokio::{join, sync::mpsc};
 
 use crate::{
     World,
@@ -78,11 +79,82 @@ tests! { "lock";
         served_in_order(world, vec![locks; 6]).await;
     }
 
+    /// Contract 5: tasks of one client that ask at the same moment, for one time to live or for another, get the lock in
+    /// the order in which they asked for it, and with it ever larger tokens.
+    async fn tasks_that_ask_at_once_are_served_in_their_order(world: &dyn World) {
+        let locks = world.client().await.lock();
+        let ttls = [LONG, LONG + SHORT];
+        for ttl in ttls {
+            let guard = within(LIMIT, locks.acquire("warm-up", ttl)).await.expect("is free");
+            guard.unlock().await.expect("is held");
+        }
+        for round in 0..8 {
+            let guard = within(LIMIT, locks.acquire("job", LONG)).await.expect("is free");
+            let (served, mut order) = mpsc::unbounded_channel();
+            // The first poll asks, and the first polls come in this order.
+            let all = join_all((0..24).map(|number| {
+                let (locks, served, ttl) = (&locks, &served, ttls[number / 5 % (1 + round % 2)]);
+                async move {
+                    let guard = locks.acquire("job", ttl).await.expect("becomes free");
+                    served.send((number, guard.token())).expect("the test still listens");
+                    guard.unlock().await.expect("is held");
+                }
+            }));
+            within(LONG_LIMIT, async { join!(all, guard.unlock()) }).await.1.expect("is held");
+            let mut last = None;
+            for expected in 0..24 {
+                let (number, token) = order.recv().await.expect("all were served");
+                assert_eq!(number, expected, "round {round}");
+                assert!(last.replace(token) < Some(token), "round {round}");
+            }
+        }
+        keys_become(world, 0).await;
+    }
+
     /// Contract 5: the order of arrival holds across clients and their tasks alike.
     async fn clients_and_tasks_share_one_queue(world: &dyn World) {
         let (one, other) = (world.client().await.lock(), world.client().await.lock());
         served_in_order(world, vec![one.clone(), other.clone(), other.clone(), one.clone(), other, one])
             .await;
+    }
+
+    /// Contract 5: tasks of one client take turns also while it is cut off, and nobody else comes between.
+    async fn tasks_take_turns_while_their_client_is_cut_off(world: &dyn World) {
+        let (client, other) = (world.client().await, world.client().await.lock());
+        let mut held = within(LIMIT, client.lock().acquire("job", LONG)).await.expect("is free");
+        let mut waiters = Vec::new();
+        for before in 1..4 {
+            waiters.push(queue(world, client.lock(), before).await);
+        }
+        let others = queue(world, other, 4).await;
+        let last = queue(world, client.lock(), 5).await;
+        // What the client is told of the queue comes a moment later.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        client.link.cut();
+        let mut given_back = Vec::new();
+        for (n, waiter) in waiters.into_iter().enumerate() {
+            if n == 1 {
+                drop(held);
+            } else {
+                given_back.push(spawn(held.unlock()));
+            }
+            held = within(LIMIT, waiter.join()).await;
+            assert!(!held.is_lost());
+        }
+        drop(held);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!others.is_finished() && !last.is_finished(), "the store knows of none of this");
+        client.link.restore();
+        let others = within(LIMIT, others.join()).await;
+        assert!(!last.is_finished());
+        others.unlock().await.expect("is held");
+        within(LIMIT, last.join()).await.unlock().await.expect("is held");
+        for unlocked in given_back {
+            // Some stores say at once that they can not be reached, and are told later.
+            let unlocked = unlocked.join().await;
+            assert!(unlocked.is_ok() || unlocked.is_err_and(|error| error.is_retryable()));
+        }
+        keys_become(world, 0).await;
     }
 
     /// Contract 5: a try does not overtake those who wait.

@@ -98,6 +98,9 @@ impl Lined for Request {
     fn operations(&self) -> usize {
         1
     }
+    fn overlaps(&self) -> bool {
+        false
+    }
 }
 
 impl Default for Together {

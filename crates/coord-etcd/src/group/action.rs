@@ -118,13 +118,16 @@ impl Action {
         }
     }
 
-    /// How many requests its answer is likely to set off at once.
-    pub(super) fn sets_off(&self, outcome: &Outcome) -> usize {
+    /// Whether whoever asked for it is likely to ask for more as soon as it is answered.
+    pub(super) fn is_followed(&self) -> bool {
+        matches!(self, Self::Leave { heirs: Heirs::Leaver | Heirs::LeaverAndNext, .. })
+    }
+
+    /// Whether its answer is likely to let a place of this client be at the head, which is left soon.
+    pub(super) fn has_next(&self, outcome: &Outcome) -> bool {
         match self {
-            Self::Enter { .. } | Self::EnterIfEmpty { .. } => usize::from(outcome.condition),
-            Self::Leave { heirs: Heirs::Nobody, .. } => 0,
-            Self::Leave { heirs: Heirs::Leaver, .. } => 1,
-            Self::Leave { heirs: Heirs::LeaverAndNext, .. } => 2,
+            Self::Enter { .. } | Self::EnterIfEmpty { .. } => outcome.condition,
+            Self::Leave { heirs, .. } => *heirs == Heirs::LeaverAndNext,
         }
     }
 
@@ -135,7 +138,8 @@ impl Action {
             [TxnOpResponse::Put(_), TxnOpResponse::Get(found)] => {
                 let others =
                     found.kvs().iter().filter_map(|kv| kv.key_str().ok()).find(|key| *key != self.key());
-                let predecessor = others.map(ToOwned::to_owned);
+                // The one next to it, only if etcd was asked to sort them.
+                let predecessor = others.filter(|_| self.is_likely_first()).map(ToOwned::to_owned);
                 Outcome { predecessor, ..outcome(found.kvs().len() <= 1) }
             }
             [TxnOpResponse::Put(_)] => outcome(self.is_likely_first()),

@@ -1,7 +1,8 @@
 //! Requests that wait at the same moment travel in one transaction.
 //!
 //! When nothing is under way a request leaves at once and alone. While transactions are under way the next
-//! ones gather, so the busier a client is, the more of its requests share one commit of etcd.
+//! ones gather, so the busier a client is, the more of its requests share one commit of etcd. Places in one queue
+//! need a transaction each, of which several are under way at once.
 
 mod action;
 mod gather;
@@ -26,6 +27,7 @@ use crate::{
     error::{Effect, Failure},
     gate::Gate,
     lanes::{Lanes, Lined, MAX_OPERATIONS},
+    queue::Entering,
     read::revision,
 };
 use action::is_empty;
@@ -41,6 +43,9 @@ const UNDER_WAY: usize = 4;
 /// etcd far more than an operation in it.
 const WORTH_ANOTHER: usize = MAX_OPERATIONS / 4 * 3;
 
+/// Of one queue, each place needs a transaction of its own. etcd commits those that are under way together.
+const MOST_UNDER_WAY: usize = 16;
+
 /// What is tried when places are entered and left.
 pub(crate) const LOCK: &str = "lock";
 
@@ -55,7 +60,33 @@ pub(crate) struct Group {
 struct Request {
     queue: Arc<str>,
     action: Action,
-    reply: oneshot::Sender<Result<Outcome, Failure>>,
+    /// Whether it may be sent while others about its queue are under way.
+    overlaps: bool,
+    reply: Reply,
+}
+
+/// Who gets an answer.
+#[derive(Debug)]
+enum Reply {
+    /// Whoever is first in line for a place.
+    InLine(Entering),
+    One(oneshot::Sender<Result<Outcome, Failure>>),
+}
+
+impl Reply {
+    /// Takes note that the request is sent.
+    fn sent(&self) {
+        if let Self::InLine(entering) = self {
+            entering.sent();
+        }
+    }
+
+    fn send(self, outcome: Result<Outcome, Failure>) {
+        match self {
+            Self::InLine(entering) => entering.answered(outcome),
+            Self::One(reply) => drop(reply.send(outcome)),
+        }
+    }
 }
 
 impl Lined for Request {
@@ -73,16 +104,8 @@ impl Lined for Request {
     fn operations(&self) -> usize {
         self.action.size(false)
     }
-}
-
-/// A request that is sent, whether its answer is waited for or not.
-#[derive(Debug)]
-pub(crate) struct Answer(oneshot::Receiver<Result<Outcome, Failure>>);
-
-impl Answer {
-    /// Waits for the answer. May be dropped and called again.
-    pub(crate) async fn wait(&mut self) -> Result<Outcome, Failure> {
-        (&mut self.0).await.unwrap_or_else(|_| Err(Failure::closed()))
+    fn overlaps(&self) -> bool {
+        self.overlaps
     }
 }
 
@@ -94,12 +117,33 @@ impl Group {
         Self { requests }
     }
 
-    /// Sends a request about `queue`, after those about it that were sent before.
-    pub(crate) fn send(&self, queue: Arc<str>, action: Action) -> Answer {
+    /// Asks for a place in `queue`, after what was asked of it before; `overlaps` if it may be under way meanwhile. What
+    /// is not sent, since the task is gone, comes back.
+    pub(crate) fn enter(
+        &self,
+        queue: Arc<str>,
+        action: Action,
+        overlaps: bool,
+        entering: Entering,
+    ) -> Option<Entering> {
+        let request = Request { queue, action, overlaps, reply: Reply::InLine(entering) };
+        match self.requests.send(request).err()?.0.reply {
+            Reply::InLine(entering) => Some(entering),
+            Reply::One(_) => None,
+        }
+    }
+
+    /// Leaves `queue`; the request is sent, whether its answer is waited for or not.
+    pub(crate) fn leave(
+        &self,
+        queue: Arc<str>,
+        key: String,
+        heirs: Heirs,
+    ) -> impl Future<Output = Result<Outcome, Failure>> + use<> {
         let (reply, answer) = oneshot::channel();
-        // If the task is gone, the reply is dropped here and the answer says so.
-        let _ = self.requests.send(Request { queue, action, reply });
-        Answer(answer)
+        let (action, reply) = (Action::Leave { key, heirs }, Reply::One(reply));
+        let _ = self.requests.send(Request { queue, action, overlaps: true, reply });
+        async { answer.await.unwrap_or_else(|_| Err(Failure::closed())) }
     }
 }
 
@@ -120,9 +164,15 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
                 tokio::task::yield_now().await;
             }
         }
-        while under_way.is_empty() || under_way.len() < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER {
+        while under_way.is_empty()
+            || under_way.len() < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER
+            || under_way.len() < MOST_UNDER_WAY && lanes.has_one_that_overlaps()
+        {
             let batch = lanes.next_batch();
             let (false, Some(core)) = (batch.is_empty(), core.upgrade()) else { break };
+            for request in &batch {
+                request.reply.sent();
+            }
             let guess = is_worth_a_guess(&batch) && guesses.may_guess();
             under_way.spawn(send_batch(core, batch, guess));
         }
@@ -173,7 +223,9 @@ struct Answered {
 
 /// Sends a batch and answers its requests. With `guess`, queues are taken to be empty at first.
 async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answered {
-    let lanes = batch.iter().map(|request| request.queue.clone()).collect();
+    let mut lanes: Vec<_> = batch.iter().map(|request| request.queue.clone()).collect();
+    // Those of a lane are side by side.
+    lanes.dedup();
     let mut answered = Answered { lanes, ..Answered::default() };
     let guessed = if guess { Some(send_guessing(&core, &batch).await) } else { None };
     if let Some(Ok(outcomes)) = &guessed {
@@ -187,9 +239,9 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
     };
     match outcomes {
         Ok(outcomes) => {
+            answered.follow = how_many_follow(&batch, &outcomes);
             for (request, outcome) in batch.into_iter().zip(outcomes) {
-                answered.follow += request.action.sets_off(&outcome);
-                let _ = request.reply.send(Ok(outcome));
+                request.reply.send(Ok(outcome));
             }
         }
         // One of several was refused, and with it all. Each on its own gets the answer that it deserves. Not while
@@ -199,21 +251,32 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
         {
             for request in batch {
                 let outcome = send_together(&core, slice::from_ref(&request)).await;
-                let _ = request.reply.send(outcome.map(|mut outcomes| outcomes.remove(0)));
+                request.reply.send(outcome.map(|mut outcomes| outcomes.remove(0)));
             }
         }
         Err(failure) => {
             let mut others = batch.into_iter();
             let first = others.next();
             for request in others {
-                let _ = request.reply.send(Err(failure.again()));
+                request.reply.send(Err(failure.again()));
             }
             if let Some(request) = first {
-                let _ = request.reply.send(Err(failure));
+                request.reply.send(Err(failure));
             }
         }
     }
     answered
+}
+
+/// How many requests these answers are likely to set off at once. In each queue one place at most comes to the head.
+fn how_many_follow(batch: &[Request], outcomes: &[Outcome]) -> usize {
+    let answers: Vec<_> = batch.iter().zip(outcomes).collect();
+    let of_one = |answers: &[(&Request, &Outcome)]| {
+        let follow = answers.iter().filter(|(request, _)| request.action.is_followed()).count();
+        let has_next = answers.iter().any(|(request, outcome)| request.action.has_next(outcome));
+        follow + usize::from(has_next)
+    };
+    answers.chunk_by(|one, next| one.0.queue == next.0.queue).map(of_one).sum()
 }
 
 /// Sends a batch on the condition that the queues that are likely to be empty are. `None` if one is not: then nothing was

@@ -10,6 +10,9 @@ use std::collections::{BTreeSet, HashMap};
 pub(super) struct Mirror {
     order: BTreeSet<(i64, String)>,
     created: HashMap<String, i64>,
+    /// The places that nobody stands in any more, whatever the store says of them, with the revisions at which they were
+    /// created.
+    left: HashMap<String, i64>,
 }
 
 impl Mirror {
@@ -24,6 +27,9 @@ impl Mirror {
 
     /// Takes note that a key was written.
     pub(super) fn put(&mut self, key: String, created: i64) {
+        if self.left.get(&key) == Some(&created) {
+            return;
+        }
         if let Some(before) = self.created.insert(key.clone(), created)
             && before != created
         {
@@ -36,6 +42,21 @@ impl Mirror {
     pub(super) fn delete(&mut self, key: &str) {
         if let Some(created) = self.created.remove(key) {
             self.order.remove(&(created, key.to_owned()));
+        }
+    }
+
+    /// Takes note that nobody stands in a place any more, before the store does.
+    pub(super) fn leave(&mut self, key: &str, created: i64) {
+        self.left.insert(key.to_owned(), created);
+        if self.created(key) == Some(created) {
+            self.delete(key);
+        }
+    }
+
+    /// The store has deleted a place that was left, or it does not matter any more.
+    pub(super) fn forget(&mut self, key: impl FnOnce() -> String) {
+        if !self.left.is_empty() {
+            self.left.remove(&key());
         }
     }
 
@@ -71,5 +92,27 @@ mod tests {
         mirror.delete("a");
         assert_eq!(mirror.head(), None);
         assert!(mirror.order.is_empty() && mirror.created.is_empty());
+    }
+
+    #[test]
+    fn a_place_that_was_left_is_not_there_whatever_is_heard_of_it_later() {
+        let mut mirror = Mirror::default();
+        mirror.reset([("a".to_owned(), 5), ("b".to_owned(), 7)]);
+        mirror.leave("a", 5);
+        assert_eq!(mirror.head(), Some((7, "b")));
+        mirror.leave("c", 9);
+        mirror.put("c".into(), 9);
+        mirror.reset([("a".to_owned(), 5), ("c".to_owned(), 9), ("d".to_owned(), 10)]);
+        assert_eq!(mirror.head(), Some((10, "d")), "the store has not deleted them yet");
+        mirror.put("a".into(), 12);
+        mirror.delete("d");
+        assert_eq!(mirror.head(), Some((12, "a")), "a later place with the same key");
+        mirror.leave("a", 11);
+        assert_eq!(mirror.head(), Some((12, "a")));
+        for key in ["a", "c"] {
+            mirror.forget(|| key.to_owned());
+        }
+        assert!(mirror.left.is_empty());
+        mirror.forget(|| unreachable!("there are none"));
     }
 }

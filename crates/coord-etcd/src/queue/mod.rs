@@ -1,9 +1,14 @@
 //! Fair queues: one key per contender below a prefix, on the contender's lease; the lowest create revision is
 //! at the head. The layout is that of etcd's own lock service, so both stand in one queue.
 
+mod alone;
+mod line;
 mod local;
+mod member;
 mod mirror;
+mod shared;
 mod spot;
 
-pub(crate) use local::Queues;
+pub(crate) use line::Entering;
+pub(crate) use member::Queues;
 pub(crate) use spot::Spot;

@@ -1,0 +1,132 @@
+//! Waiting for those before, one by one, where one place of this client stands alone in a queue.
+
+use std::time::Duration;
+
+use coord_api::{Error, LossReason, Result};
+use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse};
+
+use super::Spot;
+use crate::{
+    error::may_pass,
+    keys::Range,
+    read::{pairs, revision},
+    watch::hub::Delivery,
+};
+
+/// A place that was there at a revision.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) key: String,
+    pub(super) at: i64,
+}
+
+impl Spot {
+    /// Waits for the predecessors one by one, until the client watches the whole queue.
+    pub(super) async fn wait_alone(&self) -> Result<()> {
+        tokio::select! {
+            biased;
+            () = self.member().local().shared() => {}
+            // Boxed, since most of the time nobody stands here while many wait. Also when there are others: one of
+            // them may have gone again before anybody began to watch the whole queue.
+            turn = Box::pin(self.follow_predecessors()) => return turn,
+        }
+        std::future::pending().await
+    }
+
+    async fn follow_predecessors(&self) -> Result<()> {
+        let mut before = match self.predecessor.clone() {
+            Some(seen) => Some(seen),
+            None => self.predecessor(None).await?,
+        };
+        while let Some(Seen { key, at }) = before {
+            // From now on: a watch from a revision of the past is served by etcd only every 100 ms. One that begins
+            // after the predecessor was seen may have missed its end, so it is looked for again.
+            let mut changes = self.core().hub.subscribe(Range::Key(key.as_str().into()));
+            match changes.next().await {
+                Some(Delivery::Started { from }) if from <= at + 1 => {}
+                Some(Delivery::Started { .. }) => {
+                    if !self.is_before(&key).await? {
+                        before = self.predecessor(None).await?;
+                        continue;
+                    }
+                }
+                Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(*error),
+                _ => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
+                    before = self.predecessor(None).await?;
+                    continue;
+                }
+            }
+            tracing::debug!(key = self.key, behind = key, "waiting in the queue");
+            let gone = loop {
+                match changes.next().await {
+                    Some(Delivery::Changes(changes)) => {
+                        if let Some(gone) = changes.iter().find(|change| change.value.is_none()) {
+                            break Some(gone.revision);
+                        }
+                    }
+                    Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(*error),
+                    _ => break None,
+                }
+            };
+            before = self.predecessor(gone).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a key is a place before this one. The same key may be a later place by now: who leaves a queue
+    /// and enters it again may use its key again. Tries on while etcd is away.
+    async fn is_before(&self, key: &str) -> Result<bool> {
+        loop {
+            let options = GetOptions::new().with_keys_only();
+            match self.core().get("wait in a queue", key, Some(options)).await {
+                Ok(found) => {
+                    return Ok(found.kvs().first().is_some_and(|kv| kv.create_revision() < self.created()));
+                }
+                Err(failure) if may_pass(&failure.error) => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// Who is next before us in the queue; `None` at the head. With `after`, as of that revision or a later one,
+    /// which any member that has got so far can tell without asking the others. Tries on while etcd is away.
+    async fn predecessor(&self, mut after: Option<i64>) -> Result<Option<Seen>> {
+        let before = GetOptions::new()
+            .with_prefix()
+            .with_max_create_revision(self.created() - 1)
+            .with_sort(SortTarget::Create, SortOrder::Descend)
+            .with_limit(1);
+        loop {
+            let get = |key: &str, options: GetOptions| {
+                let options = options.with_keys_only();
+                TxnOp::get(key, Some(if after.is_some() { options.with_serializable() } else { options }))
+            };
+            let look =
+                Txn::new().and_then([get(&self.key, GetOptions::new()), get(&self.queue, before.clone())]);
+            match self.core().look("wait in a queue", look).await {
+                Ok(answer) if after.is_some_and(|after| revision(answer.header()) < after) => after = None,
+                Ok(answer) => return read_predecessor(&answer),
+                Err(failure) if may_pass(&failure.error) => {
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+}
+
+fn read_predecessor(answer: &TxnResponse) -> Result<Option<Seen>> {
+    let answers = answer.op_responses();
+    let key = |index: usize| pairs(answers.get(index)).first().map(|kv| kv.key_str().map(ToOwned::to_owned));
+    if key(0).is_none() {
+        return Err(Error::Lost { reason: LossReason::Deleted });
+    }
+    let at = revision(answer.header());
+    key(1)
+        .map(|key| key.map(|key| Seen { key, at }))
+        .transpose()
+        .map_err(|error| Error::Backend { operation: "wait in a queue", source: Box::new(error) })
+}

@@ -1,0 +1,265 @@
+//! Who has asked for a place in a queue and has no answer yet.
+//!
+//! Requests for places on the same lease may be under way together, and one may overtake another. Whoever asked first
+//! gets the first place all the same: a place is nobody's before its request is answered, nor while one that came before
+//! it may still be heard of. Then it goes to the first in line.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use tokio::sync::oneshot;
+
+use super::member::Member;
+use crate::{error::Failure, group::Outcome};
+
+/// A place that was asked for, and what became of the request for it.
+#[derive(Debug)]
+pub(super) struct Entered<P = Member> {
+    pub(super) member: P,
+    pub(super) outcome: Result<Outcome, Failure>,
+}
+
+/// Those who wait for an answer, in the order in which they asked, and the requests, which are as many.
+#[derive(Debug)]
+pub(super) struct Line<P = Member> {
+    tickets: VecDeque<Ticket<P>>,
+    /// The numbers of the requests without an answer.
+    unanswered: BTreeSet<u64>,
+    /// How many requests there were,
+    made: u64,
+    /// and how many of them, from the first on, were sent.
+    sent: u64,
+    /// The places that may not be the first, by the revisions at which they were created.
+    landed: BTreeMap<i64, Landed<P>>,
+}
+
+#[derive(Debug)]
+struct Ticket<P> {
+    /// The lease that the place is to be on; `None` if only this very request will do.
+    lease: Option<i64>,
+    reply: oneshot::Sender<Entered<P>>,
+}
+
+#[derive(Debug)]
+struct Landed<P> {
+    /// How many requests were sent before this place was heard of. Those sent later are for later places.
+    sent: u64,
+    entered: Entered<P>,
+}
+
+/// What is to be told to whom.
+type Told<P> = Vec<(oneshot::Sender<Entered<P>>, Entered<P>)>;
+
+impl<P> Default for Line<P> {
+    fn default() -> Self {
+        let (tickets, unanswered, landed) = Default::default();
+        Self { tickets, unanswered, made: 0, sent: 0, landed }
+    }
+}
+
+impl<P> Line<P> {
+    /// Whether the place that was asked for last would do as well for one on `lease`.
+    pub(super) fn ends_with(&self, lease: i64) -> bool {
+        self.tickets.back().is_some_and(|last| last.lease == Some(lease))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// Adds one at the end; the number of the request, and the answer.
+    pub(super) fn add(&mut self, lease: Option<i64>) -> (u64, oneshot::Receiver<Entered<P>>) {
+        let (reply, answer) = oneshot::channel();
+        self.tickets.push_back(Ticket { lease, reply });
+        let number = self.made;
+        self.unanswered.insert(number);
+        self.made += 1;
+        (number, answer)
+    }
+
+    /// Takes note that the next request is sent: it happens in their order.
+    fn send(&mut self) {
+        self.sent += 1;
+    }
+
+    /// Takes an answer.
+    fn answered(&mut self, number: u64, entered: Entered<P>) -> Told<P> {
+        self.unanswered.remove(&number);
+        match &entered.outcome {
+            // Nobody else was there, and so nobody before it.
+            Ok(outcome) if !outcome.condition => {
+                self.landed.insert(outcome.revision, Landed { sent: self.sent, entered });
+                self.arrived(None)
+            }
+            _ => self.arrived(Some(entered)),
+        }
+    }
+
+    /// Takes note that a request will never be answered; who is not to be told anything.
+    fn forget(&mut self, number: u64) -> (Option<oneshot::Sender<Entered<P>>>, Told<P>) {
+        self.unanswered.remove(&number);
+        let first = self.tickets.pop_front().map(|ticket| ticket.reply);
+        (first, self.arrived(None))
+    }
+
+    /// Who gets `one`, and the places that are known to be the first.
+    fn arrived(&mut self, one: Option<Entered<P>>) -> Told<P> {
+        let mut told: Told<P> = Vec::new();
+        let mut next = one;
+        loop {
+            if let Some(entered) = next {
+                let first = self.tickets.pop_front().expect("there are as many as requests");
+                told.push((first.reply, entered));
+            }
+            let still_out = self.unanswered.first().copied().unwrap_or(u64::MAX);
+            let is_first = |landed: &Landed<P>| landed.sent <= still_out;
+            match self.landed.first_entry() {
+                Some(place) if is_first(place.get()) => next = Some(place.remove().entered),
+                _ => return told,
+            }
+        }
+    }
+}
+
+/// A request for a place.
+#[derive(Debug)]
+pub(crate) struct Entering {
+    number: u64,
+    /// Taken with the answer.
+    member: Option<Member>,
+}
+
+impl Entering {
+    pub(super) fn new(number: u64, member: Member) -> Self {
+        Self { number, member: Some(member) }
+    }
+
+    /// Takes note that it is sent.
+    pub(crate) fn sent(&self) {
+        if let Some(member) = &self.member {
+            member.local().state().line.send();
+        }
+    }
+
+    /// Gives the places that are known to be the first to the first in line.
+    pub(crate) fn answered(mut self, outcome: Result<Outcome, Failure>) {
+        let member = self.member.take().expect("only this method takes it, and it consumes the request");
+        let local = member.local().clone();
+        let told = local.state().line.answered(self.number, Entered { member, outcome });
+        tell(told);
+    }
+}
+
+/// One who has gone for good has lost the lease, and the place with it.
+fn tell(told: Told<Member>) {
+    for (first, entered) in told {
+        let _ = first.send(entered);
+    }
+}
+
+impl Drop for Entering {
+    /// Without an answer: the client is closed.
+    fn drop(&mut self) {
+        if let Some(member) = self.member.take() {
+            let (first, told) = member.local().state().line.forget(self.number);
+            drop(first);
+            tell(told);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line of requests on one lease, and who waits in it.
+    fn line(requests: usize) -> (Line<u64>, Vec<oneshot::Receiver<Entered<u64>>>) {
+        let mut line = Line::default();
+        let waiting = (0..requests).map(|_| line.add(Some(1)).1).collect();
+        (line, waiting)
+    }
+
+    /// What is heard of the request of this number: that its place was created at a revision.
+    fn came(line: &mut Line<u64>, number: u64, revision: i64, condition: bool) {
+        let outcome = Ok(Outcome { condition, predecessor: None, revision });
+        tell(line.answered(number, Entered { member: number, outcome }));
+    }
+
+    fn tell(told: Told<u64>) {
+        told.into_iter().for_each(|(first, entered)| drop(first.send(entered)));
+    }
+
+    /// The numbers of the requests whose places they got.
+    fn got(waiting: &mut [oneshot::Receiver<Entered<u64>>]) -> Vec<Option<u64>> {
+        waiting.iter_mut().map(|answer| answer.try_recv().ok().map(|entered| entered.member)).collect()
+    }
+
+    #[test]
+    fn the_first_gets_the_first_place_in_whatever_order_they_are_made_and_heard_of() {
+        for heard in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            for made in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+                let (mut line, mut waiting) = line(3);
+                (0..3).for_each(|_| line.send());
+                for number in heard {
+                    came(&mut line, number, 7 + made[number as usize], false);
+                }
+                let first = |place| made.iter().position(|at| *at == place).map(|number| number as u64);
+                assert_eq!(got(&mut waiting), [first(0), first(1), first(2)], "{heard:?} {made:?}");
+                assert!(line.is_empty() && line.landed.is_empty() && line.unanswered.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_sent_later_is_not_waited_for() {
+        let (mut line, mut waiting) = line(3);
+        (0..2).for_each(|_| line.send());
+        came(&mut line, 1, 8, false);
+        assert_eq!(got(&mut waiting), [None, None, None], "the first may have come before it");
+        line.send();
+        came(&mut line, 0, 7, false);
+        assert_eq!(got(&mut waiting), [None, None, None], "the third may have come before it");
+        came(&mut line, 2, 9, false);
+        assert_eq!(got(&mut waiting), [Some(0), Some(1), Some(2)]);
+
+        let (mut line, mut waiting) = self::line(3);
+        (0..2).for_each(|_| line.send());
+        came(&mut line, 0, 7, false);
+        line.send();
+        came(&mut line, 1, 8, false);
+        assert_eq!(got(&mut waiting)[..1], [Some(0)], "the third was sent when the first was there");
+    }
+
+    #[test]
+    fn who_is_alone_in_the_queue_is_before_all_others() {
+        let (mut line, mut waiting) = line(2);
+        (0..2).for_each(|_| line.send());
+        came(&mut line, 1, 8, true);
+        assert_eq!(got(&mut waiting), [Some(1), None]);
+    }
+
+    #[test]
+    fn what_failed_is_told_to_the_first_and_keeps_nobody_waiting() {
+        let (mut line, mut waiting) = line(4);
+        (0..4).for_each(|_| line.send());
+        came(&mut line, 1, 8, false);
+        let failed = Entered { member: 0, outcome: Err(Failure::not_sent()) };
+        tell(line.answered(0, failed));
+        let told = waiting[0].try_recv().expect("is told");
+        assert!(told.outcome.is_err() && told.member == 0);
+        let (gone, told) = line.forget(2);
+        assert!(gone.is_some() && told.is_empty(), "the fourth may have come before the second");
+        came(&mut line, 3, 9, false);
+        drop(gone);
+        assert_eq!(got(&mut waiting[1..]), [None, Some(1), Some(3)]);
+        assert!(line.is_empty() && line.landed.is_empty());
+    }
+
+    #[test]
+    fn only_places_on_the_same_lease_are_exchanged() {
+        let (mut line, _waiting) = line(1);
+        assert!(line.ends_with(1) && !line.ends_with(2));
+        let (number, _try) = line.add(None);
+        assert_eq!(number, 1);
+        assert!(!line.ends_with(1));
+    }
+}

@@ -1,0 +1,266 @@
+//! Places as their holders have them: each with a key of its own, on a lease, in a queue that is shared.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use coord_api::{Error, Result};
+use tokio::sync::oneshot;
+
+use super::{
+    line::{Entered, Entering},
+    local::{Local, Waiter},
+};
+use crate::{
+    core::Core,
+    group::{Action, Look},
+    keys::Keys,
+    session::Session,
+};
+
+/// The queues that this client stands in.
+#[derive(Debug, Default)]
+pub(crate) struct Queues(Mutex<HashMap<Arc<str>, Arc<Local>>>);
+
+/// One place of ours in a queue, counted, with a key that no other place of ours has.
+#[derive(Debug)]
+pub(super) struct Member {
+    core: Weak<Core>,
+    local: Arc<Local>,
+    session: Arc<Session>,
+    number: u64,
+    is_retired: AtomicBool,
+}
+
+/// What to do when the queue is not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfOccupied {
+    Wait,
+    LeaveAlone,
+}
+
+impl Queues {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Local>>> {
+        self.0.lock().expect("nothing panics while this is locked")
+    }
+
+    /// Counts one more place in `queue`, on `session`, and sends the request for it. The answer to it, or to that of
+    /// another place that will do.
+    pub(super) fn enter(
+        &self,
+        core: &Arc<Core>,
+        queue: &Arc<str>,
+        session: Arc<Session>,
+        if_occupied: IfOccupied,
+    ) -> oneshot::Receiver<Entered> {
+        let local = {
+            let mut queues = self.lock();
+            let local = queues.entry(queue.clone()).or_insert_with(|| Arc::new(Local::new(queue.clone())));
+            // Counted before the queues are let go of, since one without places is forgotten.
+            local.state().spots += 1;
+            local.clone()
+        };
+        // Held until the request is sent, so that the line has the order of the requests.
+        let mut state = local.state();
+        let (lease, gate, number) = (session.id, session.gate.clone(), state.number(session.id));
+        let (key, value) = (Keys::place_in(queue, lease, number), core.holder.clone());
+        let may_be_exchanged = if_occupied == IfOccupied::Wait;
+        let (action, overlaps) = if may_be_exchanged {
+            let look = state.what_to_look_for(lease);
+            let overlaps = look == Look::Away && (state.line.is_empty() || state.line.ends_with(lease));
+            (Action::Enter { key, value, gate, look }, overlaps)
+        } else {
+            (Action::EnterIfEmpty { key, value, gate }, false)
+        };
+        let (request, answer) = state.line.add(may_be_exchanged.then_some(lease));
+        let member = Member {
+            core: Arc::downgrade(core),
+            local: local.clone(),
+            session,
+            number,
+            is_retired: AtomicBool::new(false),
+        };
+        let not_sent = core.group.enter(queue.clone(), action, overlaps, Entering::new(request, member));
+        // Whoever is told of one that is not sent looks into the state.
+        drop(state);
+        drop(not_sent);
+        answer
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let Some(core) = self.core.upgrade() else { return };
+        let mut queues = core.queues.lock();
+        let mut state = self.local.state();
+        state.spots -= 1;
+        state.mirror.forget(|| Keys::place_in(&self.local.queue, self.session.id, self.number));
+        if !*self.is_retired.get_mut() || self.session.lease.loss().is_some() {
+            state.numbers.remove(&(self.session.id, self.number));
+        }
+        if state.is_unused() {
+            queues.remove(&self.local.queue);
+        }
+    }
+}
+
+impl Member {
+    /// The key of the place.
+    pub(super) fn key(&self) -> String {
+        Keys::place_in(&self.local.queue, self.session.id, self.number)
+    }
+
+    /// The lease that the place lives on.
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The queue as this client stands in it.
+    pub(super) fn local(&self) -> &Arc<Local> {
+        &self.local
+    }
+
+    /// Never uses the key again while its lease lives: a request about it may still be under way.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether other places of this client are in the queue.
+    pub(super) fn is_among_others(&self) -> bool {
+        self.local.state().spots > 1
+    }
+
+    /// Waits until the shared watch says that the place `key` is at the head. It begins when there is a second
+    /// place.
+    pub(super) async fn turn(&self, key: &str, created: i64) -> Result<()> {
+        let (grant, granted) = oneshot::channel();
+        self.local.state().waiters.insert(key.to_owned(), Waiter { created, grant });
+        let _waiting = Waiting { local: &self.local, key };
+        // The turn may have come between the answer to the request and this moment.
+        self.local.update(|_| {});
+        // Whoever comes second starts the watch, and it serves the first as well.
+        if self.is_among_others()
+            && let Some(core) = self.core.upgrade()
+        {
+            self.local.share(&core);
+        }
+        granted.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Takes note that a place of ours was deleted, which its successor need not hear from the watch.
+    pub(super) fn left(&self, key: &str) {
+        self.local.update(|mirror| mirror.delete(key));
+    }
+
+    /// Takes note that nobody stands in a place of ours any more, though it is still there: whoever is next has its turn
+    /// now, if it is one of ours. To others it comes when both places are gone. Whether one was told.
+    pub(super) fn hand_on(&self, key: &str, created: i64) -> bool {
+        // Not worth it if nobody could follow.
+        self.is_among_others() && self.local.update(|mirror| mirror.leave(key, created))
+    }
+}
+
+/// Removes a waiter that does not wait any more.
+struct Waiting<'a> {
+    local: &'a Local,
+    key: &'a str,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.local.state().waiters.remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use coord_api::LossReason;
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// A place in a queue whose watch is kept by nobody but the test.
+    fn member(spots: usize) -> Member {
+        let local = Arc::new(Local::new("queue/".into()));
+        local.state().spots = spots;
+        local.becomes_shared();
+        let session = Session::unrenewed(1, Duration::from_secs(1));
+        Member { core: Weak::new(), local, session, number: 0, is_retired: AtomicBool::new(false) }
+    }
+
+    #[test]
+    fn the_head_of_the_mirror_is_told_and_nobody_else() {
+        let member = member(2);
+        let (mut first, mut second) = (Box::pin(member.turn("1", 7)), Box::pin(member.turn("2", 8)));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 7)]));
+        assert!(matches!((&mut first).now_or_never(), Some(Ok(()))));
+        assert!((&mut second).now_or_never().is_none());
+        member.left("1");
+        assert!(matches!(second.now_or_never(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn the_next_has_its_turn_when_the_first_leaves_and_not_when_the_store_hears_of_it() {
+        let member = member(3);
+        let mut second = Box::pin(member.turn("2", 8));
+        assert!((&mut second).now_or_never().is_none());
+        member.local.update(|mirror| mirror.reset([("1".into(), 7), ("2".into(), 8), ("3".into(), 9)]));
+        member.hand_on("1", 7);
+        assert!(matches!(second.now_or_never(), Some(Ok(()))));
+        // 3 is somebody else's, and 4 is behind it.
+        let mut fourth = Box::pin(member.turn("4", 10));
+        member.local.update(|mirror| mirror.put("4".into(), 10));
+        member.hand_on("2", 8);
+        assert!((&mut fourth).now_or_never().is_none());
+        member.local.update(|mirror| mirror.delete("3"));
+        assert!(matches!(fourth.now_or_never(), Some(Ok(()))), "whatever the store says of the first two");
+    }
+
+    #[test]
+    fn a_turn_that_came_before_anyone_waited_for_it_is_not_missed() {
+        let member = member(2);
+        member.local.update(|mirror| mirror.put("1".into(), 7));
+        assert!(matches!(member.turn("1", 7).now_or_never(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn an_earlier_place_with_the_same_key_is_not_ones_own() {
+        let member = member(2);
+        member.local.update(|mirror| mirror.put("1".into(), 7));
+        let mut turn = Box::pin(member.turn("1", 9));
+        assert!((&mut turn).now_or_never().is_none(), "the place of revision 7 is another one");
+        member.local.update(|mirror| mirror.delete("1"));
+        member.local.tell_if_deleted("1", 8);
+        assert!((&mut turn).now_or_never().is_none(), "the place of revision 9 was not deleted");
+        member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 9)]));
+        assert!((&mut turn).now_or_never().is_none());
+        member.left("2");
+        assert!(matches!(turn.now_or_never(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn a_waiter_whose_place_was_deleted_is_told() {
+        let member = member(2);
+        let mut turn = Box::pin(member.turn("2", 8));
+        assert!((&mut turn).now_or_never().is_none());
+        member.local.update(|mirror| mirror.reset([("1".into(), 7)]));
+        member.local.tell_if_deleted("2", 9);
+        assert!(matches!(turn.now_or_never(), Some(Err(Error::Lost { reason: LossReason::Deleted }))));
+    }
+
+    #[test]
+    fn a_waiter_that_gave_up_is_forgotten() {
+        let member = member(2);
+        let mut turn = Box::pin(member.turn("1", 7));
+        assert!((&mut turn).now_or_never().is_none());
+        drop(turn);
+        assert!(member.local.state().waiters.is_empty());
+    }
+}
