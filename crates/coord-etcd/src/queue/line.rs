@@ -8,19 +8,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::sync::oneshot;
 
-use super::member::Member;
 use crate::{error::Failure, group::Outcome};
 
-/// A place that was asked for, and what became of the request for it.
+/// A place that was asked for, as the client knows it, and what became of the request for it.
 #[derive(Debug)]
-pub(super) struct Entered<P = Member> {
-    pub(super) member: P,
+pub(super) struct Entered<P> {
+    pub(super) place: P,
     pub(super) outcome: Result<Outcome, Failure>,
 }
 
 /// Those who wait for an answer, in the order in which they asked, and the requests, which are as many.
 #[derive(Debug)]
-pub(super) struct Line<P = Member> {
+pub(super) struct Line<P> {
     tickets: VecDeque<Ticket<P>>,
     /// The numbers of the requests without an answer.
     unanswered: BTreeSet<u64>,
@@ -47,7 +46,7 @@ struct Landed<P> {
 }
 
 /// What is to be told to whom.
-type Told<P> = Vec<(oneshot::Sender<Entered<P>>, Entered<P>)>;
+pub(super) type Told<P> = Vec<(oneshot::Sender<Entered<P>>, Entered<P>)>;
 
 impl<P> Default for Line<P> {
     fn default() -> Self {
@@ -77,12 +76,12 @@ impl<P> Line<P> {
     }
 
     /// Takes note that the next request is sent: it happens in their order.
-    fn send(&mut self) {
+    pub(super) fn send(&mut self) {
         self.sent += 1;
     }
 
     /// Takes an answer.
-    fn answered(&mut self, number: u64, entered: Entered<P>) -> Told<P> {
+    pub(super) fn answered(&mut self, number: u64, entered: Entered<P>) -> Told<P> {
         self.unanswered.remove(&number);
         match &entered.outcome {
             // Nobody else was there, and so nobody before it.
@@ -95,7 +94,7 @@ impl<P> Line<P> {
     }
 
     /// Takes note that a request will never be answered; who is not to be told anything.
-    fn forget(&mut self, number: u64) -> (Option<oneshot::Sender<Entered<P>>>, Told<P>) {
+    pub(super) fn forget(&mut self, number: u64) -> (Option<oneshot::Sender<Entered<P>>>, Told<P>) {
         self.unanswered.remove(&number);
         let first = self.tickets.pop_front().map(|ticket| ticket.reply);
         (first, self.arrived(None))
@@ -120,53 +119,6 @@ impl<P> Line<P> {
     }
 }
 
-/// A request for a place.
-#[derive(Debug)]
-pub(crate) struct Entering {
-    number: u64,
-    /// Taken with the answer.
-    member: Option<Member>,
-}
-
-impl Entering {
-    pub(super) fn new(number: u64, member: Member) -> Self {
-        Self { number, member: Some(member) }
-    }
-
-    /// Takes note that it is sent.
-    pub(crate) fn sent(&self) {
-        if let Some(member) = &self.member {
-            member.local().state().line.send();
-        }
-    }
-
-    /// Gives the places that are known to be the first to the first in line.
-    pub(crate) fn answered(mut self, outcome: Result<Outcome, Failure>) {
-        let member = self.member.take().expect("only this method takes it, and it consumes the request");
-        let local = member.local().clone();
-        let told = local.state().line.answered(self.number, Entered { member, outcome });
-        tell(told);
-    }
-}
-
-/// One who has gone for good has lost the lease, and the place with it.
-fn tell(told: Told<Member>) {
-    for (first, entered) in told {
-        let _ = first.send(entered);
-    }
-}
-
-impl Drop for Entering {
-    /// Without an answer: the client is closed.
-    fn drop(&mut self) {
-        if let Some(member) = self.member.take() {
-            let (first, told) = member.local().state().line.forget(self.number);
-            drop(first);
-            tell(told);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,16 +133,18 @@ mod tests {
     /// What is heard of the request of this number: that its place was created at a revision.
     fn came(line: &mut Line<u64>, number: u64, revision: i64, condition: bool) {
         let outcome = Ok(Outcome { condition, predecessor: None, revision });
-        tell(line.answered(number, Entered { member: number, outcome }));
+        tell(line.answered(number, Entered { place: number, outcome }));
     }
 
     fn tell(told: Told<u64>) {
-        told.into_iter().for_each(|(first, entered)| drop(first.send(entered)));
+        for (first, entered) in told {
+            drop(first.send(entered));
+        }
     }
 
     /// The numbers of the requests whose places they got.
     fn got(waiting: &mut [oneshot::Receiver<Entered<u64>>]) -> Vec<Option<u64>> {
-        waiting.iter_mut().map(|answer| answer.try_recv().ok().map(|entered| entered.member)).collect()
+        waiting.iter_mut().map(|answer| answer.try_recv().ok().map(|entered| entered.place)).collect()
     }
 
     #[test]
@@ -242,10 +196,10 @@ mod tests {
         let (mut line, mut waiting) = line(4);
         (0..4).for_each(|_| line.send());
         came(&mut line, 1, 8, false);
-        let failed = Entered { member: 0, outcome: Err(Failure::not_sent()) };
+        let failed = Entered { place: 0, outcome: Err(Failure::not_sent()) };
         tell(line.answered(0, failed));
         let told = waiting[0].try_recv().expect("is told");
-        assert!(told.outcome.is_err() && told.member == 0);
+        assert!(told.outcome.is_err() && told.place == 0);
         let (gone, told) = line.forget(2);
         assert!(gone.is_some() && told.is_empty(), "the fourth may have come before the second");
         came(&mut line, 3, 9, false);

@@ -14,7 +14,7 @@ use std::{
 use coord_api::{Error, LossReason, Result};
 use tokio::sync::{Notify, oneshot};
 
-use super::{line::Line, mirror::Mirror, shared};
+use super::{line::Line, member::Member, mirror::Mirror, shared};
 use crate::{
     core::Core,
     group::{LOCK, Look},
@@ -37,7 +37,7 @@ pub(super) struct State {
     /// that ever was until it is compacted, and walks over them whenever it looks at the queue.
     pub(super) numbers: BTreeSet<(i64, u64)>,
     /// Who waits for the answer to a request for a place.
-    pub(super) line: Line,
+    pub(super) line: Line<Member>,
     /// Whether the shared watch is kept.
     is_shared: bool,
     pub(super) mirror: Mirror,

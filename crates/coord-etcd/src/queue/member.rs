@@ -12,12 +12,13 @@ use coord_api::{Error, Result};
 use tokio::sync::oneshot;
 
 use super::{
-    line::{Entered, Entering},
+    line::{Entered, Told},
     local::{Local, Waiter},
 };
 use crate::{
     core::Core,
-    group::{Action, Look},
+    error::Failure,
+    group::{Action, Look, Outcome},
     keys::Keys,
     session::Session,
 };
@@ -56,7 +57,7 @@ impl Queues {
         queue: &Arc<str>,
         session: Arc<Session>,
         if_occupied: IfOccupied,
-    ) -> oneshot::Receiver<Entered> {
+    ) -> oneshot::Receiver<Entered<Member>> {
         let local = {
             let mut queues = self.lock();
             let local = queues.entry(queue.clone()).or_insert_with(|| Arc::new(Local::new(queue.clone())));
@@ -84,7 +85,12 @@ impl Queues {
             number,
             is_retired: AtomicBool::new(false),
         };
-        let not_sent = core.group.enter(queue.clone(), action, overlaps, Entering::new(request, member));
+        let not_sent = core.group.enter(
+            queue.clone(),
+            action,
+            overlaps,
+            Entering { number: request, member: Some(member) },
+        );
         // Whoever is told of one that is not sent looks into the state.
         drop(state);
         drop(not_sent);
@@ -161,6 +167,49 @@ impl Member {
     pub(super) fn hand_on(&self, key: &str, created: i64) -> bool {
         // Not worth it if nobody could follow.
         self.is_among_others() && self.local.update(|mirror| mirror.leave(key, created))
+    }
+}
+
+/// A request for a place.
+#[derive(Debug)]
+pub(crate) struct Entering {
+    number: u64,
+    /// Taken with the answer.
+    member: Option<Member>,
+}
+
+impl Entering {
+    /// Takes note that it is sent.
+    pub(crate) fn sent(&self) {
+        if let Some(member) = &self.member {
+            member.local.state().line.send();
+        }
+    }
+
+    /// Gives the places that are known to be the first to the first in line.
+    pub(crate) fn answered(mut self, outcome: Result<Outcome, Failure>) {
+        let member = self.member.take().expect("only this method takes it, and it consumes the request");
+        let local = member.local.clone();
+        let told = local.state().line.answered(self.number, Entered { place: member, outcome });
+        tell(told);
+    }
+}
+
+/// One who has gone for good has lost the lease, and the place with it.
+fn tell(told: Told<Member>) {
+    for (first, entered) in told {
+        let _ = first.send(entered);
+    }
+}
+
+impl Drop for Entering {
+    /// Without an answer: the client is closed.
+    fn drop(&mut self) {
+        if let Some(member) = self.member.take() {
+            let (first, told) = member.local.state().line.forget(self.number);
+            drop(first);
+            tell(told);
+        }
     }
 }
 

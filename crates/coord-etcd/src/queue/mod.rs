@@ -9,6 +9,5 @@ mod mirror;
 mod shared;
 mod spot;
 
-pub(crate) use line::Entering;
-pub(crate) use member::Queues;
+pub(crate) use member::{Entering, Queues};
 pub(crate) use spot::Spot;

@@ -31,7 +31,7 @@ struct Asked {
     queue: Arc<str>,
     session: Arc<Session>,
     /// Taken only when this ends.
-    answer: Option<oneshot::Receiver<Entered>>,
+    answer: Option<oneshot::Receiver<Entered<Member>>>,
 }
 
 /// A place in a queue. Dropping it leaves the queue in the background.
@@ -65,7 +65,7 @@ enum State {
 
 impl Asked {
     /// Waits for the answer.
-    async fn answer(mut self) -> Result<Entered> {
+    async fn answer(mut self) -> Result<Entered<Member>> {
         let answer = self.answer.as_mut().expect("is taken only when this ends");
         let answered = tokio::select! {
             biased;
@@ -86,7 +86,7 @@ impl Drop for Asked {
         }
         let (core, queue) = (self.shared.core.clone(), self.queue.clone());
         self.shared.core.runtime.spawn(async move {
-            if let Ok(Entered { member, outcome }) = answer.await {
+            if let Ok(Entered { place: member, outcome }) = answer.await {
                 let state = match outcome {
                     Ok(Outcome { revision, .. }) => {
                         member.hand_on(&member.key(), revision);
@@ -147,7 +147,7 @@ impl Spot {
         let answer = core.queues.enter(core, queue, session.clone(), if_occupied);
         // From here on a place may exist, and whoever has it leaves it if this future is dropped.
         let asked = Asked { shared: shared.clone(), queue: queue.clone(), session, answer: Some(answer) };
-        let Entered { member, outcome } = asked.answer().await?;
+        let Entered { place: member, outcome } = asked.answer().await?;
         let mut spot = Self {
             shared: shared.clone(),
             queue: queue.clone(),
