@@ -98,12 +98,12 @@ impl State {
         Some(&queue[position(queue, place)?].grip)
     }
 
-    /// Whether the place that `held` names is the first of its lock's queue.
+    /// Whether the place that `held` names is the first of its lock's queue that nobody has left.
     pub(crate) fn is_held(&self, held: &HeldLock) -> bool {
         let Location::Lock(name, place) = keys::locate(&held.key) else {
             return false;
         };
-        let first = self.locks.get(&name).and_then(VecDeque::front);
+        let first = self.locks.get(&name).and_then(|queue| queue.iter().find(|contender| !contender.left));
         place == held.token.get() && first.is_some_and(|first| first.grip.revision == place)
     }
 
@@ -181,7 +181,7 @@ impl DistributedLock for Locks {
 
 #[cfg(test)]
 mod tests {
-    use coord_api::{Error, LossReason, Provider};
+    use coord_api::{ConfigExt, Error, LossReason, Provider};
     use futures::FutureExt;
 
     use super::*;
@@ -215,6 +215,26 @@ mod tests {
         drop(waiting);
         assert_eq!(store.keys(), [held.key()]);
         Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_handed_the_lock_may_write_before_the_store_hears_of_that() -> Result<()> {
+        let store = Store::new();
+        let (client, other) = (store.client(), store.client());
+        let held = client.lock().acquire("a", TTL).await?;
+        let (locks, others) = (client.lock(), other.lock());
+        let mut next = locks.acquire("a", TTL);
+        let mut after = others.acquire("a", TTL);
+        assert!((&mut next).now_or_never().is_none() && (&mut after).now_or_never().is_none());
+        client.stall(Duration::from_millis(500));
+        let mut unlocked = Box::pin(held.unlock());
+        assert!((&mut unlocked).now_or_never().is_none(), "the store can not be told yet");
+        let next = next.now_or_never().expect("is handed on at once")?;
+        client.config().set_if_held(&next, "k", &1).await?;
+        assert!((&mut after).now_or_never().is_none());
+        unlocked.await?;
+        next.unlock().await?;
+        after.now_or_never().expect("is free").map(drop)
     }
 
     #[tokio::test(start_paused = true)]
