@@ -327,10 +327,12 @@ async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
             break reason;
         }
         if core.sessions.is_retired(&session) {
+            core.queues.forget(session.id);
             core.revoke_later(session.id);
             return;
         }
     };
+    core.queues.forget(session.id);
     if reason != LossReason::Closed {
         telemetry::lease_lost(reason);
         tracing::warn!(lease = format!("{:x}", session.id), %reason, "lease lost, with all that was held on it");

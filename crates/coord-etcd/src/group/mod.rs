@@ -109,6 +109,16 @@ impl Lined for Request {
     }
 }
 
+/// The answer to a request that is sent.
+#[derive(Debug)]
+pub(crate) struct Answer(oneshot::Receiver<Result<Outcome, Failure>>);
+
+impl Answer {
+    pub(crate) async fn wait(self) -> Result<Outcome, Failure> {
+        self.0.await.unwrap_or_else(|_| Err(Failure::closed()))
+    }
+}
+
 impl Group {
     /// Starts the task on `runtime`; it ends when this is dropped.
     pub(crate) fn start(runtime: &runtime::Handle, core: Weak<Core>) -> Self {
@@ -134,16 +144,11 @@ impl Group {
     }
 
     /// Leaves `queue`; the request is sent, whether its answer is waited for or not.
-    pub(crate) fn leave(
-        &self,
-        queue: Arc<str>,
-        key: String,
-        heirs: Heirs,
-    ) -> impl Future<Output = Result<Outcome, Failure>> + use<> {
+    pub(crate) fn leave(&self, queue: Arc<str>, key: String, heirs: Heirs) -> Answer {
         let (reply, answer) = oneshot::channel();
         let (action, reply) = (Action::Leave { key, heirs }, Reply::One(reply));
         let _ = self.requests.send(Request { queue, action, overlaps: true, reply });
-        async { answer.await.unwrap_or_else(|_| Err(Failure::closed())) }
+        Answer(answer)
     }
 }
 

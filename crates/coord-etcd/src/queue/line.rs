@@ -33,6 +33,8 @@ pub(super) struct Line<P> {
 
 #[derive(Debug)]
 struct Ticket<P> {
+    /// The number of the request that was made for it.
+    number: u64,
     /// The lease that the place is to be on; `None` if only this very request will do.
     lease: Option<i64>,
     reply: oneshot::Sender<Entered<P>>,
@@ -68,8 +70,8 @@ impl<P> Line<P> {
     /// Adds one at the end; the number of the request, and the answer.
     pub(super) fn add(&mut self, lease: Option<i64>) -> (u64, oneshot::Receiver<Entered<P>>) {
         let (reply, answer) = oneshot::channel();
-        self.tickets.push_back(Ticket { lease, reply });
         let number = self.made;
+        self.tickets.push_back(Ticket { number, lease, reply });
         self.unanswered.insert(number);
         self.made += 1;
         (number, answer)
@@ -80,42 +82,49 @@ impl<P> Line<P> {
         self.sent += 1;
     }
 
-    /// Takes an answer.
+    /// Takes an answer; what is to be told now.
     pub(super) fn answered(&mut self, number: u64, entered: Entered<P>) -> Told<P> {
         self.unanswered.remove(&number);
+        let mut told = Vec::new();
         match &entered.outcome {
-            // Nobody else was there, and so nobody before it.
             Ok(outcome) if !outcome.condition => {
                 self.landed.insert(outcome.revision, Landed { sent: self.sent, entered });
-                self.arrived(None)
             }
-            _ => self.arrived(Some(entered)),
+            // Nobody else was there, and so nobody before it.
+            Ok(_) => told.push((self.first(), entered)),
+            // The places of others are no worse for it.
+            Err(_) => told.push((self.take(number), entered)),
         }
+        self.hand_out(&mut told);
+        told
     }
 
     /// Takes note that a request will never be answered; who is not to be told anything.
-    pub(super) fn forget(&mut self, number: u64) -> (Option<oneshot::Sender<Entered<P>>>, Told<P>) {
+    pub(super) fn forget(&mut self, number: u64) -> (oneshot::Sender<Entered<P>>, Told<P>) {
         self.unanswered.remove(&number);
-        let first = self.tickets.pop_front().map(|ticket| ticket.reply);
-        (first, self.arrived(None))
+        let (asked, mut told) = (self.take(number), Vec::new());
+        self.hand_out(&mut told);
+        (asked, told)
     }
 
-    /// Who gets `one`, and the places that are known to be the first.
-    fn arrived(&mut self, one: Option<Entered<P>>) -> Told<P> {
-        let mut told: Told<P> = Vec::new();
-        let mut next = one;
-        loop {
-            if let Some(entered) = next {
-                let first = self.tickets.pop_front().expect("there are as many as requests");
-                told.push((first.reply, entered));
-            }
-            let still_out = self.unanswered.first().copied().unwrap_or(u64::MAX);
-            let is_first = |landed: &Landed<P>| landed.sent <= still_out;
-            match self.landed.first_entry() {
-                Some(place) if is_first(place.get()) => next = Some(place.remove().entered),
-                _ => return told,
-            }
+    /// Gives the places that are known to be the first to the first in line.
+    fn hand_out(&mut self, told: &mut Told<P>) {
+        let still_out = self.unanswered.first().copied().unwrap_or(u64::MAX);
+        while let Some(place) = self.landed.first_entry().filter(|place| place.get().sent <= still_out) {
+            let entered = place.remove().entered;
+            told.push((self.first(), entered));
         }
+    }
+
+    fn first(&mut self) -> oneshot::Sender<Entered<P>> {
+        self.tickets.pop_front().expect("there are as many as requests").reply
+    }
+
+    /// Whoever made a request, who has no place before it is answered.
+    fn take(&mut self, number: u64) -> oneshot::Sender<Entered<P>> {
+        let at = self.tickets.iter().position(|ticket| ticket.number == number);
+        let ticket = self.tickets.remove(at.unwrap_or(0));
+        ticket.expect("there are as many as requests").reply
     }
 }
 
@@ -192,19 +201,19 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_told_to_the_first_and_keeps_nobody_waiting() {
+    fn what_failed_is_told_to_whoever_asked_for_it_and_keeps_nobody_waiting() {
         let (mut line, mut waiting) = line(4);
         (0..4).for_each(|_| line.send());
         came(&mut line, 1, 8, false);
-        let failed = Entered { place: 0, outcome: Err(Failure::not_sent()) };
-        tell(line.answered(0, failed));
-        let told = waiting[0].try_recv().expect("is told");
-        assert!(told.outcome.is_err() && told.place == 0);
-        let (gone, told) = line.forget(2);
-        assert!(gone.is_some() && told.is_empty(), "the fourth may have come before the second");
-        came(&mut line, 3, 9, false);
+        let failed = Entered { place: 2, outcome: Err(Failure::not_sent()) };
+        tell(line.answered(2, failed));
+        let told = waiting[2].try_recv().expect("is told");
+        assert!(told.outcome.is_err() && told.place == 2);
+        let (gone, told) = line.forget(0);
+        assert!(told.is_empty(), "the fourth may have come before the second");
         drop(gone);
-        assert_eq!(got(&mut waiting[1..]), [None, Some(1), Some(3)]);
+        came(&mut line, 3, 9, false);
+        assert_eq!(got(&mut waiting), [None, Some(1), None, Some(3)]);
         assert!(line.is_empty() && line.landed.is_empty());
     }
 

@@ -51,6 +51,18 @@ pub(super) struct Waiter {
     pub(super) grant: oneshot::Sender<Result<()>>,
 }
 
+/// Who is to be told that it is at the head.
+#[derive(Debug)]
+#[must_use = "nobody else tells it"]
+pub(super) struct Next(oneshot::Sender<Result<()>>);
+
+impl Next {
+    pub(super) fn tell(self) {
+        // One that has just given up leaves the queue, and the next is told then.
+        let _ = self.0.send(Ok(()));
+    }
+}
+
 impl State {
     /// What the client does not know yet about the queue that it enters on a lease.
     pub(super) fn what_to_look_for(&self, lease: i64) -> Look {
@@ -87,20 +99,22 @@ impl Local {
         self.state.lock().expect("nothing panics while this is locked")
     }
 
-    /// Changes the mirror, and tells whoever is at the head then; whether there was someone to tell.
-    pub(super) fn update(&self, change: impl FnOnce(&mut Mirror)) -> bool {
+    /// Changes the mirror, and tells whoever is at the head then.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Mirror)) {
+        if let Some(next) = self.change(change) {
+            next.tell();
+        }
+    }
+
+    /// Changes the mirror; who of those who wait is at the head then.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Mirror)) -> Option<Next> {
         let mut state = self.state();
         let State { mirror, waiters, .. } = &mut *state;
         change(mirror);
-        if let Some((created, head)) = mirror.head()
-            && waiters.get(head).is_some_and(|waiter| waiter.created == created)
-            && let Some(waiter) = waiters.remove(head)
-        {
-            // One that has just given up leaves the queue, and the next is told then.
-            waiter.grant.send(Ok(())).is_ok()
-        } else {
-            false
-        }
+        let (created, head) = mirror.head()?;
+        let waits = waiters.get(head).is_some_and(|waiter| waiter.created == created);
+        let waiter = if waits { waiters.remove(head) } else { None };
+        waiter.map(|waiter| Next(waiter.grant))
     }
 
     /// Tells a waiter that its place, which existed before revision `at`, is not there any more.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     line::{Entered, Told},
-    local::{Local, Waiter},
+    local::{Local, Next, Waiter},
 };
 use crate::{
     core::Core,
@@ -47,6 +47,15 @@ pub(super) enum IfOccupied {
 impl Queues {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Local>>> {
         self.0.lock().expect("nothing panics while this is locked")
+    }
+
+    /// Forgets the keys of places on a lease that is over: nothing about them can arrive any more.
+    pub(crate) fn forget(&self, lease: i64) {
+        self.lock().retain(|_, local| {
+            let mut state = local.state();
+            state.numbers.retain(|(on, _)| *on != lease);
+            !state.is_unused()
+        });
     }
 
     /// Counts one more place in `queue`, on `session`, and sends the request for it. The answer to it, or to that of
@@ -162,11 +171,11 @@ impl Member {
         self.local.update(|mirror| mirror.delete(key));
     }
 
-    /// Takes note that nobody stands in a place of ours any more, though it is still there: whoever is next has its turn
-    /// now, if it is one of ours. To others it comes when both places are gone. Whether one was told.
-    pub(super) fn hand_on(&self, key: &str, created: i64) -> bool {
+    /// Takes note that nobody stands in a place of ours any more, though it is still there. Whoever is next then, if it is
+    /// one of ours, is to be told at once; to others their turn comes when both places are gone.
+    pub(super) fn hand_on(&self, key: &str, created: i64) -> Option<Next> {
         // Not worth it if nobody could follow.
-        self.is_among_others() && self.local.update(|mirror| mirror.leave(key, created))
+        if self.is_among_others() { self.local.change(|mirror| mirror.leave(key, created)) } else { None }
     }
 }
 
@@ -206,8 +215,8 @@ impl Drop for Entering {
     /// Without an answer: the client is closed.
     fn drop(&mut self) {
         if let Some(member) = self.member.take() {
-            let (first, told) = member.local.state().line.forget(self.number);
-            drop(first);
+            let (asked, told) = member.local.state().line.forget(self.number);
+            drop(asked);
             tell(told);
         }
     }
@@ -261,12 +270,12 @@ mod tests {
         let mut second = Box::pin(member.turn("2", 8));
         assert!((&mut second).now_or_never().is_none());
         member.local.update(|mirror| mirror.reset([("1".into(), 7), ("2".into(), 8), ("3".into(), 9)]));
-        member.hand_on("1", 7);
+        member.hand_on("1", 7).expect("waits").tell();
         assert!(matches!(second.now_or_never(), Some(Ok(()))));
         // 3 is somebody else's, and 4 is behind it.
         let mut fourth = Box::pin(member.turn("4", 10));
         member.local.update(|mirror| mirror.put("4".into(), 10));
-        member.hand_on("2", 8);
+        assert!(member.hand_on("2", 8).is_none());
         assert!((&mut fourth).now_or_never().is_none());
         member.local.update(|mirror| mirror.delete("3"));
         assert!(matches!(fourth.now_or_never(), Some(Ok(()))), "whatever the store says of the first two");
@@ -302,6 +311,20 @@ mod tests {
         member.local.update(|mirror| mirror.reset([("1".into(), 7)]));
         member.local.tell_if_deleted("2", 9);
         assert!(matches!(turn.now_or_never(), Some(Err(Error::Lost { reason: LossReason::Deleted }))));
+    }
+
+    #[test]
+    fn keys_that_are_not_used_again_are_forgotten_with_their_lease() {
+        let queues = Queues::default();
+        for (queue, lease) in [("a/", 1), ("b/", 1), ("b/", 2)] {
+            let local = Arc::new(Local::new(queue.into()));
+            let local = queues.lock().entry(queue.into()).or_insert(local).clone();
+            local.state().number(lease);
+        }
+        queues.forget(1);
+        assert_eq!(queues.lock().keys().map(|queue| &**queue).collect::<Vec<_>>(), ["b/"]);
+        queues.forget(2);
+        assert!(queues.lock().is_empty());
     }
 
     #[test]

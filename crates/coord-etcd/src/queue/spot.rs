@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -15,13 +15,14 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     alone::Seen,
     line::Entered,
+    local::Next,
     member::{IfOccupied, Member},
 };
 use crate::{
     core::{Core, Shared},
     error::{Effect, Failure},
     gate::Mark,
-    group::{Heirs, LOCK, Outcome},
+    group::{Answer, Heirs, LOCK, Outcome},
     session::Session,
 };
 
@@ -89,13 +90,15 @@ impl Drop for Asked {
             if let Ok(Entered { place: member, outcome }) = answer.await {
                 let state = match outcome {
                     Ok(Outcome { revision, .. }) => {
-                        member.hand_on(&member.key(), revision);
+                        if let Some(next) = member.hand_on(&member.key(), revision) {
+                            next.tell();
+                        }
                         State::Standing { created: revision }
                     }
                     Err(Failure { effect: Effect::None, .. }) => State::Refused,
                     Err(_) => State::Unknown { since: member.session().gate.now() },
                 };
-                leave(core, queue, member, state).await;
+                leave(core, queue, member, state, None).await;
             }
         });
     }
@@ -225,14 +228,15 @@ impl Spot {
         Place::new(hold, self)
     }
 
-    /// Lets whoever is next have its turn before the store has deleted this place. Not if a write may be under way that
-    /// the store lets in for as long as the place is there: it would come after those of the next. Whether one was told.
-    fn hand_on(&self, member: &Member) -> bool {
+    /// Whoever is next, if it may have its turn before the store has deleted this place, but not before that is asked of
+    /// it. Not if a write may be under way that the store lets in for as long as the place is there: it would come after
+    /// those of the next.
+    fn hand_on(&self, member: &Member) -> Option<Next> {
         match self.state {
             State::Standing { created } if !self.hold.as_ref().is_some_and(Hold::is_fence) => {
                 member.hand_on(&self.key, created)
             }
-            _ => false,
+            _ => None,
         }
     }
 
@@ -274,16 +278,21 @@ impl fmt::Debug for Spot {
 impl Release for Spot {
     async fn release(&self) -> Result<()> {
         self.core().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
-        let has_next = !self.hand_on(self.member()) && self.member().is_among_others();
-        let heirs = if has_next { Heirs::LeaverAndNext } else { Heirs::Leaver };
+        let next = self.hand_on(self.member());
+        let is_told_later = next.is_none() && self.member().is_among_others();
+        let heirs = if is_told_later { Heirs::LeaverAndNext } else { Heirs::Leaver };
         let leave = || self.core().group.leave(self.queue.clone(), self.key.clone(), heirs);
         // Should this future be dropped, the request may still be under way when the place was left by another one.
         self.is_leaving.store(true, Ordering::Relaxed);
-        let outcome = match leave().await {
+        let first = leave();
+        if let Some(next) = next {
+            next.tell();
+        }
+        let outcome = match first.wait().await {
             // The answer was lost. Which of two requests deletes our own key does not matter.
             Err(Failure { effect: Effect::Unknown, .. }) => {
                 self.member().retire();
-                leave().await.map(|outcome| Outcome { condition: true, ..outcome })
+                leave().wait().await.map(|outcome| Outcome { condition: true, ..outcome })
             }
             outcome => outcome,
         };
@@ -306,26 +315,34 @@ impl Drop for Spot {
         if is_gone || matches!(self.state, State::Refused) {
             return;
         }
-        self.hand_on(&member);
         if *self.is_leaving.get_mut() {
             member.retire();
         }
         let (core, queue) = (self.core().clone(), self.queue.clone());
-        self.core().runtime.spawn(leave(core, queue, member, self.state));
+        // Before the next one can ask for anything, so that what it asks comes after this.
+        let begun = matches!(self.state, State::Standing { .. })
+            .then(|| core.group.leave(queue.clone(), self.key.clone(), Heirs::Nobody));
+        if let Some(next) = self.hand_on(&member) {
+            next.tell();
+        }
+        self.core().runtime.spawn(leave(core, queue, member, self.state, begun));
     }
 }
 
 /// Leaves a queue now, or as soon as etcd can be reached again; gives up when the lease is over, since the
-/// place is gone with it.
-async fn leave(core: Arc<Core>, queue: Arc<str>, member: Member, state: State) {
+/// place is gone with it. With the answer to a request that was sent for it, if there is one.
+async fn leave(core: Arc<Core>, queue: Arc<str>, member: Member, state: State, begun: Option<Answer>) {
     let stray = match state {
         State::Standing { .. } => None,
         State::Unknown { since } => Some(since),
         State::Refused => return,
     };
     let key = member.key();
+    let begun = Mutex::new(begun);
     let leave = || async {
-        let left = core.group.leave(queue.clone(), key.clone(), Heirs::Nobody).await;
+        let begun = begun.lock().expect("nothing panics while this is locked").take();
+        let leaving = begun.unwrap_or_else(|| core.group.leave(queue.clone(), key.clone(), Heirs::Nobody));
+        let left = leaving.wait().await;
         if matches!(left, Err(Failure { effect: Effect::Unknown, .. })) {
             member.retire();
         }
