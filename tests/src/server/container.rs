@@ -33,7 +33,11 @@ impl Container {
     pub(super) async fn start_empty(&mut self) -> Result<()> {
         self.remove().await?;
         let (name, tag) = name_and_tag(&self.image);
-        let container_name = format!("coord-tests-etcd-{}-{}", std::process::id(), self.listen.port);
+        // Not by process and port alone: of two servers that were given the same port, the second has to learn that it is
+        // taken, and must not remove the first.
+        let unique = fastrand::u32(..);
+        let container_name =
+            format!("coord-tests-etcd-{}-{}-{unique:08x}", std::process::id(), self.listen.port);
         let listen = self.listen.clone();
         let metrics = self.listen.tls.iter().map(|tls| ContainerPort::Tcp(tls.metrics_port));
         let image = metrics.fold(GenericImage::new(name, tag), GenericImage::with_exposed_port);
