@@ -157,6 +157,22 @@ tests! { "lock";
         keys_become(world, 0).await;
     }
 
+    /// Contract 4: a guard whose key was asked for, on which writes may depend, is handed on only when the store has freed
+    /// it, also to a task of the same client.
+    async fn a_guard_that_fences_is_handed_on_by_the_store_alone(world: &dyn World) {
+        let client = world.client().await;
+        let guard = within(LIMIT, client.lock().acquire("job", LONG)).await.expect("is free");
+        let waiter = queue(world, client.lock(), 1).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(world.keys().await.iter().filter(|key| *key == guard.key()).count(), 1);
+        client.link.cut();
+        drop(guard);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!waiter.is_finished(), "the store does not know yet");
+        client.link.restore();
+        within(LIMIT, waiter.join()).await.unlock().await.expect("is held");
+    }
+
     /// Contract 5: a try does not overtake those who wait.
     async fn a_try_does_not_jump_the_queue(world: &dyn World) {
         let (holder, waiting, trying) =
