@@ -437,3 +437,25 @@ async fn writes_behind_some_that_are_stuck_are_made_alone() {
         stuck.abort();
     }
 }
+
+/// Requests about locks wait for those that are under way, but not as long as etcd does not answer those.
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_behind_one_that_is_stuck_are_taken_meanwhile() {
+    let (_server, late, config) = late(Duration::from_secs(20)).await;
+    let client = Client::connect(config).await.expect("etcd answers");
+    let locks = client.lock();
+    locks.acquire("warm-up", TTL).await.expect("is free").unlock().await.expect("is held");
+    late.keep_the_next();
+    let asking = locks.clone();
+    let stuck = tokio::spawn(async move { asking.acquire("stuck", TTL).await });
+    late.has_kept().await;
+    let others = async {
+        for n in 0..10 {
+            let guard = locks.acquire(&format!("job-{n}"), TTL).await.expect("is free");
+            guard.unlock().await.expect("is held");
+        }
+    };
+    timeout(Duration::from_secs(10), others).await.expect("do not wait for what is stuck");
+    assert!(!stuck.is_finished());
+    stuck.abort();
+}

@@ -7,6 +7,7 @@
 mod action;
 mod gather;
 mod guess;
+mod under_way;
 
 use std::{
     slice,
@@ -19,7 +20,7 @@ use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::{
     runtime,
     sync::{mpsc, oneshot},
-    task::JoinSet,
+    time::{self, sleep_until},
 };
 
 use crate::{
@@ -33,6 +34,7 @@ use crate::{
 use action::is_empty;
 use gather::Gather;
 use guess::Guesses;
+use under_way::UnderWay;
 
 pub(crate) use action::{Action, Heirs, Look, Outcome};
 
@@ -43,7 +45,8 @@ const UNDER_WAY: usize = 4;
 /// etcd far more than an operation in it.
 const WORTH_ANOTHER: usize = MAX_OPERATIONS / 4 * 3;
 
-/// Of one queue, each place needs a transaction of its own. etcd commits those that are under way together.
+/// Of one queue, each place needs a transaction of its own. etcd commits those that are under way together. Those that
+/// are late count as well.
 const MOST_UNDER_WAY: usize = 16;
 
 /// What is tried when places are entered and left.
@@ -154,7 +157,7 @@ impl Group {
 
 async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     let mut lanes = Lanes::of(MAX_OPERATIONS);
-    let mut under_way = JoinSet::new();
+    let mut under_way = UnderWay::none();
     let mut gather = Gather::default();
     let mut guesses = Guesses::default();
     loop {
@@ -169,22 +172,20 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
                 tokio::task::yield_now().await;
             }
         }
-        while under_way.is_empty()
-            || under_way.len() < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER
-            || under_way.len() < MOST_UNDER_WAY && lanes.has_one_that_overlaps()
-        {
+        while may_send(&under_way, &lanes) {
             let batch = lanes.next_batch();
             let (false, Some(core)) = (batch.is_empty(), core.upgrade()) else { break };
             for request in &batch {
                 request.reply.sent();
             }
             let guess = is_worth_a_guess(&batch) && guesses.may_guess();
-            under_way.spawn(send_batch(core, batch, guess));
+            under_way.send(send_batch(core, batch, guess));
         }
+        let late = under_way.next_late().filter(|_| lanes.waiting() > 0);
         tokio::select! {
             biased;
-            Some(answered) = under_way.join_next() => {
-                let Answered { lanes: answered, follow, guess } = answered.unwrap_or_default();
+            Some(answered) = under_way.answered() => {
+                let Answered { lanes: answered, follow, guess } = answered;
                 for lane in answered {
                     lanes.answered(&lane);
                 }
@@ -202,9 +203,19 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
                     }
                 }
                 None => return,
-            }
+            },
+            () = sleep_until(late.unwrap_or_else(time::Instant::now)), if late.is_some() => {}
         }
     }
+}
+
+/// Whether a transaction with what waits may be sent now.
+fn may_send(under_way: &UnderWay<Answered>, lanes: &Lanes<Request>) -> bool {
+    let in_time = under_way.in_time();
+    under_way.count() < MOST_UNDER_WAY
+        && (in_time == 0
+            || in_time < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER
+            || lanes.has_one_that_overlaps())
 }
 
 /// Whether it helps to take queues for empty: several are likely to be, and no other request in the batch, which comes

@@ -1,0 +1,95 @@
+//! The transactions that are under way.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::{
+    task::{Id, JoinSet},
+    time::Instant,
+};
+
+/// A transaction that takes longer than this may not be answered for seconds, for example by a member that is frozen.
+/// Requests about other queues do not wait for it any more.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Each with what is to be done with its answer; they end when this is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay<T> {
+    tasks: JoinSet<T>,
+    sent: HashMap<Id, Instant>,
+}
+
+impl<T: Default + Send + 'static> UnderWay<T> {
+    pub(super) fn none() -> Self {
+        Self { tasks: JoinSet::new(), sent: HashMap::new() }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// How many there are that are not late.
+    pub(super) fn in_time(&self) -> usize {
+        let now = Instant::now();
+        self.sent.values().filter(|sent| now < **sent + LATE).count()
+    }
+
+    pub(super) fn send(&mut self, transaction: impl Future<Output = T> + Send + 'static) {
+        let id = self.tasks.spawn(transaction).id();
+        self.sent.insert(id, Instant::now());
+    }
+
+    /// What came of the next one that is answered; `None` if there are none. May be dropped.
+    pub(super) async fn answered(&mut self) -> Option<T> {
+        let (id, answered) = match self.tasks.join_next_with_id().await? {
+            Ok((id, answered)) => (id, answered),
+            Err(error) => (error.id(), T::default()),
+        };
+        self.sent.remove(&id);
+        Some(answered)
+    }
+
+    /// When one more is late.
+    pub(super) fn next_late(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.sent.values().map(|sent| *sent + LATE).filter(|late| now < *late).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::time::{advance, sleep, sleep_until};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_is_late_until_it_is_answered() {
+        let mut under_way = UnderWay::none();
+        assert_eq!(under_way.answered().await, None);
+        under_way.send(sleep(LATE * 3).map(|()| 3));
+        advance(LATE / 2).await;
+        under_way.send(sleep(LATE * 3).map(|()| 4));
+        assert_eq!((under_way.count(), under_way.in_time()), (2, 2));
+        sleep_until(under_way.next_late().expect("two are in time")).await;
+        assert_eq!((under_way.count(), under_way.in_time()), (2, 1));
+        sleep_until(under_way.next_late().expect("one is in time")).await;
+        assert_eq!((under_way.count(), under_way.in_time()), (2, 0));
+        assert_eq!(under_way.next_late(), None);
+        assert_eq!(under_way.answered().await, Some(3));
+        assert_eq!(under_way.count(), 1);
+        assert_eq!(under_way.answered().await, Some(4));
+        assert_eq!(under_way.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_panics_is_not_under_way_any_more() {
+        async fn fails() {
+            panic!("is a bug");
+        }
+        let mut under_way = UnderWay::none();
+        under_way.send(fails());
+        assert_eq!(under_way.answered().await, Some(()));
+        assert_eq!(under_way.count(), 0);
+    }
+}
