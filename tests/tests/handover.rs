@@ -4,8 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use coord_api::{Batch, DistributedLock, Error, LockGuard, Provider};
 use coord_etcd::{Client, EtcdConfig};
-use coord_tests::{EtcdServer, Late, Proxy};
-use futures::{FutureExt, future::join_all};
+use coord_tests::{EtcdServer, Late};
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
@@ -124,39 +123,6 @@ async fn a_lock_that_fences_writes_is_handed_on_when_the_store_has_freed_it() {
     }
 }
 
-/// Those of one client need nobody to take turns, as long as their lease lasts.
-#[tokio::test(flavor = "multi_thread")]
-async fn tasks_take_turns_while_etcd_is_away() {
-    const TASKS: usize = 10;
-    let server = EtcdServer::start().await.expect("starts");
-    let proxy = Proxy::start(server.endpoint().trim_start_matches("http://").to_owned()).await;
-    let proxy = proxy.expect("a port is free");
-    let (one, other) = (client(proxy.address()).await, client(server.endpoint()).await);
-    let locks = one.lock();
-    let mut held = locks.acquire("job", TTL).await.expect("is free");
-    let mut waiting = Vec::new();
-    for n in 0..TASKS {
-        waiting.push(waits(&locks, n + 2).await);
-    }
-    let others = waits(&other.lock(), TASKS + 2).await;
-    proxy.cut();
-    let mut given_back = Vec::new();
-    for next in waiting {
-        given_back.push(give_back(held));
-        held = at_once(next).await;
-    }
-    given_back.push(give_back(held));
-    sleep(AT_ONCE).await;
-    assert!(!others.is_finished() && given_back.iter().all(|unlocked| !unlocked.is_finished()));
-    proxy.restore();
-    let others = soon(others).await;
-    for unlocked in given_back {
-        soon(unlocked).await;
-    }
-    others.unlock().await.expect("was held");
-    assert!(other.lock().holders("job").await.expect("etcd answers").is_empty());
-}
-
 /// What waits behind a place that is left while it is waited for in vain hears of it at once as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_gives_up_waiting_lets_the_next_one_through_at_once() {
@@ -171,39 +137,4 @@ async fn who_gives_up_waiting_lets_the_next_one_through_at_once() {
     let third = at_once(third).await;
     assert!(!third.is_lost());
     drop(third);
-}
-
-/// Whoever asks first has the lock first, though their requests are under way together.
-#[tokio::test(flavor = "multi_thread")]
-async fn those_who_ask_at_the_same_moment_come_in_their_order() {
-    let server = EtcdServer::start().await.expect("starts");
-    let locks = client(server.endpoint()).await.lock();
-    // Places on two leases can not be exchanged.
-    let ttls = [TTL, TTL + Duration::from_secs(1)];
-    for ttl in ttls {
-        locks.acquire("lease", ttl).await.expect("is free").unlock().await.expect("was held");
-    }
-    let order = std::sync::Mutex::new(Vec::new());
-    for round in 0..40 {
-        let held =
-            if round % 2 == 0 { Some(locks.acquire("job", TTL).await.expect("is free")) } else { None };
-        let all = (0..32_usize).map(|n| {
-            let (locks, order) = (&locks, &order);
-            let ttl = ttls[if round % 4 < 2 { 0 } else { n / 3 % 2 }];
-            async move {
-                let guard = locks.acquire("job", ttl).await.expect("becomes free");
-                order.lock().expect("is not poisoned").push((n, guard.token()));
-                guard.unlock().await.expect("was held");
-            }
-        });
-        // The first poll asks, in this order.
-        let mut all: Vec<_> = all.map(Box::pin).collect();
-        for one in &mut all {
-            assert!(one.now_or_never().is_none());
-        }
-        drop(held);
-        timeout(SOON, join_all(all)).await.expect("all have their turns");
-        let order = std::mem::take(&mut *order.lock().expect("is not poisoned"));
-        assert!(order.is_sorted() && order.is_sorted_by_key(|(_, token)| *token), "round {round}: {order:?}");
-    }
 }
