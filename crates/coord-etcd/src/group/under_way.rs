@@ -59,7 +59,10 @@ impl<T: Default + Send + 'static> UnderWay<T> {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use tokio::time::{advance, sleep, sleep_until};
+    use tokio::{
+        task::yield_now,
+        time::{advance, sleep, sleep_until},
+    };
 
     use super::*;
 
@@ -85,6 +88,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_panics_is_not_under_way_any_more() {
         async fn fails() {
+            yield_now().await;
             panic!("is a bug");
         }
         let mut under_way = UnderWay::none();
