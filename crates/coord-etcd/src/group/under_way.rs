@@ -28,10 +28,20 @@ impl<T: Default + Send + 'static> UnderWay<T> {
         self.sent.len()
     }
 
+    /// Until when each of those that are not late is in time.
+    fn in_time_until(&self) -> impl Iterator<Item = Instant> {
+        let now = Instant::now();
+        self.sent.values().map(|sent| *sent + LATE).filter(move |late| now < *late)
+    }
+
     /// How many there are that are not late.
     pub(super) fn in_time(&self) -> usize {
-        let now = Instant::now();
-        self.sent.values().filter(|sent| now < **sent + LATE).count()
+        self.in_time_until().count()
+    }
+
+    /// When one more is late.
+    pub(super) fn next_late(&self) -> Option<Instant> {
+        self.in_time_until().min()
     }
 
     pub(super) fn send(&mut self, transaction: impl Future<Output = T> + Send + 'static) {
@@ -47,12 +57,6 @@ impl<T: Default + Send + 'static> UnderWay<T> {
         };
         self.sent.remove(&id);
         Some(answered)
-    }
-
-    /// When one more is late.
-    pub(super) fn next_late(&self) -> Option<Instant> {
-        let now = Instant::now();
-        self.sent.values().map(|sent| *sent + LATE).filter(|late| now < *late).min()
     }
 }
 

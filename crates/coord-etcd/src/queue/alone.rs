@@ -104,8 +104,10 @@ impl Spot {
                 let options = options.with_keys_only();
                 TxnOp::get(key, Some(if after.is_some() { options.with_serializable() } else { options }))
             };
-            let look =
-                Txn::new().and_then([get(&self.key, GetOptions::new()), get(&self.queue, before.clone())]);
+            let look = Txn::new().and_then([
+                get(&self.key, GetOptions::new()),
+                get(&self.member().local().queue, before.clone()),
+            ]);
             match self.core().look("wait in a queue", look).await {
                 Ok(answer) if after.is_some_and(|after| revision(answer.header()) < after) => after = None,
                 Ok(answer) => return read_predecessor(&answer),

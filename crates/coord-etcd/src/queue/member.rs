@@ -18,7 +18,7 @@ use super::{
 use crate::{
     core::Core,
     error::Failure,
-    group::{Action, Look, Outcome},
+    group::{Action, Answer, Heirs, Look, Outcome},
     keys::Keys,
     session::Session,
 };
@@ -137,6 +137,11 @@ impl Member {
     /// The queue as this client stands in it.
     pub(super) fn local(&self) -> &Arc<Local> {
         &self.local
+    }
+
+    /// Asks for the place to be deleted.
+    pub(super) fn leave(&self, core: &Core, heirs: Heirs) -> Answer {
+        core.group.leave(self.local.queue.clone(), self.key(), heirs)
     }
 
     /// Never uses the key again while its lease lives: a request about it may still be under way.

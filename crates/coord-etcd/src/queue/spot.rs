@@ -29,7 +29,6 @@ use crate::{
 /// A request for a place. Dropping it leaves what comes of it, in the background.
 struct Asked {
     shared: Arc<Shared>,
-    queue: Arc<str>,
     session: Arc<Session>,
     /// Taken only when this ends.
     answer: Option<oneshot::Receiver<Entered<Member>>>,
@@ -40,7 +39,6 @@ pub(crate) struct Spot {
     shared: Arc<Shared>,
     /// Taken only when the spot is dropped.
     member: Option<Member>,
-    pub(super) queue: Arc<str>,
     pub(super) key: String,
     state: State,
     at_head: bool,
@@ -85,7 +83,7 @@ impl Drop for Asked {
         if self.session.lease.loss().is_some() {
             return;
         }
-        let (core, queue) = (self.shared.core.clone(), self.queue.clone());
+        let core = self.shared.core.clone();
         self.shared.core.runtime.spawn(async move {
             if let Ok(Entered { place: member, outcome }) = answer.await {
                 let state = match outcome {
@@ -98,7 +96,7 @@ impl Drop for Asked {
                     Err(Failure { effect: Effect::None, .. }) => State::Refused,
                     Err(_) => State::Unknown { since: member.session().gate.now() },
                 };
-                leave(core, queue, member, state, None).await;
+                leave(core, member, state, None).await;
             }
         });
     }
@@ -149,11 +147,10 @@ impl Spot {
         let core = &shared.core;
         let answer = core.queues.enter(core, queue, session.clone(), if_occupied);
         // From here on a place may exist, and whoever has it leaves it if this future is dropped.
-        let asked = Asked { shared: shared.clone(), queue: queue.clone(), session, answer: Some(answer) };
+        let asked = Asked { shared: shared.clone(), session, answer: Some(answer) };
         let Entered { place: member, outcome } = asked.answer().await?;
         let mut spot = Self {
             shared: shared.clone(),
-            queue: queue.clone(),
             key: member.key(),
             member: Some(member),
             state: State::Refused,
@@ -281,7 +278,7 @@ impl Release for Spot {
         let next = self.hand_on(self.member());
         let is_told_later = next.is_none() && self.member().is_among_others();
         let heirs = if is_told_later { Heirs::LeaverAndNext } else { Heirs::Leaver };
-        let leave = || self.core().group.leave(self.queue.clone(), self.key.clone(), heirs);
+        let leave = || self.member().leave(self.core(), heirs);
         // Should this future be dropped, the request may still be under way when the place was left by another one.
         self.is_leaving.store(true, Ordering::Relaxed);
         let first = leave();
@@ -318,20 +315,19 @@ impl Drop for Spot {
         if *self.is_leaving.get_mut() {
             member.retire();
         }
-        let (core, queue) = (self.core().clone(), self.queue.clone());
+        let core = self.core().clone();
         // Before the next one can ask for anything, so that what it asks comes after this.
-        let begun = matches!(self.state, State::Standing { .. })
-            .then(|| core.group.leave(queue.clone(), self.key.clone(), Heirs::Nobody));
+        let begun = matches!(self.state, State::Standing { .. }).then(|| member.leave(&core, Heirs::Nobody));
         if let Some(next) = self.hand_on(&member) {
             next.tell();
         }
-        self.core().runtime.spawn(leave(core, queue, member, self.state, begun));
+        self.core().runtime.spawn(leave(core, member, self.state, begun));
     }
 }
 
 /// Leaves a queue now, or as soon as etcd can be reached again; gives up when the lease is over, since the
 /// place is gone with it. With the answer to a request that was sent for it, if there is one.
-async fn leave(core: Arc<Core>, queue: Arc<str>, member: Member, state: State, begun: Option<Answer>) {
+async fn leave(core: Arc<Core>, member: Member, state: State, begun: Option<Answer>) {
     let stray = match state {
         State::Standing { .. } => None,
         State::Unknown { since } => Some(since),
@@ -341,7 +337,7 @@ async fn leave(core: Arc<Core>, queue: Arc<str>, member: Member, state: State, b
     let begun = Mutex::new(begun);
     let leave = || async {
         let begun = begun.lock().expect("nothing panics while this is locked").take();
-        let leaving = begun.unwrap_or_else(|| core.group.leave(queue.clone(), key.clone(), Heirs::Nobody));
+        let leaving = begun.unwrap_or_else(|| member.leave(&core, Heirs::Nobody));
         let left = leaving.wait().await;
         if matches!(left, Err(Failure { effect: Effect::Unknown, .. })) {
             member.retire();
