@@ -22,7 +22,7 @@ quickstart:
 
 # The same tour against an etcd: `just quickstart-etcd etcd://127.0.0.1:2379/demo`.
 quickstart-etcd url:
-    PROTOC="$(cargo xtask protoc)" cargo run --package coord --example quickstart --features etcd,grpc -- {{url}}
+    cargo run --package coord --example quickstart --features etcd,grpc -- {{url}}
 
 # coord beside its peers, in one run.
 bench area="lock" *args:
@@ -30,4 +30,4 @@ bench area="lock" *args:
 
 # The documentation in a browser.
 doc:
-    PROTOC="$(cargo xtask protoc)" cargo doc --workspace --all-features --no-deps --open
+    cargo doc --workspace --all-features --no-deps --open

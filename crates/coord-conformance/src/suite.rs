@@ -189,20 +189,3 @@ fn message(panic: &(dyn Any + Send)) -> &str {
         _ => "panicked without a message",
     }
 }
-
-#[cfg(test)]
-mod unit {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn every_test_has_a_path_of_its_own_and_names_its_promise() {
-        let mut paths = BTreeSet::new();
-        for test in contract() {
-            assert!(paths.insert(test.path()), "{} is there twice", test.path());
-            assert!(test.promise().starts_with("Contract "), "{} names no line of the contract", test.path());
-        }
-        assert!(paths.len() >= 70, "{}", paths.len());
-    }
-}

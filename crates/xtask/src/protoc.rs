@@ -1,15 +1,14 @@
 //! Finding a protocol buffer compiler, which the build of the etcd client needs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// `$PROTOC`, else `protoc` on PATH, else the one that a dependency of this crate carries for this machine.
+/// Returns `$PROTOC`, else `protoc` on PATH, else the one that a dependency of this crate carries for this machine.
 pub(crate) fn find() -> Result<PathBuf> {
-    if let Some(set) = shell::var("PROTOC") {
-        let path = PathBuf::from(set);
+    if let Some(path) = shell::var("PROTOC").map(PathBuf::from).filter(|path| !is_own_script(path)) {
         if !path.is_file() {
             bail!("PROTOC is `{}`, which is no file; correct or unset it", path.display());
         }
@@ -20,4 +19,10 @@ pub(crate) fn find() -> Result<PathBuf> {
     }
     protoc_bin_vendored::protoc_bin_path()
         .context("no protoc for this machine; install a `protobuf-compiler` or set PROTOC")
+}
+
+/// Tells whether a path is the script that `.cargo/config.toml` gives to cargo, which asks this program in turn.
+fn is_own_script(path: &Path) -> bool {
+    let script = shell::root().join(".cargo/protoc");
+    path.canonicalize().ok().is_some_and(|path| script.canonicalize().ok() == Some(path))
 }

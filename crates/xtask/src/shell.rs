@@ -1,9 +1,12 @@
 //! Running other programs: bounded when their output is wanted, timed when a person watches.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -139,6 +142,50 @@ impl Steps {
         passed
     }
 
+    /// Runs one step and returns what `read` makes of its output; nothing if it failed.
+    pub(crate) fn listed<T>(&mut self, command: &mut Command, read: impl FnOnce(&str) -> T) -> Option<T> {
+        let shown = display(command);
+        eprintln!("==> {shown}");
+        let start = Instant::now();
+        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+        if let Err(error) = &output {
+            eprintln!("cannot start `{shown}`: {error}");
+        }
+        let passed = output.as_ref().is_ok_and(|output| output.status.success());
+        self.done.push(Step { shown, took: start.elapsed(), passed });
+        let output = output.ok().filter(|_| passed)?;
+        Some(read(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Runs steps in their order, `width` at a time. The output of each is shown when it has ended.
+    pub(crate) fn run_side_by_side(&mut self, steps: Vec<(String, Command)>, width: usize) {
+        let waiting = Mutex::new(steps.into_iter());
+        let done = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..width {
+                scope.spawn(|| {
+                    while let Some((shown, mut command)) = next(&waiting) {
+                        let start = Instant::now();
+                        let output = merged(&mut command);
+                        let step = |passed| Step { shown: shown.clone(), took: start.elapsed(), passed };
+                        let mut done = done.lock().expect("nothing panics while this is locked");
+                        match output {
+                            Ok((status, text)) => {
+                                println!("==> {shown}\n{text}");
+                                done.push(step(status.success()));
+                            }
+                            Err(error) => {
+                                eprintln!("cannot run `{shown}`: {error}");
+                                done.push(step(false));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        self.done.extend(done.into_inner().expect("nothing panics while this is locked"));
+    }
+
     /// Shows all steps with their times; an error when one failed.
     pub(crate) fn finish(self) -> Result<()> {
         println!();
@@ -154,6 +201,33 @@ impl Steps {
             many => bail!("{} steps failed: {}", many.len(), many.join("; ")),
         }
     }
+}
+
+fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    waiting.lock().expect("nothing panics while this is locked").next()
+}
+
+/// Runs a command to its end; its output and messages in the order in which they were written. They go through a file:
+/// a pipe would be held open by whatever a failed test has left behind.
+fn merged(command: &mut Command) -> io::Result<(ExitStatus, String)> {
+    let mut file = temporary_file()?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file.try_clone()?);
+    let status = command.status()?;
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut text)?;
+    Ok((status, String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// A file that ends with its last handle.
+fn temporary_file() -> io::Result<File> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("coord-xtask-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    let file = File::options().read(true).append(true).create_new(true).open(&path)?;
+    // Elsewhere than on Unix it stays until the temporary folder is emptied.
+    let _ = fs::remove_file(&path);
+    Ok(file)
 }
 
 /// A command as a person would type it (the program without its folder).

@@ -1,26 +1,12 @@
 //! `cargo xtask sim`: the workloads of `coord-torture` on the memory backend, thousands of times in virtual time.
 
-use std::process::Command;
-
 use anyhow::{Result, bail};
 
-use crate::shell;
-
-/// A profile of its own: optimised, with every assertion, and few packages, so that its build takes about a minute.
-const SIMULATION: [&str; 7] =
-    ["test", "--profile", "sim", "--package", "coord-torture", "--test", "simulation"];
-
-/// The tests of the simulation, with tokio's own choices (which branch of a `select!` is first, which of several who
-/// wait is woken first) made from the seed.
-pub(crate) fn command() -> Command {
-    let mut command = shell::cargo(SIMULATION);
-    command.env("RUSTFLAGS", "--cfg tokio_unstable").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    command
-}
+use crate::{shell, test};
 
 /// Runs all seeds, so many of them, or one.
 pub(crate) fn run(options: &[&str]) -> Result<()> {
-    let mut command = command();
+    let mut command = test::simulation()?;
     match options {
         [] => {}
         ["--seeds", count] => drop(command.env("COORD_SIM_SEEDS", number("--seeds", count)?)),
