@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doomed_lease_is_tried_until_it_is_revoked_and_a_stray_for_its_time() {
+    fn lease_is_doomed_until_revoked_and_a_stray_for_its_time() {
         let now = Instant::now();
         let mut doomed = Doomed::default();
         assert!(doomed.add(1, Doom { lost: Some(LossReason::Expired), until: None }));

@@ -52,7 +52,7 @@ impl Core {
         if taken.prepare {
             self.runtime.spawn(self.clone().prepare(ttl));
         }
-        Some(Session::new(taken.lease, Arc::downgrade(&self.sessions.pool)))
+        Some(Session::new(&taken.lease, Arc::downgrade(&self.sessions.pool)))
     }
 
     /// Has a lease granted, or uses the one that somebody else had granted meanwhile.

@@ -29,7 +29,8 @@ pub(super) async fn keep_alive(core: Arc<Core>, leased: Arc<Leased>) {
             () = leased.look.notified() => continue,
             () = sleep_until(look_at) => continue,
             () = sleep_until(due) => renew(&core, &leased, &mut renewals).await,
-            () = leased.renew.notified() => renew(&core, &leased, &mut renewals).await,
+            // What was on it is gone, and perhaps it is as well.
+            () = leased.doubts.raised() => renew(&core, &leased, &mut renewals).await,
             // An etcd that was away may have come back without the lease: better to know now.
             () = heard_again(&mut contact) => renew(&core, &leased, &mut renewals).await,
         };
@@ -76,7 +77,7 @@ fn have_session(core: Arc<Core>, ttl: Ttl) -> BoxFuture<'static, ()> {
     })
 }
 
-/// How the next renewal of one lease is asked for.
+/// The way on which the next renewal of a lease is asked for.
 #[derive(Default)]
 struct Renewals {
     /// Whether etcd refused the last one, which ended the stream for others as well. The next one has its own.
@@ -155,7 +156,7 @@ async fn renew(core: &Arc<Core>, leased: &Leased, renewals: &mut Renewals) -> Op
     }
 }
 
-/// One request for a renewal, and what came of it.
+/// A request for a renewal, and what came of it.
 struct Try {
     stream: Arc<Stream>,
     sent: Moment,

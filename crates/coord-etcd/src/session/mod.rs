@@ -21,15 +21,35 @@ use pool::Pool;
 
 pub(crate) use stream::KeepAlives;
 
-/// One use of a lease: whatever lives on the lease, or may, holds it from before its request is sent until it is known
+/// A use of a lease: whatever lives on the lease, or may, holds it from before its request is sent until it is known
 /// to be gone. A lease with a use is renewed.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: i64,
     pub(crate) lease: Lease,
     pub(crate) gate: Arc<Gate>,
-    leased: Arc<Leased>,
+    /// Lets the lease be renewed at once.
+    pub(crate) doubts: Doubts,
     pool: Weak<Mutex<Pool<Arc<Leased>>>>,
+}
+
+/// Doubts that etcd still has a lease: something that was on it is gone. Clones are about the same lease.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doubts(Arc<Notify>);
+
+impl Doubts {
+    /// Lets the lease be renewed at once, which tells whether etcd has it.
+    #[allow(dead_code)]
+    pub(crate) fn raise(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until there are some.
+    ///
+    /// May be dropped and called again.
+    pub(crate) async fn raised(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// A granted lease with its local deadline.
@@ -39,9 +59,8 @@ struct Leased {
     lease: Lease,
     gate: Arc<Gate>,
     ttl: Ttl,
-    /// Tells the task that renews it that it should do so at once,
-    renew: Notify,
-    /// or that it may be of no more use.
+    doubts: Doubts,
+    /// Tells the task that renews it that it may be of no more use.
     look: Notify,
 }
 
@@ -55,14 +74,15 @@ pub(crate) struct Sessions {
 
 impl Leased {
     fn new(id: i64, lease: Lease, gate: Arc<Gate>, ttl: Ttl) -> Arc<Self> {
-        Arc::new(Self { id, lease, gate, ttl, renew: Notify::new(), look: Notify::new() })
+        Arc::new(Self { id, lease, gate, ttl, doubts: Doubts::default(), look: Notify::new() })
     }
 }
 
 impl Session {
-    fn new(leased: Arc<Leased>, pool: Weak<Mutex<Pool<Arc<Leased>>>>) -> Arc<Self> {
-        let (id, lease, gate) = (leased.id, leased.lease.clone(), leased.gate.clone());
-        Arc::new(Self { id, lease, gate, leased, pool })
+    fn new(leased: &Leased, pool: Weak<Mutex<Pool<Arc<Leased>>>>) -> Arc<Self> {
+        let Leased { id, lease, gate, doubts, .. } = leased;
+        let (lease, gate, doubts) = (lease.clone(), gate.clone(), doubts.clone());
+        Arc::new(Self { id: *id, lease, gate, doubts, pool })
     }
 
     /// A session that nobody renews, for tests.
@@ -70,7 +90,7 @@ impl Session {
     pub(crate) fn unrenewed(id: i64, ttl: std::time::Duration) -> Arc<Self> {
         let gate = Arc::new(Gate::new(String::new(), id));
         let class = Ttl::parse(ttl).expect("is a time to live");
-        Self::new(Leased::new(id, Lease::granted(Instant::now(), ttl), gate, class), Weak::new())
+        Self::new(&Leased::new(id, Lease::granted(Instant::now(), ttl), gate, class), Weak::new())
     }
 
     /// Ends the lease here if an error says that etcd does not know it any more, so that all that is held on it learns
@@ -79,12 +99,6 @@ impl Session {
         if let Error::Lost { reason } = error {
             self.lease.lose(*reason);
         }
-    }
-
-    /// Asks for a renewal at once, which tells whether etcd still has the lease.
-    #[allow(dead_code)]
-    pub(crate) fn renew_now(&self) {
-        self.leased.renew.notify_one();
     }
 }
 

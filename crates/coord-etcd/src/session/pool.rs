@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::error::again;
 
-/// How many leases and uses there may be.
+/// The numbers of leases and uses that there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// The most uses of one lease. Revoking a lease deletes its keys in one commit, which should stay bounded.
@@ -29,7 +29,7 @@ impl Default for Limits {
     }
 }
 
-/// How long a lease is kept without a use: one time to live, 10 s at least and a minute at most.
+/// Returns how long a lease is kept without a use: one time to live, 10 s at least and a minute at most.
 fn kept_unused(ttl: Ttl) -> Duration {
     ttl.as_duration().clamp(Duration::from_secs(10), Duration::from_secs(60))
 }
@@ -42,7 +42,7 @@ pub(super) struct Pool<L> {
     classes: HashMap<Ttl, Class>,
 }
 
-/// One lease.
+/// A lease of the pool.
 #[derive(Debug)]
 struct Pooled<L> {
     lease: L,
@@ -93,7 +93,7 @@ pub(super) struct Taken<L> {
     pub(super) prepare: bool,
 }
 
-/// Whether a lease is of use.
+/// The use that a lease is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     /// Of use now; to be asked again then.
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_lease_is_given_back_after_its_time_and_serves_until_then() {
+    fn unused_lease_serves_until_it_is_given_back() {
         let now = Instant::now();
         let mut pool = Pool::new(SMALL);
         pool.add(1, ttl(20), 1, now);

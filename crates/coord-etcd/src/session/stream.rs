@@ -73,7 +73,7 @@ impl fmt::Debug for KeepAlives {
     }
 }
 
-/// One stream; it ends with the last who holds this.
+/// A stream, which ends with the last who holds this.
 pub(super) struct Stream {
     requests: mpsc::Sender<KeepAlive>,
     asked: Arc<Mutex<Asked>>,
@@ -87,7 +87,7 @@ impl Drop for Stream {
     }
 }
 
-/// Why there was no answer.
+/// The reason why there was no answer.
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The stream ended, for whatever reason.

@@ -18,7 +18,7 @@ const NO_WATCH: i64 = -1;
 /// How long a server that numbers watches may take to answer a request, for which all later ones wait.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Who numbers the watches of a stream.
+/// The side that numbers the watches of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Numbering {
     /// Unknown before the first answer.
