@@ -1,6 +1,7 @@
 //! An etcd of a test's own, in a container or as a process, that can be killed and brought back.
 
 mod container;
+mod grpc_proxy;
 pub(crate) mod http;
 mod process;
 mod watchdog;
@@ -14,6 +15,7 @@ use tokio::process::Command;
 use tokio::time::sleep;
 
 use container::Container;
+pub use grpc_proxy::GrpcProxy;
 pub(crate) use process::Process;
 
 use crate::ports::free_port;

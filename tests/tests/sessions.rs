@@ -162,3 +162,53 @@ async fn grants_that_fail_at_once_are_repeated_with_pauses_and_each_is_given_bac
     }
     assert_eq!(hasty.revocations(), hasty.grants());
 }
+
+/// Uses of a lease are counted, and an id is one: it lives on the lease of its time to live as locks do.
+#[tokio::test(flavor = "multi_thread")]
+async fn id_outlives_many_locks_of_its_ttl_that_were_given_back() {
+    const LOCKS: usize = 17_000;
+    const TTL: Duration = Duration::from_secs(5);
+    let server = EtcdServer::start().await.expect("starts");
+    let config = EtcdConfig::new([server.endpoint()]).instance_id_ttl(TTL);
+    let client = Client::connect(config).await.expect("etcd answers");
+    let ids = client.instance_id_allocator("svc", 8).expect("is valid");
+    ids.acquire_id().await.expect("is free");
+    let locks = client.lock();
+    let acquire = async |n: usize| locks.acquire(&format!("job-{n}"), TTL).await;
+    let guards = timeout(LIMIT, join_all((0..LOCKS).map(acquire))).await.expect("in time");
+    assert!(guards.iter().all(Result::is_ok));
+    drop(guards);
+    let lost = timeout(TTL * 3, ids.lost().expect("is held")).await;
+    assert!(lost.is_err(), "{lost:?}");
+    ids.release_id().await.expect("is held");
+}
+
+/// Whoever calls chooses times to live, and a proxy may allow a hundred streams.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_of_many_ttls_are_few_and_renewed_over_one_stream() {
+    let server = EtcdServer::start().await.expect("starts");
+    let admin = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    let client = client(server.endpoint()).await;
+    let locks = client.lock();
+    let mut held = Vec::new();
+    for seconds in 2..10 {
+        let ttl = Duration::from_secs(seconds);
+        held.push(locks.acquire(&format!("held-{seconds}"), ttl).await.expect("is free"));
+    }
+    for seconds in 10..410 {
+        let guard = locks.acquire("job", Duration::from_secs(seconds)).await.expect("is free");
+        guard.unlock().await.expect("is held");
+    }
+    let leases = async || admin.lease_client().leases().await.expect("etcd answers").leases().len();
+    timeout(LIMIT, async {
+        while leases().await > held.len() + 8 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("those that nobody uses are given back");
+    // Several renewals of each.
+    sleep(Duration::from_secs(8)).await;
+    assert!(held.iter().all(|guard| !guard.is_lost()));
+    assert_eq!(server.requests().await.expect("etcd answers")["LeaseKeepAlive"], 1, "streams");
+}

@@ -7,7 +7,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,6 +25,9 @@ pub enum LossReason {
     /// No renewal was acknowledged before the local deadline: the process was frozen, the machine suspended, or the
     /// store out of reach.
     Expired,
+    /// The store refused to renew the lease until its time was over: the user has lost its permission or its
+    /// credentials. [`Lost::cause`] has the store's words.
+    Refused,
     /// The store says that the lease is gone: it expired there, or an operator revoked it.
     Revoked,
     /// The entry was deleted from outside while its lease lived on.
@@ -41,6 +44,7 @@ impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Expired => "no renewal was acknowledged in time",
+            Self::Refused => "the store refused to renew it, for want of a permission or of credentials",
             Self::Revoked => "the lease expired or was revoked at the store",
             Self::Deleted => "the entry was deleted from outside",
             Self::Superseded => "a later registration took its place",
@@ -66,13 +70,22 @@ pub enum LeaseHealth {
 struct State {
     ttl: Duration,
     deadline: Moment,
+    /// Whether the store refused the last renewal.
+    refused: bool,
     lost: Option<LossReason>,
 }
 
 impl State {
     fn loss(&self, now: Moment) -> Option<LossReason> {
-        self.lost.or_else(|| (now >= self.deadline).then_some(LossReason::Expired))
+        let overdue = if self.refused { LossReason::Refused } else { LossReason::Expired };
+        self.lost.or_else(|| (now >= self.deadline).then_some(overdue))
     }
+}
+
+/// An error with its sources, in one line.
+fn in_words(error: &Error) -> String {
+    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    sources.fold(error.to_string(), |words, source| format!("{words}: {source}"))
 }
 
 /// A lease with its local deadline, for backends: one clone renews it, the others look at it.
@@ -88,6 +101,8 @@ struct Shared {
     /// `granted`, and 0 once it is lost. Changed together with the state.
     held: AtomicU64,
     granted: Moment,
+    /// The failure of the last renewal, in words.
+    cause: Mutex<Option<Arc<str>>>,
 }
 
 impl Shared {
@@ -106,8 +121,8 @@ impl Lease {
     /// A lease that the store granted for `ttl` in answer to a request sent at `sent`.
     pub fn granted(sent: impl Into<Moment>, ttl: Duration) -> Self {
         let sent = sent.into();
-        let state = watch::Sender::new(State { ttl, deadline: sent + ttl, lost: None });
-        let shared = Shared { state, held: AtomicU64::new(0), granted: sent };
+        let state = watch::Sender::new(State { ttl, deadline: sent + ttl, refused: false, lost: None });
+        let shared = Shared { state, held: AtomicU64::new(0), granted: sent, cause: Mutex::default() };
         shared.hold_until(sent + ttl);
         Self(Arc::new(shared))
     }
@@ -128,12 +143,38 @@ impl Lease {
                 return true;
             }
             state.ttl = ttl;
+            state.refused = false;
+            *self.cause_mut() = None;
             state.deadline = state.deadline.max(sent + ttl);
             self.0.hold_until(state.deadline);
             // Nobody waits for renewals: a waiter sleeps until the deadline that it knows and looks again.
             false
         });
         outcome
+    }
+
+    /// Takes note that a renewal failed. If none succeeds in time, this belongs to the loss: as its [`cause`](Self::cause),
+    /// and a refusal as its reason.
+    pub fn not_renewed(&self, error: &Error) {
+        self.0.state.send_if_modified(|state| {
+            // The reason of a loss that somebody may have seen does not change any more.
+            if state.loss(Moment::now()).is_none() {
+                state.refused =
+                    matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
+                *self.cause_mut() = Some(in_words(error).into());
+            }
+            false
+        });
+    }
+
+    /// Returns why the last renewal failed, in words; `None` if it did not, or the lease was not lost for that.
+    pub fn cause(&self) -> Option<Arc<str>> {
+        let is_overdue = matches!(self.loss(), None | Some(LossReason::Expired | LossReason::Refused));
+        self.cause_mut().clone().filter(|_| is_overdue)
+    }
+
+    fn cause_mut(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        self.0.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the lease; the first reason stays.
@@ -240,6 +281,12 @@ impl Hold {
         self.end.reason.get().copied().or_else(|| self.lease.loss())
     }
 
+    /// Returns what the store said to the last renewal, if it was lost for that; see [`Lost::cause`].
+    pub fn cause(&self) -> Option<Arc<str>> {
+        let is_overdue = matches!(self.loss(), Some(LossReason::Expired | LossReason::Refused));
+        self.lease.cause().filter(|_| is_overdue)
+    }
+
     /// `Ok` while held.
     ///
     /// # Errors
@@ -296,6 +343,13 @@ impl Lost {
     /// The reason, without waiting; `None` while held.
     pub fn reason(&self) -> Option<LossReason> {
         self.hold.loss()
+    }
+
+    /// Returns why no renewal succeeded, in the words of the last one that failed: for people and logs. `None` while
+    /// held, after any loss but [`Expired`](LossReason::Expired) and [`Refused`](LossReason::Refused), and if no renewal
+    /// was answered or given up, as in a process that was frozen.
+    pub fn cause(&self) -> Option<Arc<str>> {
+        self.hold.cause()
     }
 }
 
@@ -364,6 +418,36 @@ mod tests {
         lease.lose(LossReason::Closed);
         assert_eq!(lease.loss(), Some(LossReason::Expired), "the first reason stays");
         assert_eq!(lease.remaining(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_renewal_is_the_reason_and_the_cause_of_the_loss() {
+        let refusal = || Error::PermissionDenied { operation: "renew a lease", source: "no role".into() };
+        let away = || Error::Unavailable { what: "store".into(), source: None };
+        let lease = Lease::granted(Instant::now(), TTL);
+        let hold = Hold::on(lease.clone());
+        lease.not_renewed(&refusal());
+        assert_eq!(hold.cause(), None, "is held");
+        lease.renewed(Instant::now(), TTL).expect("is held");
+        assert_eq!(lease.cause(), None, "the last one succeeded");
+        lease.not_renewed(&away());
+        lease.not_renewed(&refusal());
+        pass(TTL).await;
+        assert_eq!(hold.loss(), Some(LossReason::Refused));
+        let cause = hold.lost().cause().expect("has one");
+        assert!(cause.contains("no permission") && cause.ends_with(": no role"), "{cause}");
+        lease.not_renewed(&away());
+        assert_eq!((hold.loss(), hold.cause()), (Some(LossReason::Refused), Some(cause)), "the first stays");
+
+        let lease = Lease::granted(Instant::now(), TTL);
+        lease.not_renewed(&refusal());
+        lease.not_renewed(&away());
+        pass(TTL).await;
+        assert_eq!(lease.loss(), Some(LossReason::Expired), "the last one counts");
+        let revoked = Lease::granted(Instant::now(), TTL);
+        revoked.not_renewed(&refusal());
+        revoked.lose(LossReason::Revoked);
+        assert_eq!((revoked.loss(), revoked.cause()), (Some(LossReason::Revoked), None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coord_api::{Error, Result};
-use etcd_client::ConnectOptions;
+use etcd_client::{Channel, ConnectOptions};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -21,6 +21,8 @@ use crate::{
 /// A connection, and who this client is on it.
 pub(crate) struct Connection {
     pub(crate) client: etcd_client::Client,
+    /// The way of its requests, for calls that the library does not make.
+    pub(crate) channel: Channel,
     pub(crate) near: Option<Near>,
     pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) versions: Versions,
@@ -51,22 +53,23 @@ pub(crate) async fn connect(
     let members = transport::channel(transport::connection("etcd", all, transport.clone())?);
     let source = checked.credentials.clone();
     let auth = source.map(|source| Auth::start(source, members.clone(), config.request_timeout));
+    let as_user = |channel| auth.iter().fold(channel, |channel, auth| auth.on(channel));
     let client_on = async |channel| {
-        let channel = auth.iter().fold(channel, |channel, auth| auth.on(channel));
         // A member that lost its leader says so at once, and ends its streams: others may have one. Tokens are not the
         // library's matter, which would get new ones for some requests and with the first password only.
         let options = ConnectOptions::new().with_require_leader(true);
         let client = etcd_client::Client::from_channel(channel, Some(options)).await;
         client.map_err(|error| classify("connect", limit, error).error)
     };
-    let client = client_on(members).await?;
+    let channel = as_user(members);
+    let client = client_on(channel.clone()).await?;
     let mut near = None;
     if let (Some(home), [_]) = (home, &all[..]) {
         let connection = {
             let _driver = home.enter();
             transport::connection("etcd-near", all, transport::near(transport, &timeouts))?
         };
-        let client = client_on(transport::channel(connection.clone())).await?;
+        let client = client_on(as_user(transport::channel(connection.clone()))).await?;
         near = Some(Near::new(&home, connection, requests_of(&client)));
     }
     if let (Some(auth), Connect::AtOnce) = (&auth, config.connect) {
@@ -75,5 +78,5 @@ pub(crate) async fn connect(
             .map_err(|_| Failure::timeout("connect", limit))?
             .map_err(|status| classify("connect", limit, status.into()))?;
     }
-    Ok(Connection { client, near, auth, versions })
+    Ok(Connection { client, channel, near, auth, versions })
 }

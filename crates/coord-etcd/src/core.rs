@@ -23,7 +23,7 @@ use crate::{
     near::Near,
     queue::Queues,
     records::Records,
-    session::Sessions,
+    session::{KeepAlives, Sessions},
     version::Versions,
     watch::hub::Hub,
 };
@@ -39,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) hub: Hub,
     pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) sessions: Sessions,
+    pub(crate) keep_alives: KeepAlives,
     pub(crate) slots: Slots,
     pub(crate) together: Together,
     pub(crate) group: Group,
@@ -100,7 +101,7 @@ impl Core {
         limits: &Limits,
         runtime: runtime::Handle,
     ) -> Arc<Self> {
-        let Connection { client, near, auth, versions } = connection;
+        let Connection { client, channel, near, auth, versions } = connection;
         let host = gethostname::gethostname();
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
@@ -111,6 +112,7 @@ impl Core {
             hub: Hub::start(&runtime, client.watch_client(), core.clone()),
             auth,
             sessions: Sessions::default(),
+            keep_alives: KeepAlives::new(channel, runtime.clone(), limits.request_timeout),
             slots: Slots::default(),
             together: Together::default(),
             group: Group::start(&runtime, core.clone()),

@@ -6,17 +6,13 @@
 //! that another key on the lease, the gate, is as this client knows it. Writing the gate shuts it for all that was sent
 //! before, and a look after that tells for good whether it was taken.
 
-use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use coord_api::Result;
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, KvClient, PutOptions, TxnOp, TxnOpResponse};
 
 use crate::{
     core::Core,
-    error::{Failure, may_pass},
+    error::Failure,
     read::{pairs, revision},
     request::Repeat,
     session::Session,
@@ -97,34 +93,28 @@ impl Core {
         Ok(())
     }
 
-    /// Keeps out what may still be under way, if there is such, and undoes what may have passed: as soon as etcd can be
-    /// reached, and until it is done or the lease is over, with which everything is gone.
+    /// Keeps out what may still be under way, if there is such, and undoes what may have passed: until it is done or the
+    /// lease is over, with which everything is gone. `what` is for people.
     pub(crate) async fn undo<F>(
         &self,
+        what: &str,
         session: &Session,
         since: Option<Mark>,
         undo: impl Fn() -> F,
-    ) -> Result<()>
-    where
+    ) where
         F: Future<Output = Result<(), Failure>>,
     {
-        while session.lease.loss().is_none() {
+        let over = async {
+            session.lease.lost().await;
+        };
+        let step = || async {
             let shut = match since {
                 Some(since) => self.shut(session, since).await,
                 None => Ok(()),
             };
             // In any case: a full store takes deletions, but no gate before it has room again.
-            match shut.and(undo().await) {
-                Ok(()) => break,
-                Err(Failure { error, .. }) if may_pass(&error) => {}
-                Err(_) if session.lease.loss().is_some() => break,
-                Err(failure) => return Err(failure.into()),
-            }
-            tokio::select! {
-                _ = session.lease.lost() => {}
-                () = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))) => {}
-            }
-        }
-        Ok(())
+            shut.and(undo().await)
+        };
+        self.clean_up(what, over, step).await;
     }
 }

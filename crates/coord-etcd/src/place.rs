@@ -1,6 +1,6 @@
 //! One key of ours in etcd, and how it is given back: only while it is still the one that we wrote.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use coord_api::{Error, LossReason, Result, backend::Release};
@@ -8,7 +8,7 @@ use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpResponse};
 
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure, may_pass},
+    error::{Effect, Failure},
     gate::Mark,
     session::Session,
 };
@@ -56,26 +56,12 @@ impl Core {
         Ok(if is_older { Fate::Overwritten } else { Fate::Gone })
     }
 
-    /// Deletes the key now or as soon as etcd can be reached again; gives up when the lease is over, since
-    /// the key is gone with it.
+    /// Deletes the key in the background, until it is done or the lease is over, since the key is gone with it.
     pub(crate) fn delete_later(self: &Arc<Self>, own: OwnKey) {
         let core = self.clone();
         self.runtime.spawn(async move {
-            loop {
-                match core.delete_own(&own).await {
-                    Ok(_) => return,
-                    Err(failure) if !may_pass(&failure.error) => {
-                        tracing::warn!(key = own.key, error = %failure.error, "could not be released");
-                        return;
-                    }
-                    Err(_) => {}
-                }
-                let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600)));
-                tokio::select! {
-                    _ = own.session.lease.lost() => return,
-                    () = pause => {}
-                }
-            }
+            let delete = || async { core.delete_own(&own).await.map(drop) };
+            core.undo(&own.key, &own.session, None, delete).await;
         });
     }
 
@@ -92,9 +78,7 @@ impl Core {
         let core = self.clone();
         self.runtime.spawn(async move {
             let delete = || core.delete_if_stray(&key, &value);
-            if let Err(error) = core.undo(&session, Some(since), delete).await {
-                tracing::warn!(key, %error, "what was written without an answer could not be deleted");
-            }
+            core.undo(&key, &session, Some(since), delete).await;
         });
     }
 

@@ -16,6 +16,15 @@ use crate::{
 /// How much longer than its holder the store believes in a lease.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
+/// The most leases that a client keeps without a place on them. Callers choose times to live, so without a limit a
+/// client could renew any number of leases for ever.
+const MOST_UNUSED: usize = 8;
+
+/// How long a lease is kept without a place on it: one time to live, 10 s at least and a minute at most.
+fn kept_unused(ttl: Ttl) -> Duration {
+    ttl.as_duration().clamp(Duration::from_secs(10), Duration::from_secs(60))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LeaseId(u64);
 
@@ -28,12 +37,28 @@ pub(crate) struct StoredLease {
     expires: Instant,
     /// What lives on it, by the revision at which it was taken.
     pub(crate) places: BTreeMap<u64, Item>,
+    /// Since when nothing lives on it.
+    unused_since: Option<Instant>,
 }
 
 impl StoredLease {
     /// When the holder renews it.
     pub(crate) fn renewal(&self) -> Instant {
         self.deadline() - self.ttl.as_duration() * 2 / 3
+    }
+
+    /// Returns when the holder gives it back, if nothing is taken on it until then.
+    pub(crate) fn given_back(&self) -> Option<Instant> {
+        self.unused_since.map(|since| since + kept_unused(self.ttl))
+    }
+
+    /// Removes a place from the list.
+    pub(crate) fn remove(&mut self, place: u64) -> Option<Item> {
+        let item = self.places.remove(&place);
+        if self.places.is_empty() && self.unused_since.is_none() {
+            self.unused_since = Some(Instant::now());
+        }
+        item
     }
 
     /// Until when a holder may believe in the lease that has not heard of its end; `None` if it has.
@@ -54,6 +79,7 @@ impl State {
         let revision = self.next_revision();
         let stored = self.leases.get_mut(&lease).expect("a current lease is stored");
         stored.places.insert(revision, item);
+        stored.unused_since = None;
         Grip { client, lease, revision, hold: Hold::on(stored.lease.clone()) }
     }
 
@@ -76,10 +102,12 @@ impl State {
             lease: Lease::granted(now, ttl.as_duration()),
             expires: now + ttl.as_duration() + GRACE,
             places: BTreeMap::new(),
+            unused_since: Some(now),
         };
         self.expiries.insert((granted.expires, id));
         self.leases.insert(id, granted);
         self.session(client).leases.insert(ttl, id);
+        self.give_back_unused(client, now);
         if self.expiries.first().is_some_and(|(_, first)| *first == id) {
             // Any client may be the only one that still runs when this one expires.
             self.sessions.values().for_each(|session| session.wake.notify_one());
@@ -87,6 +115,25 @@ impl State {
             self.session(client).wake.notify_one();
         }
         id
+    }
+
+    /// Gives back what a client does not use any more of its current leases: those whose time without a place is over,
+    /// and those that are more than a client keeps, the longest unused first. A client that is cut off can not.
+    pub(crate) fn give_back_unused(&mut self, client: ClientId, now: Instant) {
+        let Some(session) = self.sessions.get(&client).filter(|session| session.is_up()) else { return };
+        let unused = session.leases.values().filter_map(|id| Some((self.leases[id].unused_since?, *id)));
+        let mut unused: Vec<_> = unused.collect();
+        unused.sort_unstable();
+        let too_many = unused.len().saturating_sub(MOST_UNUSED);
+        for (n, (_, id)) in unused.into_iter().enumerate() {
+            if n >= too_many && self.leases[&id].given_back().is_none_or(|at| now < at) {
+                continue;
+            }
+            let ended = self.leases.remove(&id).expect("a current lease is stored");
+            self.expiries.remove(&(ended.expires, id));
+            self.session(client).leases.remove(&ended.ttl);
+            ended.lease.lose(LossReason::Released);
+        }
     }
 
     /// Renews a current lease; `false` if it was lost before.
@@ -169,7 +216,7 @@ impl State {
     }
 
     fn free_believed(&mut self, lease: LeaseId, place: u64, believed: Option<Instant>) -> bool {
-        let listed = self.leases.get_mut(&lease).and_then(|lease| lease.places.remove(&place));
+        let listed = self.leases.get_mut(&lease).and_then(|lease| lease.remove(place));
         let Some(item) = listed else {
             return false;
         };
@@ -220,6 +267,23 @@ mod tests {
         assert!(held.iter().all(|guard| !guard.is_lost()));
         drop(held);
         assert_eq!(store.keys().len(), 1);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leases_without_places_are_few_and_given_back() -> Result<()> {
+        let store = Store::new();
+        let client = store.client();
+        let held = client.lock().acquire("held", TTL).await?;
+        for seconds in 10..410 {
+            client.lock().acquire("job", Duration::from_secs(seconds)).await?.unlock().await?;
+        }
+        assert!(store.lock().leases.len() <= 2 + MOST_UNUSED, "{}", store.lock().leases.len());
+        let at_last = client.lock().acquire("job", Duration::from_secs(409)).await?;
+        sleep(Duration::from_secs(61)).await;
+        assert_eq!(store.lock().leases.len(), 2, "those that are used");
+        assert_eq!(store.lock().expiries.len(), 2);
+        assert!(!held.is_lost() && !at_last.is_lost());
         Ok(())
     }
 

@@ -84,7 +84,7 @@ impl News {
 }
 
 impl Session {
-    fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.link.borrow().is_up()
     }
 
@@ -301,11 +301,15 @@ impl State {
     /// One round of a client's keeper; tells when the next is due.
     fn keep(&mut self, client: ClientId, now: Instant) -> Option<Instant> {
         self.catch_up(now);
+        self.give_back_unused(client, now);
         let session = self.sessions.get(&client)?;
         let up = session.is_up();
         let due = |lease: &StoredLease| if up { lease.renewal() } else { lease.deadline() };
         for id in session.leases.values().copied().collect::<Vec<_>>() {
             let stored = &self.leases[&id];
+            if !up {
+                stored.lease.not_renewed(&unavailable());
+            }
             if let Some(reason) = stored.lease.loss() {
                 self.retire(id, reason);
             } else if up && due(stored) <= now {
@@ -313,7 +317,8 @@ impl State {
             }
         }
         let own = self.session(client).leases.values().copied().collect::<Vec<_>>();
-        let own = own.iter().map(|id| due(&self.leases[id]));
+        let unused = own.iter().filter_map(|id| self.leases[id].given_back().filter(|_| up));
+        let own = own.iter().map(|id| due(&self.leases[id])).chain(unused);
         let expiry = self.expiries.first().map(|(at, _)| *at);
         // Whoever's it is: that client's own keeper may have been shut down with its runtime.
         let stall = self.stalls.first().map(|(at, _)| *at);

@@ -220,7 +220,7 @@ impl State {
         };
         self.tell(grip.client, News::Hold(grip.hold, reason));
         if let Some(lease) = self.leases.get_mut(&grip.lease) {
-            lease.places.remove(&grip.revision);
+            lease.remove(grip.revision);
         }
     }
 

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use coord_api::{
-    ConfigEvent, ConfigExt, Error, IdOptions, Provider, Result, Scope, ServiceEvent, ServiceInfo, Snowflake,
+    ConfigEvent, ConfigExt, Error, IdOptions, LossReason, Provider, Result, Scope, ServiceEvent, ServiceInfo,
+    Snowflake,
 };
 use coord_config::{Audience, GrayExt, HistoryExt, LiveExt, SchemaExt};
 use tokio::time::timeout;
@@ -153,4 +154,72 @@ async fn of_many_writes_only_those_that_the_role_forbids_are_refused() {
         }
     }
     assert_eq!(config.list("may").await.expect("may read").len(), 60);
+}
+
+const REVOKE: &[&str] = &["role", "revoke-permission", "coord-shop", "--prefix=true", "/shop/"];
+const GRANT: &[&str] = &["role", "grant-permission", "coord-shop", "--prefix=true", "readwrite", "/shop/"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clean_up_that_a_role_forbids_is_done_when_it_is_restored() {
+    let server = with_users(&[]).await;
+    server.add_user("other", "s3cret", "readwrite", "/shop/").await.expect("etcdctl works");
+    let shop = connect(config(&server).user("shop", "s3cret")).await;
+    let other = connect(config(&server).user("other", "s3cret")).await;
+    let (locks, others) = (shop.lock(), other.lock());
+    let dropped = locks.acquire("dropped", TTL).await.expect("is free");
+    let unlocked = locks.acquire("unlocked", TTL).await.expect("is free");
+    let before = others.acquire("waited-for", TTL).await.expect("is free");
+    let waiter = tokio::spawn({
+        let locks = locks.clone();
+        async move { locks.acquire("waited-for", TTL).await }
+    });
+    while others.holders("waited-for").await.expect("may look").len() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let instance = ServiceInfo::new("im", "1", "10.0.0.1", 80);
+    let registration = shop.registry().register(instance, TTL).await.expect("registers");
+    let range = || IdOptions::new("im", 2).quarantine(Duration::ZERO);
+    let ids = shop.instance_ids().allocator(range()).expect("is valid");
+    ids.acquire_id().await.expect("is free");
+
+    server.etcdctl(REVOKE).await.expect("etcdctl works");
+    let refused = timeout(LIMIT, unlocked.unlock()).await.expect("is told");
+    assert!(matches!(refused, Err(Error::PermissionDenied { .. })), "{refused:?}");
+    drop((dropped, registration));
+    waiter.abort();
+    let refused = timeout(LIMIT, ids.release_id()).await.expect("is told");
+    assert!(matches!(refused, Err(Error::PermissionDenied { .. })), "{refused:?}");
+    // All of it has been refused by then.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(others.try_acquire("dropped", TTL).await.expect("is answered").is_none());
+    assert_eq!(other.registry().discover("im").await.expect("may look").len(), 1);
+
+    server.etcdctl(GRANT).await.expect("etcdctl works");
+    before.unlock().await.expect("is held");
+    let next = other.instance_ids().allocator(range()).expect("is valid");
+    timeout(Duration::from_secs(15), async {
+        for name in ["dropped", "unlocked", "waited-for"] {
+            let guard = others.acquire(name, TTL).await.expect("becomes free");
+            guard.unlock().await.expect("is held");
+        }
+        next.acquire_id().await.expect("becomes free");
+        while !other.registry().discover("im").await.expect("may look").is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("nothing stays taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loss_for_want_of_a_permission_says_so() {
+    let server = with_users(&[]).await;
+    let shop = connect(config(&server).user("shop", "s3cret")).await;
+    let guard = shop.lock().acquire("job", Duration::from_secs(3)).await.expect("is free");
+    server.etcdctl(REVOKE).await.expect("etcdctl works");
+    let reason = timeout(LIMIT, guard.lost()).await.expect("in time");
+    let cause = guard.lost().cause().expect("has one");
+    println!("{reason}: {cause}");
+    assert_eq!(reason, LossReason::Refused);
+    assert!(cause.contains("permission denied"), "{cause}");
 }

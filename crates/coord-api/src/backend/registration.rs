@@ -232,7 +232,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 // Boxed as well: seldom needed, and then large.
-                reason = place.hold().lost() => match Box::pin(self.recover(reason)).await {
+                reason = place.hold().lost() => match Box::pin(self.recover(reason, place.hold().cause())).await {
                     Ok(recovered) => place = recovered,
                     Err(reason) => break reason,
                 },
@@ -263,13 +263,14 @@ impl Keeper {
     }
 
     /// Registers again and again until it succeeds; answers commands meanwhile.
-    async fn recover(&mut self, reason: LossReason) -> Result<Place, LossReason> {
+    async fn recover(&mut self, reason: LossReason, cause: Option<Arc<str>>) -> Result<Place, LossReason> {
         if matches!(reason, LossReason::Closed | LossReason::Superseded) {
             return Err(reason);
         }
         let (service, id) = (self.service.name.clone(), self.service.id.clone());
         metrics::counter!("coord_registrations_lost_total", "service" => service.clone()).increment(1);
-        tracing::warn!(service, id, %reason, "registration lost, registering again");
+        let cause = cause.as_deref();
+        tracing::warn!(service, id, %reason, cause, "registration lost, registering again");
         self.status.send_replace(RegistrationStatus::Recovering { since: Instant::now(), reason });
         // Instances should be back within two seconds after the store is.
         let longest = Duration::from_millis(500);

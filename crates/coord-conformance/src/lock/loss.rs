@@ -64,6 +64,8 @@ tests! { "lock";
         assert!(guard.is_lost(), "the next one holds the lock and this one does not know");
         let (reason, told) = told.join().await;
         assert_eq!(reason, LossReason::Expired);
+        let cause = guard.lost().cause().expect("renewals failed");
+        assert!(!cause.is_empty() && next.lost().cause().is_none(), "{cause}");
         assert!(told <= entered, "told {:?} after the next one got in", told - entered);
         let allowed = guard.ttl() + Duration::from_secs(1);
         assert!(told - cut <= allowed, "told only {:?} after the cut", told - cut);

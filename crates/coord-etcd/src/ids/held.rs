@@ -88,6 +88,8 @@ pub(super) struct Held {
     pub(super) revision: i64,
     pub(super) record: Record,
     pub(super) rest: Duration,
+    /// The lease that its key lives on, which is used until the id rests.
+    pub(super) session: Arc<Session>,
 }
 
 impl Held {
@@ -96,11 +98,11 @@ impl Held {
     }
 
     /// Makes a claim of it that rests when it is released or lost.
-    pub(super) fn into_claimed(self, shared: &Arc<Shared>, session: &Session, stamped: Stamped) -> ClaimedId {
+    pub(super) fn into_claimed(self, shared: &Arc<Shared>, stamped: Stamped) -> ClaimedId {
         let core = &shared.core;
         core.held_ids.add(&self);
-        let hold = Hold::on(session.lease.clone());
-        core.runtime.spawn(guard(core.clone(), session.id, hold.clone(), self.clone()));
+        let hold = Hold::on(self.session.lease.clone());
+        core.runtime.spawn(guard(core.clone(), self.session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
         let stamps = Arc::new(StampsOf {
             core: Arc::downgrade(core),
@@ -205,24 +207,13 @@ impl Core {
         Ok(granted.id)
     }
 
-    /// Lets an id rest now, or as soon as etcd can be reached again. Gives up when the client is closed, which does
-    /// it as well, and after a while: whoever wants the id then does it.
+    /// Lets an id rest, until it is done or the client is closed, which does it as well.
     async fn rest_soon(self: Arc<Self>, held: Held) {
-        for _ in 0..120 {
-            match self.rest(std::slice::from_ref(&held)).await {
-                Err(failure) if may_pass(&failure.error) => {}
-                Err(failure) => {
-                    tracing::warn!(service = %held.service, id = held.id, error = %failure.error, "an id was not released");
-                    break;
-                }
-                Ok(_) => break,
-            }
-            tokio::select! {
-                () = self.closed() => return,
-                () = tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))) => {}
-            }
+        let what = format!("id {} of {}", held.id, held.service);
+        let rest = || async { self.rest(std::slice::from_ref(&held)).await.map(drop) };
+        if self.clean_up(&what, self.closed(), rest).await {
+            self.held_ids.remove(&held);
         }
-        self.held_ids.remove(&held);
     }
 
     /// Lets every id of this client rest, before it is closed.
@@ -313,12 +304,10 @@ impl Core {
             // May be repeated: what it compares is of that claim alone.
             let delete =
                 || async { core.txn("claim an id", Txn::new().and_then(deletes.clone())).await.map(drop) };
-            if let Err(error) = core.undo(&session, Some(since), delete).await {
-                tracing::warn!(%error, "an id may be taken that nobody holds");
-            }
+            core.undo("an id", &session, Some(since), delete).await;
             if session.lease.loss().is_some() {
                 // A mark that was written before does not go with the lease.
-                core.txn_in_time(deletes).await;
+                core.clean_up("the mark of an id", core.closed(), delete).await;
             }
         });
     }

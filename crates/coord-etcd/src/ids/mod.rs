@@ -168,8 +168,8 @@ impl Source {
             let (id, revision, stamped) = taken;
             tracing::debug!(service = %range.service, id, "instance id claimed");
             let (service, rest) = (range.service.clone(), range.quarantine);
-            let held = Held { service, id, revision, record, rest };
-            return Ok(Found::Claimed(held.into_claimed(&self.shared, &session, stamped)));
+            let held = Held { service, id, revision, record, rest, session };
+            return Ok(Found::Claimed(held.into_claimed(&self.shared, stamped)));
         }
     }
 

@@ -325,8 +325,7 @@ impl Drop for Spot {
     }
 }
 
-/// Leaves a queue now, or as soon as etcd can be reached again; gives up when the lease is over, since the
-/// place is gone with it. With the answer to a request that was sent for it, if there is one.
+/// Leaves a queue, until it is done or the lease is over, since the place is gone with it. With the answer to a request that was sent for it, if there is one.
 async fn leave(core: Arc<Core>, member: Member, state: State, begun: Option<Answer>) {
     let stray = match state {
         State::Standing { .. } => None,
@@ -344,11 +343,6 @@ async fn leave(core: Arc<Core>, member: Member, state: State, begun: Option<Answ
         }
         left.map(drop)
     };
-    match core.undo(member.session(), stray, leave).await {
-        Ok(()) => member.left(&key),
-        Err(error) => {
-            member.retire();
-            tracing::warn!(key, %error, "a place in a queue could not be left");
-        }
-    }
+    core.undo(&key, member.session(), stray, leave).await;
+    member.left(&key);
 }

@@ -4,7 +4,6 @@
 //! a bounded queue of its own: one that is behind loses its place alone.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -18,9 +17,11 @@ use etcd_client::{WatchClient, WatchRequestSender, WatchResponse, WatchResponseS
 use tokio::{
     runtime,
     sync::mpsc::{self, error::TryRecvError},
+    time::{Instant, sleep_until},
 };
 
 use super::{
+    asked::Asked,
     change::Change,
     inbox::{Inbox, Sink, inbox},
     progress::Step,
@@ -111,7 +112,7 @@ impl Hub {
             inbox,
             watches: Watches::default(),
             contact: source,
-            asked: VecDeque::new(),
+            asked: Asked::default(),
             refused: None,
             generation: 0,
             is_behind: false,
@@ -149,9 +150,8 @@ struct Task {
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: Watches,
     contact: ContactSource,
-    /// The watches that the stream was asked for and did not answer yet. It answers in order, and does not always say
-    /// which one it refuses.
-    asked: VecDeque<i64>,
+    /// The requests for watches on the stream, and how the server numbers them.
+    asked: Asked,
     /// The watch that the stream has just refused, and why.
     refused: Option<(i64, String)>,
     /// The token that the stream was opened with, which it keeps.
@@ -241,20 +241,16 @@ impl Task {
         }
     }
 
-    /// Opens a stream and asks for every watch, each from where it stands.
+    /// Opens a stream with the request for one watch. Requests for the others follow, each from where its watch stands.
     async fn open(&mut self) -> Result<(WatchRequestSender, WatchResponseStream), etcd_client::Error> {
         self.generation = self.core.upgrade().and_then(|core| core.generation()).unwrap_or_default();
-        self.asked = self.watches.iter().map(|(id, _)| id).collect();
-        let mut all = self.watches.iter();
-        let (id, first) = all.next().expect("only called when something is watched");
+        self.asked = Asked::new(self.watches.iter().map(|(id, _)| id));
+        let first = self.asked.next(Instant::now()).and_then(|id| Some((id, self.watches.get(id)?)));
+        let (id, first) = first.expect("only called when something is watched");
         let opening = self.client.watch(first.key(), Some(first.options(id)));
         let opened = tokio::time::timeout(OPENING, noted(&self.tries, opening)).await;
         let no_answer = |_| etcd_client::Error::WatchError("the stream was not opened in time".into());
-        let (mut requests, answers) = opened.map_err(no_answer)??.split();
-        for (id, watched) in all {
-            requests.watch(watched.key(), Some(watched.options(id))).await?;
-        }
-        Ok((requests, answers))
+        Ok(opened.map_err(no_answer)??.split())
     }
 
     /// Passes answers on until the stream breaks. It is kept when nothing is watched any more: waiters come and
@@ -262,74 +258,91 @@ impl Task {
     async fn serve(&mut self, mut requests: WatchRequestSender, mut answers: WatchResponseStream) -> Served {
         let mut answered = false;
         loop {
-            let sent = tokio::select! {
+            let overdue = self.asked.overdue_at();
+            let unused = tokio::select! {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => {
                         answered = true;
                         self.contact.restored();
-                        let unused = self.take(&answer);
+                        let mut unused = Vec::from_iter(self.take(&answer));
                         if std::mem::take(&mut self.is_behind) {
                             let Ok(ended) = self.end_what_is_ahead().await else {
                                 return Served::Broken { answered: false };
                             };
-                            for id in ended {
-                                if requests.cancel(id).await.is_err() {
-                                    return Served::Broken { answered };
-                                }
-                            }
+                            unused.extend(ended);
                         }
                         if let Some((id, reason)) = self.refused.take()
                             && let Some(ended) = self.refuse_or_try_again(id, &reason).await
                         {
                             return ended;
                         }
-                        match unused {
-                            Some(unused) => requests.cancel(unused).await,
-                            None => Ok(()),
-                        }
+                        unused
                     }
                     Ok(None) => return Served::Broken { answered },
-                    Err(error) => Err(error),
+                    Err(error) => {
+                        tracing::debug!(%error, "watch stream broken, opening another");
+                        return Served::Broken { answered };
+                    }
                 },
                 command = self.command() => {
                     let Some(command) = command else { return Served::Done };
                     match self.note(command) {
-                        Some(Told::Watch(id)) => match self.watches.get(id) {
-                            Some(added) => {
-                                self.asked.push_back(id);
-                                requests.watch(added.key(), Some(added.options(id))).await
-                            }
-                            None => Ok(()),
-                        },
-                        Some(Told::Cancel(id)) => requests.cancel(id).await,
-                        None => Ok(()),
+                        Some(Told::Watch(id)) => {
+                            self.asked.want(id);
+                            Vec::new()
+                        }
+                        Some(Told::Cancel(id)) => vec![id],
+                        None => Vec::new(),
                     }
                 }
+                () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
+                    tracing::debug!("a watch was not begun in time, opening another stream");
+                    return Served::Broken { answered: false };
+                }
             };
-            if let Err(error) = sent {
+            if let Err(error) = self.ask(&mut requests, unused).await {
                 tracing::debug!(%error, "watch stream broken, opening another");
                 return Served::Broken { answered };
             }
         }
     }
 
-    /// Passes one answer on; the id of a watch that the server should stop, since nobody listens any more.
+    /// Asks the stream to end the watches that nobody uses any more, and to begin the ones that may begin now.
+    async fn ask(
+        &mut self,
+        requests: &mut WatchRequestSender,
+        unused: Vec<i64>,
+    ) -> Result<(), etcd_client::Error> {
+        for number in unused.into_iter().filter_map(|id| self.asked.end(id)) {
+            requests.cancel(number).await?;
+        }
+        while let Some(id) = self.asked.next(Instant::now()) {
+            let added = self.watches.get(id).expect("one that ends is not asked for any more");
+            requests.watch(added.key(), Some(added.options(id))).await?;
+        }
+        Ok(())
+    }
+
+    /// Passes one answer on; our id of a watch that the server should stop, since nobody listens any more.
     fn take(&mut self, answer: &WatchResponse) -> Option<i64> {
-        let asked = answer.created().then(|| self.asked.pop_front()).flatten();
-        let id = match answer.watch_id() {
-            -1 if answer.canceled() => asked?,
-            id => id,
-        };
-        let watched = self.watches.get_mut(id)?;
+        let number = answer.watch_id();
+        let id = if answer.created() { self.asked.created(number)? } else { self.asked.id(number)? };
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        // One that nobody uses any more ended before its number was known.
+        let Some(watched) = self.watches.get_mut(id) else {
+            let goes_on = answer.created() && !answer.canceled();
+            return (goes_on && self.asked.learns_numbers()).then_some(id);
+        };
         match watched.progress.step(answer.created(), answer.canceled(), revision) {
             Step::Gap => {
                 if is_refusal(answer.cancel_reason()) {
                     self.refused = Some((id, answer.cancel_reason().to_owned()));
                     return None;
                 }
-                drop(self.watches.end(id)?);
-                return (!answer.canceled()).then_some(id);
+                drop(self.watches.end(id));
+                // The server has ended it.
+                let _ = self.asked.end(id);
+                return None;
             }
             Step::Behind => {
                 self.is_behind = true;
@@ -384,6 +397,7 @@ impl Task {
             Verdict::Refused => refusal(reason),
         };
         if let Some(ended) = self.watches.end(id) {
+            let _ = self.asked.end(id);
             ended.refuse(&error);
         }
         None

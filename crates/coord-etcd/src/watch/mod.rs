@@ -1,5 +1,6 @@
 //! Watches for users: the state at one revision, then every change after it.
 
+mod asked;
 mod change;
 pub(crate) mod hub;
 mod inbox;

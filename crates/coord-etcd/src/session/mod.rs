@@ -1,0 +1,148 @@
+//! Sessions: one lease per time to live and client, shared by everything that is held on it, renewed here.
+//!
+//! [`pool`] (pure) counts the uses of each lease, `grant` gets leases, `keep_alive` renews each of them over the one
+//! stream of `stream`, `end` revokes what is of no more use, and `undo` is how all clean-up is repeated.
+
+mod end;
+mod grant;
+mod keep_alive;
+mod pool;
+mod stream;
+mod undo;
+
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use coord_api::{Error, Lease, LeaseHealth, Ttl};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::gate::Gate;
+use end::Doomed;
+use pool::Pool;
+
+pub(crate) use stream::KeepAlives;
+
+/// A use of a lease: whatever lives on the lease, or may, holds it from before its request is sent until it is known
+/// to be gone. A lease with a use is renewed.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: i64,
+    pub(crate) lease: Lease,
+    pub(crate) gate: Arc<Gate>,
+    /// Lets the lease be renewed at once.
+    pub(crate) doubts: Doubts,
+    pool: Weak<Mutex<Pool<Arc<Leased>>>>,
+}
+
+/// Doubts that etcd still has a lease: something that was on it is gone. Clones are about the same lease.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Doubts(Arc<Notify>);
+
+impl Doubts {
+    /// Lets the lease be renewed at once, which tells whether etcd has it.
+    #[allow(dead_code)]
+    pub(crate) fn raise(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until there are some.
+    ///
+    /// May be dropped and called again.
+    pub(crate) async fn raised(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// A granted lease with its local deadline.
+#[derive(Debug)]
+struct Leased {
+    id: i64,
+    lease: Lease,
+    gate: Arc<Gate>,
+    ttl: Ttl,
+    doubts: Doubts,
+    /// Tells the task that renews it that it may be of no more use.
+    look: Notify,
+}
+
+/// The sessions of one client.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    pool: Arc<Mutex<Pool<Arc<Leased>>>>,
+    /// The leases that are to be revoked.
+    doomed: Mutex<Doomed>,
+}
+
+impl Leased {
+    fn new(id: i64, lease: Lease, gate: Arc<Gate>, ttl: Ttl) -> Arc<Self> {
+        Arc::new(Self { id, lease, gate, ttl, doubts: Doubts::default(), look: Notify::new() })
+    }
+}
+
+impl Session {
+    fn new(leased: &Leased, pool: Weak<Mutex<Pool<Arc<Leased>>>>) -> Arc<Self> {
+        let Leased { id, lease, gate, doubts, .. } = leased;
+        let (lease, gate, doubts) = (lease.clone(), gate.clone(), doubts.clone());
+        Arc::new(Self { id: *id, lease, gate, doubts, pool })
+    }
+
+    /// A session that nobody renews, for tests.
+    #[cfg(test)]
+    pub(crate) fn unrenewed(id: i64, ttl: std::time::Duration) -> Arc<Self> {
+        let gate = Arc::new(Gate::new(String::new(), id));
+        let class = Ttl::parse(ttl).expect("is a time to live");
+        Self::new(&Leased::new(id, Lease::granted(Instant::now(), ttl), gate, class), Weak::new())
+    }
+
+    /// Ends the lease here if an error says that etcd does not know it any more, so that all that is held on it learns
+    /// that now, and not at the next renewal.
+    pub(crate) fn learn(&self, error: &Error) {
+        if let Error::Lost { reason } = error {
+            self.lease.lose(*reason);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        let mut pool = lock(&pool);
+        if pool.released(self.id, Instant::now()) {
+            pool.superfluous().into_iter().for_each(|leased| leased.look.notify_one());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while this is locked")
+}
+
+impl Sessions {
+    fn pool(&self) -> MutexGuard<'_, Pool<Arc<Leased>>> {
+        lock(&self.pool)
+    }
+
+    fn doomed(&self) -> MutexGuard<'_, Doomed> {
+        lock(&self.doomed)
+    }
+
+    /// Forgets every lease, of which a client that is closed has none.
+    fn forget_all(&self) {
+        *self.pool() = Pool::default();
+        *self.doomed() = Doomed::default();
+    }
+
+    /// The worst health of all sessions, those included that are lost and not revoked yet.
+    pub(crate) fn health(&self) -> LeaseHealth {
+        let lost = self.doomed().lost().map(LeaseHealth::Lost);
+        let renewed: Vec<_> = self.pool().iter().map(|leased| leased.lease.health()).collect();
+        let mut worst = LeaseHealth::Healthy;
+        for health in renewed.into_iter().chain(lost) {
+            match health {
+                LeaseHealth::Healthy => {}
+                LeaseHealth::Lost(_) => return health,
+                _ => worst = LeaseHealth::Suspect,
+            }
+        }
+        worst
+    }
+}
