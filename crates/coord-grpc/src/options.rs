@@ -39,6 +39,7 @@ pub struct ConnectOptions {
     pub(crate) probe: Option<Probe>,
     pub(crate) keep_when_empty: bool,
     pub(crate) hash_header: Option<String>,
+    pub(crate) retry_buffer: usize,
     policy: Policy,
     zone: Option<String>,
     only: BTreeMap<String, String>,
@@ -58,7 +59,7 @@ pub(crate) struct Probe {
     pub(crate) limit: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeepAlive {
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
@@ -74,6 +75,7 @@ impl Default for ConnectOptions {
             probe: None,
             keep_when_empty: false,
             hash_header: None,
+            retry_buffer: 64 << 10,
             policy: Policy::default(),
             zone: None,
             only: BTreeMap::new(),
@@ -149,6 +151,15 @@ impl ConnectOptions {
     #[must_use]
     pub fn probe(mut self, path: impl Into<String>, after: Duration, limit: Duration) -> Self {
         self.probe = Some(Probe { path: path.into(), after, limit });
+        self
+    }
+
+    /// How many bytes of a request are kept until it is answered, 64 KiB by default, so that it can be sent again if the
+    /// server says that it did not process it. They are shared with the connection, not copied. A request of which more
+    /// was read fails then with `Unavailable`. With 0 only requests of which nothing was read are sent again.
+    #[must_use]
+    pub fn retry_buffer(mut self, bytes: usize) -> Self {
+        self.retry_buffer = bytes;
         self
     }
 

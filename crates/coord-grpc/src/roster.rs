@@ -217,6 +217,8 @@ impl<C: Clone> Roster<C> {
                     );
                 }
                 member.since = now;
+                // An error of before says nothing about what comes now.
+                self.last_error = None;
                 // What broke with the connection before tells nothing of this one.
                 member.node.in_a_row.store(0, Relaxed);
                 member.phase = Phase::Ready(link);
@@ -239,18 +241,18 @@ impl<C: Clone> Roster<C> {
     }
 
     /// A connection ended. Calls no longer go there, and it is tried again at once; with growing pauses if
-    /// one connection after the other ends as soon as it is made, for which `hint` may be the reason.
-    pub(crate) fn lost(&mut self, id: &str, turn: u64, hint: &str, now: Instant) -> bool {
+    /// one connection after the other ends as soon as it is made, before it was of use, for which there is a `suspicion`.
+    pub(crate) fn lost(&mut self, id: &str, turn: u64, suspicion: Option<&str>, now: Instant) -> bool {
         self.turns += 1;
         let next = self.turns;
         let longest = self.plan.longest_pause;
         let Some(member) = member(&mut self.members, id, turn) else { return false };
         let Phase::Ready(_) = member.phase else { return false };
         member.turn = next;
-        if now < member.since + YOUNG {
+        if let Some(suspicion) = suspicion.filter(|_| now < member.since + YOUNG) {
             member.phase = Phase::Due(now + member.pause(longest).unwrap_or_default());
-            member.failed_dials += 1;
-            self.last_error = Some(hint.to_owned());
+            member.failed_dials = member.failed_dials.saturating_add(1);
+            self.last_error = Some(suspicion.to_owned());
         } else {
             member.phase = Phase::Due(now);
             member.failed_dials = 0;
@@ -406,19 +408,19 @@ mod tests {
     async fn a_lost_connection_is_left_at_once_and_what_is_late_changes_nothing() {
         let mut roster = ready(plan(), &["a", "b"]);
         let turn = roster.members["a"].turn;
-        assert!(roster.lost("a", turn, "", Instant::now()));
-        assert!(!roster.lost("a", turn, "", Instant::now()), "is told twice");
+        assert!(roster.lost("a", turn, Some(""), Instant::now()));
+        assert!(!roster.lost("a", turn, Some(""), Instant::now()), "is told twice");
         assert_eq!(roster.table().len(), 1);
         assert_eq!(connect(&mut roster), 1);
         assert_eq!(roster.table().len(), 2);
-        assert!(!roster.lost("a", turn, "", Instant::now()), "that was the connection before");
+        assert!(!roster.lost("a", turn, Some(""), Instant::now()), "that was the connection before");
         for _ in 0..9 {
             assert_eq!(roster.failed("a", turn, Failure::Silence, Instant::now()), Verdict::Stay);
         }
         // Removed while it is being connected.
         tokio::time::sleep(YOUNG).await;
         let turn = roster.members["a"].turn;
-        roster.lost("a", turn, "", Instant::now());
+        roster.lost("a", turn, Some(""), Instant::now());
         let dial = roster.due(Instant::now()).pop().expect("is due");
         roster.apply([Change::Remove("a".into())], Instant::now());
         roster.dialled(&dial, Ok(9), Instant::now());
@@ -431,16 +433,20 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..10 {
             let begun = Instant::now();
-            assert!(roster.lost("a", roster.members["a"].turn, "closed at once", begun));
+            assert!(roster.lost("a", roster.members["a"].turn, Some("closed at once"), begun));
+            assert_eq!(roster.last_error.as_deref(), Some("closed at once"));
             tokio::time::sleep_until(roster.next_due().expect("is tried again")).await;
             pauses.push(begun.elapsed());
             assert_eq!(connect(&mut roster), 1);
         }
         assert!(pauses[0].is_zero() && pauses[1] > Duration::from_millis(30), "{pauses:?}");
         assert!(pauses[9] > Duration::from_secs(3), "{pauses:?}");
-        assert_eq!(roster.last_error.as_deref(), Some("closed at once"));
+        assert_eq!(roster.last_error, None, "it is connected");
+        assert!(roster.lost("a", roster.members["a"].turn, None, Instant::now()));
+        assert_eq!(roster.next_due(), Some(Instant::now()), "that one was of use");
+        assert_eq!(connect(&mut roster), 1);
         tokio::time::sleep(YOUNG).await;
-        roster.lost("a", roster.members["a"].turn, "", Instant::now());
+        roster.lost("a", roster.members["a"].turn, Some(""), Instant::now());
         assert_eq!(roster.next_due(), Some(Instant::now()), "that one lasted");
     }
 

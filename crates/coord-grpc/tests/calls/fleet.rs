@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -35,6 +35,8 @@ pub(crate) struct Behaviour {
     /// Answers nothing before this, if it is there.
     pub(crate) gate: Option<Notify>,
     pub(crate) calls: AtomicUsize,
+    /// The `grpc-timeout` of the last call.
+    pub(crate) timeout: Mutex<Option<String>>,
 }
 
 pub(crate) struct Service(pub(crate) Arc<Behaviour>);
@@ -43,8 +45,14 @@ pub(crate) struct Service(pub(crate) Arc<Behaviour>);
 impl Health for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         self.0.calls.fetch_add(1, Relaxed);
+        let timeout = request.metadata().get("grpc-timeout");
+        let timeout = timeout.map(|timeout| timeout.to_str().expect("is text").to_owned());
+        *self.0.timeout.lock().expect("no panic") = timeout;
         if let Some(gate) = &self.0.gate {
             gate.notified().await;
         }
