@@ -7,11 +7,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tonic::{Code, Status, body::Body};
+use tonic::{Status, body::Body};
 
-use crate::call::Attempt;
+use crate::{call::Attempt, outcome::Ending};
 
 /// The same body of a request, but it looks one step ahead, so that its end is known with the last message. Else the
 /// end is a frame of its own, and after a message of 256 bytes or more a packet of its own, which wakes the server
@@ -137,12 +136,11 @@ impl HttpBody for Counted {
             *status = attempt.coded(std::mem::replace(status, Status::ok("")));
         }
         let end = match &frame {
-            Some(Ok(frame)) => frame.trailers_ref().map(says_unavailable),
-            Some(Err(_)) => Some(true),
-            None => Some(false),
+            Some(Ok(frame)) => frame.trailers_ref().map(Ending::of_trailers),
+            Some(Err(_)) | None => Some(Ending::NoStatus),
         };
-        if let (Some(failed), Some(attempt)) = (end, self.attempt.as_ref()) {
-            attempt.judge(failed);
+        if let (Some(ending), Some(attempt)) = (end, self.attempt.as_ref()) {
+            attempt.judge(ending);
             self.attempt = None;
         }
         Poll::Ready(frame)
@@ -155,11 +153,6 @@ impl HttpBody for Counted {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// Whether these headers or trailers end a call with `Unavailable`.
-pub(crate) fn says_unavailable(headers: &HeaderMap) -> bool {
-    headers.get("grpc-status").is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::Unavailable)
 }
 
 #[cfg(test)]
@@ -244,15 +237,5 @@ mod tests {
         assert_eq!(polled(&mut late), (Poll::Pending, false));
         assert_eq!(polled(&mut late), (ready("one"), true));
         assert!(ending_early(Body::empty()).is_end_stream());
-    }
-
-    #[test]
-    fn only_unavailable_is_unavailable() {
-        for (code, expected) in [("14", true), ("0", false), ("13", false), ("x", false)] {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-status", code.parse().expect("is good"));
-            assert_eq!(says_unavailable(&headers), expected, "{code}");
-        }
-        assert!(!says_unavailable(&HeaderMap::new()));
     }
 }

@@ -13,10 +13,11 @@ use tonic::{Code, Status, TimeoutExpired, body::Body};
 use crate::{
     HashKey, Tries,
     balancer::{Balancer, Wish},
-    body::{counted, ending_early, says_unavailable},
-    carrier::{Failed, chain},
-    eject::Failure,
-    table::Slot,
+    body::{counted, ending_early},
+    carrier::{Failed, chain, limit},
+    outcome::{Ending, Outcome},
+    outlier::Failure,
+    picker::Slot,
     tries,
     wire::Link,
 };
@@ -59,6 +60,8 @@ pub(crate) struct Attempt {
     begun: Instant,
     /// What had come from the instance before.
     reads: u64,
+    /// How long the caller waits, if it said so.
+    limit: Option<Duration>,
     answered: bool,
 }
 
@@ -67,11 +70,12 @@ impl Attempt {
         slot.node.load.begin();
         slot.node.calls.fetch_add(1, Relaxed);
         let reads = slot.link.reads();
-        Self { balancer: balancer.clone(), slot, begun, reads, answered: false }
+        Self { balancer: balancer.clone(), slot, begun, reads, limit: None, answered: false }
     }
 
     async fn send(mut self, request: Request<Body>) -> Result<Response<Body>, Trouble> {
         let slot = self.slot.clone();
+        self.limit = limit(request.headers());
         let answer = slot.link.carrier.send(request);
         let answer = match self.balancer.options.try_timeout {
             None => answer.await,
@@ -80,36 +84,42 @@ impl Attempt {
                 Err(_) => return Err(self.hung(limit)),
             },
         };
-        let now = Instant::now();
         match answer {
             Ok(response) => {
-                self.answered = true;
-                self.slot.node.load.answered(now - self.begun, now);
-                if response.headers().contains_key("grpc-status") || response.status().is_server_error() {
-                    let unavailable = [502, 503, 504].contains(&response.status().as_u16());
-                    self.judge(unavailable || says_unavailable(response.headers()));
-                }
+                self.answered(Ending::of_head(&response));
                 Ok(response.map(|body| counted(body, self)))
             }
             Err(failed) => Err(self.broken(failed)),
         }
     }
 
-    /// The call has an outcome that tells something of the instance.
-    pub(crate) fn judge(&self, failed: bool) {
-        let node = &self.slot.node;
-        if failed {
-            self.failed(Failure::Answer);
-        } else if node.in_a_row.load(Relaxed) > 0 || node.on_trial.load(Relaxed) {
-            node.in_a_row.store(0, Relaxed);
-            node.on_trial.store(false, Relaxed);
+    /// The answer has begun, and perhaps ended with that.
+    fn answered(&mut self, ending: Option<Ending>) {
+        let (now, load) = (Instant::now(), &self.slot.node.load);
+        let took = now - self.begun;
+        load.opened();
+        match ending.map(|ending| self.balancer.options.failures.judge(ending, took, self.limit)) {
+            None | Some(Outcome::Success) => load.answered(took, &self.balancer.pool, now),
+            Some(_) => load.refused(took, &self.balancer.pool, now),
+        }
+        self.answered = true;
+        if let Some(ending) = ending {
+            self.judge(ending);
+        }
+    }
+
+    /// The call has ended with an answer, which tells something of the instance.
+    pub(crate) fn judge(&self, ending: Ending) {
+        let (now, options) = (Instant::now(), &self.balancer.options);
+        match options.failures.judge(ending, now - self.begun, self.limit) {
+            Outcome::Success => self.slot.node.succeeded(options.interval(), now),
+            Outcome::CallersFault => self.slot.node.on_trial.store(false, Relaxed),
+            Outcome::ServersFailure => self.failed(Failure::Answer),
         }
     }
 
     fn failed(&self, failure: Failure) {
-        let node = &self.slot.node;
-        node.failures.fetch_add(1, Relaxed);
-        node.in_a_row.fetch_add(1, Relaxed);
+        self.slot.node.failed(self.balancer.options.interval(), Instant::now());
         self.balancer.failed(&self.slot, failure);
     }
 
@@ -161,10 +171,11 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let load = &self.slot.node.load;
-        load.end();
-        if !self.answered {
+        if self.answered {
+            load.closed();
+        } else {
             let now = Instant::now();
-            load.not_answered(now - self.begun, now);
+            load.given_up(now - self.begun, now);
         }
     }
 }

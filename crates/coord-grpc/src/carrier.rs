@@ -146,7 +146,7 @@ fn addressed(mut request: Request<Body>, authority: &Authority) -> Result<Reques
 }
 
 /// How long the caller waits, as gRPC writes it: up to eight digits and a unit.
-fn limit(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn limit(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u32 = Some(number).filter(|number| number.len() <= 8)?.parse().ok()?;

@@ -33,9 +33,10 @@
 //! # How calls are balanced
 //! - Connections are opened ahead of need. Calls go only to instances that are connected and have spoken, so one
 //!   that is dead but still registered costs at most the calls that were on their way to it.
-//! - An instance that answers `Unavailable` again and again, or from which nothing comes at all, gets no calls for a
-//!   cool-off that grows; then it is connected anew and has to prove itself with one call. A part of the instances
-//!   is never ejected.
+//! - An instance whose calls fail is never taken for a fast one, whatever code it fails with.
+//! - An instance whose calls fail while those to others do not ([`OutlierDetection`]), or from which nothing comes at
+//!   all, gets no calls for a time that grows; then it is connected anew and has to prove itself with one call. A part
+//!   of the instances is never ejected.
 //! - A call whose request has certainly not left the process is made once more on another instance. No other
 //!   call is ever repeated.
 //! - [`Policy`] says how an instance is chosen, [`ConnectOptions`] everything else, and [`Connection::state`]
@@ -57,23 +58,26 @@ mod call;
 mod calm;
 mod carrier;
 mod connection;
-mod eject;
 mod endpoints;
 mod hash;
 mod instances;
-mod load;
 mod options;
+mod outcome;
+mod outlier;
+mod peak_ewma;
+mod picker;
 mod policy;
 mod probe;
 mod roster;
 mod state;
-mod table;
+mod stats;
 mod tries;
 mod wire;
 
 pub use connection::{Connection, ResponseFuture};
 pub use instances::{Channels, Instances};
 pub use options::ConnectOptions;
+pub use outlier::OutlierDetection;
 pub use policy::{HashKey, Policy};
 pub use state::{ConnectionState, InstanceState, InstanceStatus};
 pub use tries::{Tries, is_unsent};

@@ -8,7 +8,9 @@ use http::{Method, Request, Uri, Version, header::CONTENT_TYPE};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::body::Body;
 
-use crate::{balancer::Balancer, carrier::Carrier, eject::Failure, options::Probe, table::Slot, wire::Link};
+use crate::{
+    balancer::Balancer, carrier::Carrier, options::Probe, outlier::Failure, picker::Slot, wire::Link,
+};
 
 /// How often in the time of silence it is looked for.
 const LOOKS: u32 = 4;

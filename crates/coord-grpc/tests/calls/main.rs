@@ -4,6 +4,7 @@ mod balance;
 mod fleet;
 mod goaway;
 mod lists;
+mod outlier;
 mod packets;
 mod pings;
 mod retry;
