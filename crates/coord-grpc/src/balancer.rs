@@ -21,10 +21,11 @@ use crate::{
     ConnectOptions, HashKey, Tries,
     calm::Calm,
     deadline::{Deadline, Patience},
-    eject::{Failure, Verdict},
+    outlier::{Failure, Verdict},
+    peak_ewma::PoolLatency,
+    picker::{Slot, Table},
     probe,
     roster::{Dial, Roster},
-    table::{Slot, Table},
     tries::{too_late, unsent},
     wire::{Link, dial},
 };
@@ -47,6 +48,7 @@ pub(crate) struct Balancer {
     roster: Mutex<Roster<Link>>,
     table: ArcSwap<Table<Link>>,
     calm: Arc<Calm>,
+    pub(crate) pool: Arc<PoolLatency>,
     /// Tells the task that there may be something to connect to.
     wake: Notify,
     counts: watch::Sender<Counts>,
@@ -63,9 +65,10 @@ pub(crate) struct Counts {
 
 impl Balancer {
     pub(crate) fn new(service: Arc<str>, options: ConnectOptions, contact: Option<Contact>) -> Self {
-        let roster = Mutex::new(Roster::new(options.plan()));
+        let roster = Roster::new(options.plan());
+        let (pool, roster) = (roster.pool(), Mutex::new(roster));
         let (table, wake, counts) = (ArcSwap::default(), Notify::new(), watch::Sender::default());
-        Self { service, options, contact, roster, table, calm: Arc::default(), wake, counts }
+        Self { service, options, contact, roster, table, calm: Arc::default(), pool, wake, counts }
     }
 
     /// An instance for a call, and when it was chosen. Waits for one as long as `patience` says if none is ready.
@@ -130,8 +133,13 @@ impl Balancer {
 
     /// A call has failed.
     pub(crate) fn failed(&self, slot: &Slot<Link>, failure: Failure) {
-        let (id, turn) = (slot.node.id.as_str(), slot.turn);
-        let verdict = self.change(|roster| roster.failed(id, turn, failure, Instant::now()));
+        let (id, turn, now) = (slot.node.id.as_str(), slot.turn, Instant::now());
+        let rules = self.options.outlier_detection.as_ref();
+        // Most failures have no consequence, and need no look at the others.
+        if failure == Failure::Answer && !rules.is_some_and(|rules| rules.suspects(&slot.node, now)) {
+            return;
+        }
+        let verdict = self.change(|roster| roster.failed(id, turn, failure, now));
         if failure == Failure::Silence && self.options.probe.is_some() {
             // Streams on it would wait for nothing.
             slot.link.sever();

@@ -5,12 +5,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tonic::{Code, Status, body::Body};
+use tonic::{Status, body::Body};
 
-use crate::call::Attempt;
+use crate::{call::Attempt, outcome::Ending};
 
 /// What a body answers when it is polled.
 type OneFrame = Option<Result<Frame<<Body as HttpBody>::Data>, Status>>;
@@ -73,12 +72,11 @@ impl HttpBody for Counted {
             *status = attempt.coded(std::mem::replace(status, Status::ok("")));
         }
         let end = match &frame {
-            Some(Ok(frame)) => frame.trailers_ref().map(says_unavailable),
-            Some(Err(_)) => Some(true),
-            None => Some(false),
+            Some(Ok(frame)) => frame.trailers_ref().map(Ending::of_trailers),
+            Some(Err(_)) | None => Some(Ending::NoStatus),
         };
-        if let (Some(failed), Some(attempt)) = (end, self.attempt.as_ref()) {
-            attempt.judge(failed);
+        if let (Some(ending), Some(attempt)) = (end, self.attempt.as_ref()) {
+            attempt.judge(ending);
             (self.attempt, self.late) = (None, None);
         }
         Poll::Ready(frame)
@@ -90,25 +88,5 @@ impl HttpBody for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// Whether these headers or trailers end a call with `Unavailable`.
-pub(crate) fn says_unavailable(headers: &HeaderMap) -> bool {
-    headers.get("grpc-status").is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::Unavailable)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_unavailable_is_unavailable() {
-        for (code, expected) in [("14", true), ("0", false), ("13", false), ("x", false)] {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-status", code.parse().expect("is good"));
-            assert_eq!(says_unavailable(&headers), expected, "{code}");
-        }
-        assert!(!says_unavailable(&HeaderMap::new()));
     }
 }

@@ -13,12 +13,13 @@ use tonic::{Code, Status, TimeoutExpired, body::Body};
 use crate::{
     HashKey, Tries,
     balancer::{Balancer, Wish},
-    body::{counted, says_unavailable},
+    body::counted,
     carrier::{Failed, Fate, chain},
     deadline::{Deadline, Patience},
-    eject::Failure,
     kept::Kept,
-    table::Slot,
+    outcome::{Ending, Outcome},
+    outlier::Failure,
+    picker::Slot,
     tries,
     wire::Link,
 };
@@ -128,41 +129,52 @@ impl Attempt {
                 }
             },
         };
-        let now = Instant::now();
         match answer {
             Ok(mut response) => {
                 body.release();
-                self.answered = true;
                 slot.link.has_served();
-                self.slot.node.load.answered(now - self.begun, now);
                 if let Some(deadline) = self.deadline {
-                    deadline.correct(response.headers_mut(), now);
+                    deadline.correct(response.headers_mut(), Instant::now());
                 }
-                if response.headers().contains_key("grpc-status") || response.status().is_server_error() {
-                    let unavailable = [502, 503, 504].contains(&response.status().as_u16());
-                    self.judge(unavailable || says_unavailable(response.headers()));
-                }
+                self.answered(Ending::of_head(&response));
                 Ok(response.map(|body| counted(body, self)))
             }
             Err(failed) => Err(self.broken(failed)),
         }
     }
 
-    /// The call has an outcome that tells something of the instance.
-    pub(crate) fn judge(&self, failed: bool) {
-        let node = &self.slot.node;
-        if failed {
-            self.failed(Failure::Answer);
-        } else if node.in_a_row.load(Relaxed) > 0 || node.on_trial.load(Relaxed) {
-            node.in_a_row.store(0, Relaxed);
-            node.on_trial.store(false, Relaxed);
+    /// The answer has begun, and perhaps ended with that.
+    fn answered(&mut self, ending: Option<Ending>) {
+        let (now, load) = (Instant::now(), &self.slot.node.load);
+        let took = now - self.begun;
+        load.opened();
+        match ending.map(|ending| self.balancer.options.failures.judge(ending, took, self.limit())) {
+            None | Some(Outcome::Success) => load.answered(took, &self.balancer.pool, now),
+            Some(_) => load.refused(took, &self.balancer.pool, now),
+        }
+        self.answered = true;
+        if let Some(ending) = ending {
+            self.judge(ending);
         }
     }
 
+    /// The call has ended with an answer, which tells something of the instance.
+    pub(crate) fn judge(&self, ending: Ending) {
+        let (now, options) = (Instant::now(), &self.balancer.options);
+        match options.failures.judge(ending, now - self.begun, self.limit()) {
+            Outcome::Success => self.slot.node.succeeded(options.interval(), now),
+            Outcome::CallersFault => self.slot.node.on_trial.store(false, Relaxed),
+            Outcome::ServersFailure => self.failed(Failure::Answer),
+        }
+    }
+
+    /// How long the caller waited for this attempt.
+    fn limit(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.at.saturating_duration_since(self.begun))
+    }
+
     fn failed(&self, failure: Failure) {
-        let node = &self.slot.node;
-        node.failures.fetch_add(1, Relaxed);
-        node.in_a_row.fetch_add(1, Relaxed);
+        self.slot.node.failed(self.balancer.options.interval(), Instant::now());
         self.balancer.failed(&self.slot, failure);
     }
 
@@ -260,10 +272,11 @@ fn code_of(error: &h2::Error) -> Code {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let load = &self.slot.node.load;
-        load.end();
-        if !self.answered {
+        if self.answered {
+            load.closed();
+        } else {
             let now = Instant::now();
-            load.not_answered(now - self.begun, now);
+            load.given_up(now - self.begun, now);
         }
     }
 }

@@ -9,7 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::body::Body;
 
 use crate::{
-    balancer::Balancer, carrier::Carrier, eject::Failure, kept::Kept, options::Probe, table::Slot, wire::Link,
+    balancer::Balancer, carrier::Carrier, kept::Kept, options::Probe, outlier::Failure, picker::Slot,
+    wire::Link,
 };
 
 /// How often in the time of silence it is looked for.

@@ -3,10 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,9 +13,11 @@ use tower::discover::Change;
 
 use crate::{
     Policy,
-    eject::{Failure, Record, Rules, Verdict},
     hash::{Ring, rank},
-    table::{Node, Slot, Table},
+    outlier::{Failure, OutlierDetection, Record, Verdict},
+    peak_ewma::PoolLatency,
+    picker::{Shared, Slot, Table},
+    stats::Node,
 };
 
 /// How many connections are opened at a time.
@@ -37,7 +36,7 @@ pub(crate) struct Plan {
     pub(crate) zone: Option<String>,
     pub(crate) only: BTreeMap<String, String>,
     pub(crate) subset: Option<usize>,
-    pub(crate) rules: Option<Rules>,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) longest_pause: Duration,
 }
 
@@ -73,6 +72,11 @@ pub(crate) struct Member<C> {
 }
 
 impl<C> Member<C> {
+    /// Whether calls may go to it.
+    fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready(_))
+    }
+
     /// How long to wait with the next connection; not at all before the first failure.
     fn pause(&self, longest: Duration) -> Option<Duration> {
         let doublings = self.failed_dials.checked_sub(1)?.min(16);
@@ -87,8 +91,7 @@ pub(crate) struct Roster<C> {
     /// All that match the filter, used or not.
     known: BTreeMap<String, ServiceInfo>,
     members: BTreeMap<String, Member<C>>,
-    ring: Arc<Ring>,
-    rotation: Arc<AtomicUsize>,
+    shared: Shared,
     seed: u64,
     turns: u64,
     dials: usize,
@@ -102,9 +105,8 @@ impl<C: Clone> Roster<C> {
             plan,
             known: BTreeMap::new(),
             members: BTreeMap::new(),
-            ring: Arc::default(),
             // Clients that start together do not begin with the same instance.
-            rotation: Arc::new(AtomicUsize::new(fastrand::usize(..1 << 20))),
+            shared: Shared { rotation: Arc::new(fastrand::usize(..1 << 20).into()), ..Shared::default() },
             seed: fastrand::u64(..),
             turns: 0,
             dials: 0,
@@ -148,7 +150,7 @@ impl<C: Clone> Roster<C> {
             }
         }
         if self.plan.policy == Policy::ConsistentHash {
-            self.ring = Arc::new(Ring::new(self.members.keys().map(String::as_str)));
+            self.shared.ring = Arc::new(Ring::new(self.members.keys().map(String::as_str)));
         }
     }
 
@@ -208,8 +210,7 @@ impl<C: Clone> Roster<C> {
         match outcome {
             Ok(link) => {
                 if member.ejected.take().is_some() {
-                    member.node.load.reset();
-                    member.node.on_trial.store(true, Relaxed);
+                    member.node.put_on_trial();
                     tracing::info!(
                         id = dial.id,
                         address = dial.authority,
@@ -260,13 +261,26 @@ impl<C: Clone> Roster<C> {
         true
     }
 
+    pub(crate) fn pool(&self) -> Arc<PoolLatency> {
+        self.shared.pool.clone()
+    }
+
     /// A call over this connection failed; says whether calls go on to it.
     pub(crate) fn failed(&mut self, id: &str, turn: u64, failure: Failure, now: Instant) -> Verdict {
-        let census = (self.members.len(), self.ready());
+        let known = self.members.len();
+        let Some(failing) = find(&self.members, id, turn).filter(|member| member.is_ready()) else {
+            return Verdict::Stay;
+        };
+        let others = self.members.values().filter(|member| member.is_ready() && member.turn != turn);
+        let others = others.map(|member| &**member.node);
+        let rules = self.plan.outlier_detection.as_ref();
+        let outlier = rules.filter(|rules| rules.ejects(&failing.node, failure, known, others, now));
         let Some(failing) = member(&mut self.members, id, turn) else { return Verdict::Stay };
-        let Phase::Ready(_) = failing.phase else { return Verdict::Stay };
-        let (rules, dice) = (self.plan.rules.as_ref(), fastrand::f64());
-        let verdict = failing.record.failed(rules, &failing.node, failure, census, (now, dice));
+        let verdict = match outlier {
+            Some(rules) => Verdict::Eject { until: failing.record.eject(rules, now, fastrand::f64()) },
+            None if failure == Failure::Silence => Verdict::Renew,
+            None => Verdict::Stay,
+        };
         self.turns += 1;
         match verdict {
             Verdict::Stay => return verdict,
@@ -290,10 +304,6 @@ impl<C: Clone> Roster<C> {
         self.members.len()
     }
 
-    fn ready(&self) -> usize {
-        self.members.values().filter(|member| matches!(member.phase, Phase::Ready(_))).count()
-    }
-
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member<C>> {
         self.members.values()
     }
@@ -310,8 +320,7 @@ impl<C: Clone> Roster<C> {
                 if is_local { local.push(slot) } else { elsewhere.push(slot) }
             }
         }
-        let rotation = self.rotation.clone();
-        Table::new(self.plan.policy, elsewhere, (local, known_in_zone), self.ring.clone(), rotation)
+        Table::new(self.plan.policy, elsewhere, (local, known_in_zone), self.shared.clone())
     }
 }
 
@@ -322,6 +331,10 @@ fn member<'a, C>(
     turn: u64,
 ) -> Option<&'a mut Member<C>> {
     members.get_mut(id).filter(|member| member.turn == turn)
+}
+
+fn find<'a, C>(members: &'a BTreeMap<String, Member<C>>, id: &str, turn: u64) -> Option<&'a Member<C>> {
+    members.get(id).filter(|member| member.turn == turn)
 }
 
 #[cfg(test)]
@@ -344,7 +357,7 @@ mod tests {
             zone: None,
             only: BTreeMap::new(),
             subset: None,
-            rules: Some(Rules { after: 2, ..Rules::DEFAULT }),
+            outlier_detection: Some(OutlierDetection::new().consecutive_failures(2)),
             longest_pause: LONGEST_PAUSE,
         }
     }
@@ -368,7 +381,7 @@ mod tests {
 
     fn fail(roster: &mut Roster<u64>, id: &str, failure: Failure) -> Verdict {
         let member = &roster.members[id];
-        member.node.in_a_row.fetch_add(1, Relaxed);
+        member.node.failed(OutlierDetection::INTERVAL, Instant::now());
         let turn = member.turn;
         roster.failed(id, turn, failure, Instant::now())
     }

@@ -6,6 +6,7 @@ mod fleet;
 mod goaway;
 mod lists;
 mod messages;
+mod outlier;
 mod packets;
 mod pings;
 mod raw;
