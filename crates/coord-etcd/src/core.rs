@@ -139,9 +139,9 @@ impl Core {
         self.etcd.kv.clone()
     }
 
-    /// The way for the first try of a request: the short one, where that may be taken.
-    pub(crate) fn first_kv(&self) -> KvClient {
-        self.etcd.near.as_ref().and_then(Near::kv).unwrap_or_else(|| self.kv())
+    /// The short way, where it may be taken for the first try of a request.
+    pub(crate) fn near_kv(&self) -> Option<KvClient> {
+        self.etcd.near.as_ref().and_then(Near::kv)
     }
 
     pub(crate) fn lease(&self) -> LeaseClient {

@@ -64,12 +64,17 @@ impl Core {
         let deadline = Instant::now() + limit;
         let mut pauses = pauses();
         let mut before = None;
+        let mut near = self.near_kv();
         loop {
-            let kv = if tries.count() == 0 { self.first_kv() } else { self.kv() };
+            let short_way = near.take();
+            let is_short_way = short_way.is_some();
+            let kv = short_way.unwrap_or_else(|| self.kv());
             // Boxed: what the client library makes of a request takes kilobytes, and would be moved from hand to hand.
             let request = Box::pin(request(kv));
             let failure = match self.try_until(deadline, operation, &tries, request).await {
                 Ok(answer) => return Ok(answer),
+                // It was given hardly any time to be ready, so that its error is not the store's: the other way tells.
+                Err(_) if is_short_way && tries.instance().is_none() && Instant::now() < deadline => continue,
                 // Why no member was ready before tells more than that this one waited in vain.
                 Err(failure) if tries.instance().is_none() => before.take().unwrap_or(failure),
                 Err(failure) => failure,

@@ -11,11 +11,11 @@ use std::{
 };
 
 use coord_api::{BoxError, Result, ServiceInfo};
-use coord_grpc::{ConnectOptions, Connection, ResponseFuture, Tries};
+use coord_grpc::{ConnectOptions, Connection, OutlierDetection, ResponseFuture, Tries};
 use etcd_client::Channel;
 use futures::{StreamExt, TryFutureExt, future::MapErr, stream};
 use http::Request;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{discover::Change, util::BoxCloneSyncService};
 use tower_service::Service;
 
@@ -41,7 +41,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A member that answers that it has no leader so often gets no requests for a while. Not for long, since a
 /// whole cluster answers that while it elects one.
 const FAILURES: u32 = 3;
-const COOL_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+const EJECTION_TIME: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// How long one member has for one request, where there are others.
 pub(crate) fn try_limit(endpoints: &Endpoints, request_timeout: Duration) -> Option<Duration> {
@@ -72,12 +72,22 @@ pub(crate) fn options(endpoints: &Endpoints, timeouts: &Timeouts) -> ConnectOpti
         .wait_timeout(timeouts.request.mul_f64(0.9))
         .longest_pause(LONGEST_PAUSE)
         .keep_alive(PING_INTERVAL, PING_TIMEOUT)
-        .eject_after(FAILURES)
-        .cool_off(COOL_OFF.0, COOL_OFF.1);
+        .outlier_detection(outlier_detection())
+        // All other codes are what members answer in the course of their work.
+        .failure_codes([Code::Unavailable]);
     match try_limit(endpoints, timeouts.request) {
         Some(limit) => options.try_timeout(limit).probe(ConnectOptions::ANY_METHOD, SILENCE, PROBE_LIMIT),
         None => options,
     }
+}
+
+fn outlier_detection() -> OutlierDetection {
+    OutlierDetection::new()
+        .consecutive_failures(FAILURES)
+        .without_failure_percentage()
+        .without_success_rate()
+        .base_ejection_time(EJECTION_TIME.0)
+        .max_ejection_time(EJECTION_TIME.1)
 }
 
 /// How to connect for the short way, made from the [`options`] for the other one. No stream is open there for which

@@ -4,6 +4,7 @@ use std::{
     fmt,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -19,21 +20,18 @@ use tower::discover::Change;
 use crate::{
     ConnectOptions, HashKey, Tries,
     calm::Calm,
-    eject::{Failure, Verdict},
+    deadline::{Deadline, Patience},
+    outlier::{Failure, Verdict},
+    peak_ewma::PoolLatency,
+    picker::{Slot, Table},
     probe,
     roster::{Dial, Roster},
-    table::{Slot, Table},
-    tries::unsent,
+    tries::{too_late, unsent},
     wire::{Link, dial},
 };
 
 /// So many changes are taken in at once.
 const CHANGES: usize = 4096;
-
-/// Why a connection that ended at once may have ended: the other side does not say it in words.
-const CLOSED: &str = "the connection was closed right after it was made";
-const CLOSED_TLS: &str =
-    "the connection was closed after the TLS handshake, as servers do that want another client certificate";
 
 /// What a request says about where it should go.
 #[derive(Debug)]
@@ -50,6 +48,7 @@ pub(crate) struct Balancer {
     roster: Mutex<Roster<Link>>,
     table: ArcSwap<Table<Link>>,
     calm: Arc<Calm>,
+    pub(crate) pool: Arc<PoolLatency>,
     /// Tells the task that there may be something to connect to.
     wake: Notify,
     counts: watch::Sender<Counts>,
@@ -66,17 +65,18 @@ pub(crate) struct Counts {
 
 impl Balancer {
     pub(crate) fn new(service: Arc<str>, options: ConnectOptions, contact: Option<Contact>) -> Self {
-        let roster = Mutex::new(Roster::new(options.plan()));
+        let roster = Roster::new(options.plan());
+        let (pool, roster) = (roster.pool(), Mutex::new(roster));
         let (table, wake, counts) = (ArcSwap::default(), Notify::new(), watch::Sender::default());
-        Self { service, options, contact, roster, table, calm: Arc::default(), wake, counts }
+        Self { service, options, contact, roster, table, calm: Arc::default(), pool, wake, counts }
     }
 
-    /// An instance for a call, and when it was chosen. Waits for one until `deadline` if none is ready.
+    /// An instance for a call, and when it was chosen. Waits for one as long as `patience` says if none is ready.
     pub(crate) async fn choose(
         &self,
         wish: &Wish,
         now: Instant,
-        deadline: Instant,
+        patience: &Patience,
     ) -> Result<(Arc<Slot<Link>>, Instant), Status> {
         if let Some(slot) = self.pick(wish, now) {
             return Ok((slot, now));
@@ -93,7 +93,11 @@ impl Balancer {
                 let _ = counts.changed().await;
             }
         };
-        timeout_at(deadline, waiting).await.map_err(|_| status(&self.nobody()))
+        let Some(end) = patience.end() else { return Ok(waiting.await) };
+        timeout_at(end, waiting).await.map_err(|_| match patience.callers() {
+            Some(Deadline { given, .. }) => late(&self.nobody(given)),
+            None => status(&self.nobody(self.options.wait())),
+        })
     }
 
     fn pick(&self, wish: &Wish, now: Instant) -> Option<Arc<Slot<Link>>> {
@@ -105,9 +109,8 @@ impl Balancer {
         Some(slot.clone())
     }
 
-    /// Why no call can be made.
-    pub(crate) fn nobody(&self) -> Error {
-        let limit = self.options.wait();
+    /// Why no call could be made within `limit`.
+    pub(crate) fn nobody(&self, limit: Duration) -> Error {
         let roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
         let reason = match (roster.known(), &roster.last_error) {
             (0, _) => format!("no instance was registered within {limit:?}"),
@@ -117,18 +120,26 @@ impl Balancer {
         Error::Unavailable { what: format!("service {}", self.service), source: Some(reason.into()) }
     }
 
-    /// A connection has ended.
-    pub(crate) fn lost(&self, id: &str, turn: u64) {
-        let hint = if self.options.is_tls() { CLOSED_TLS } else { CLOSED };
-        if self.change(|roster| roster.lost(id, turn, hint, Instant::now())) {
+    /// A connection takes no more calls.
+    pub(crate) fn lost(&self, slot: &Slot<Link>) {
+        self.left(&slot.node.id, slot.turn, slot.link.suspicion());
+    }
+
+    fn left(&self, id: &str, turn: u64, suspicion: Option<&str>) {
+        if self.change(|roster| roster.lost(id, turn, suspicion, Instant::now())) {
             self.wake.notify_one();
         }
     }
 
     /// A call has failed.
     pub(crate) fn failed(&self, slot: &Slot<Link>, failure: Failure) {
-        let (id, turn) = (slot.node.id.as_str(), slot.turn);
-        let verdict = self.change(|roster| roster.failed(id, turn, failure, Instant::now()));
+        let (id, turn, now) = (slot.node.id.as_str(), slot.turn, Instant::now());
+        let rules = self.options.outlier_detection.as_ref();
+        // Most failures have no consequence, and need no look at the others.
+        if failure == Failure::Answer && !rules.is_some_and(|rules| rules.suspects(&slot.node, now)) {
+            return;
+        }
+        let verdict = self.change(|roster| roster.failed(id, turn, failure, now));
         if failure == Failure::Silence && self.options.probe.is_some() {
             // Streams on it would wait for nothing.
             slot.link.sever();
@@ -233,9 +244,9 @@ impl Balancer {
 
     async fn dial(self: Arc<Self>, order: Dial) -> (Dial, Result<Link, String>) {
         let (balancer, id, turn) = (Arc::downgrade(&self), order.id.clone(), order.turn);
-        let closed = move || {
+        let closed = move |suspicion: Option<&str>| {
             if let Some(balancer) = balancer.upgrade() {
-                balancer.lost(&id, turn);
+                balancer.left(&id, turn, suspicion);
             }
         };
         let outcome = dial(&order.authority, &self.options, &self.calm, closed).await;
@@ -255,9 +266,18 @@ impl Balancer {
 }
 
 /// An error of coord's as an answer to a call that was not sent.
-pub(crate) fn status(error: &Error) -> Status {
+fn status(error: &Error) -> Status {
+    unsent(shown(error))
+}
+
+/// The same when it is the caller's time that is over.
+fn late(error: &Error) -> Status {
+    too_late(shown(error))
+}
+
+fn shown(error: &Error) -> String {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    unsent(format!("{error}{source}"))
+    format!("{error}{source}")
 }
 
 impl fmt::Debug for Balancer {

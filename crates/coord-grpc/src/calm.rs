@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::carrier::chain;
+use crate::options::KeepAlive;
 
 /// Whether an instance of a service did. All of them are taken to be alike.
 #[derive(Debug, Default)]
@@ -15,17 +15,15 @@ impl Calm {
     /// How often to ping then. Servers in Go, Java and C++ allow it every five minutes, unless they are told otherwise.
     const INTERVAL: Duration = Duration::from_secs(330);
 
-    /// The interval at which to ping that was asked for, or a longer one.
-    pub(crate) fn at_least(&self, interval: Duration) -> Duration {
-        if self.0.load(Relaxed) { interval.max(Self::INTERVAL) } else { interval }
+    /// The pings that were asked for, or fewer.
+    pub(crate) fn allowed(&self, asked: KeepAlive) -> KeepAlive {
+        let interval = if self.0.load(Relaxed) { asked.interval.max(Self::INTERVAL) } else { asked.interval };
+        KeepAlive { interval, ..asked }
     }
 
     /// A connection has ended with `error`.
-    pub(crate) fn heed(&self, error: &hyper::Error, address: &str) {
-        let reasons = chain(error).filter_map(|error| error.downcast_ref::<h2::Error>()?.reason());
-        if reasons.into_iter().any(|reason| reason == h2::Reason::ENHANCE_YOUR_CALM)
-            && !self.0.swap(true, Relaxed)
-        {
+    pub(crate) fn heed(&self, error: &h2::Error, address: &str) {
+        if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) && !self.0.swap(true, Relaxed) {
             tracing::warn!(
                 address,
                 "a server takes pings for an attack and gets fewer of them from now on; let it allow them \

@@ -150,7 +150,7 @@ impl Connection {
         let ready = counts.wait_for(|counts| counts.ready > 0);
         timeout(balancer.options.connect_timeout, ready)
             .await
-            .map_or_else(|_| Err(balancer.nobody()), |_| Ok(()))
+            .map_or_else(|_| Err(balancer.nobody(balancer.options.connect_timeout)), |_| Ok(()))
     }
 
     /// Waits until an instance is known. Here the caller can still be told what is wrong.

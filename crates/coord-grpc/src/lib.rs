@@ -33,11 +33,12 @@
 //! # How calls are balanced
 //! - Connections are opened ahead of need. Calls go only to instances that are connected and have spoken, so one
 //!   that is dead but still registered costs at most the calls that were on their way to it.
-//! - An instance that answers `Unavailable` again and again, or from which nothing comes at all, gets no calls for a
-//!   cool-off that grows; then it is connected anew and has to prove itself with one call. A part of the instances
-//!   is never ejected.
-//! - A call whose request has certainly not left the process is made once more on another instance. No other
-//!   call is ever repeated.
+//! - An instance whose calls fail is never taken for a fast one, whatever code it fails with.
+//! - An instance whose calls fail while those to others do not ([`OutlierDetection`]), or from which nothing comes at
+//!   all, gets no calls for a time that grows; then it is connected anew and has to prove itself with one call. A part
+//!   of the instances is never ejected.
+//! - A call that the server has certainly not processed is made again, on another instance or a new connection. No
+//!   other call is ever repeated.
 //! - [`Policy`] says how an instance is chosen, [`ConnectOptions`] everything else, and [`Connection::state`]
 //!   what each instance is doing.
 //!
@@ -57,23 +58,31 @@ mod call;
 mod calm;
 mod carrier;
 mod connection;
-mod eject;
+mod deadline;
 mod endpoints;
 mod hash;
+mod http2;
 mod instances;
-mod load;
+mod kept;
 mod options;
+mod outcome;
+mod outlier;
+mod peak_ewma;
+mod picker;
+mod pings;
 mod policy;
 mod probe;
+mod pump;
 mod roster;
 mod state;
-mod table;
+mod stats;
 mod tries;
 mod wire;
 
 pub use connection::{Connection, ResponseFuture};
 pub use instances::{Channels, Instances};
 pub use options::ConnectOptions;
+pub use outlier::OutlierDetection;
 pub use policy::{HashKey, Policy};
 pub use state::{ConnectionState, InstanceState, InstanceStatus};
 pub use tries::{Tries, is_unsent};

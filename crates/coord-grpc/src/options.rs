@@ -13,8 +13,8 @@ use tonic::transport::ClientTlsConfig;
 use tonic::transport::Endpoint;
 
 use crate::{
-    Policy,
-    eject::Rules,
+    OutlierDetection, Policy,
+    outcome::Failures,
     roster::{LONGEST_PAUSE, Plan},
 };
 
@@ -39,11 +39,13 @@ pub struct ConnectOptions {
     pub(crate) probe: Option<Probe>,
     pub(crate) keep_when_empty: bool,
     pub(crate) hash_header: Option<String>,
+    pub(crate) retry_buffer: usize,
     policy: Policy,
     zone: Option<String>,
     only: BTreeMap<String, String>,
     subset: Option<usize>,
-    rules: Option<Rules>,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
+    pub(crate) failures: Failures,
     pub(crate) keep_alive: Option<KeepAlive>,
     tls: Option<Tls>,
 }
@@ -58,7 +60,7 @@ pub(crate) struct Probe {
     pub(crate) limit: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeepAlive {
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
@@ -74,11 +76,13 @@ impl Default for ConnectOptions {
             probe: None,
             keep_when_empty: false,
             hash_header: None,
+            retry_buffer: 64 << 10,
             policy: Policy::default(),
             zone: None,
             only: BTreeMap::new(),
             subset: None,
-            rules: Some(Rules::DEFAULT),
+            outlier_detection: Some(OutlierDetection::default()),
+            failures: Failures::default(),
             keep_alive: Some(KeepAlive {
                 interval: Duration::from_secs(20),
                 timeout: Duration::from_secs(5),
@@ -100,9 +104,8 @@ impl ConnectOptions {
     /// ```
     pub const ANY_METHOD: &str = "/grpc.health.v1.Health/Check";
 
-    /// The defaults: 5 s to connect; no limit on one try; [`Policy::PeakEwma`] among all instances; five
-    /// failures in a row eject an instance for 1 s, and for up to 60 s if it goes on; while calls are in
-    /// flight a ping after 20 s, to be answered within 5 s.
+    /// The defaults: 5 s to connect; no limit on one try; [`Policy::PeakEwma`] among all instances; the outlier
+    /// detection of [`OutlierDetection::new`]; while calls are in flight a ping after 20 s, to be answered within 5 s.
     pub fn new() -> Self {
         Self::default()
     }
@@ -152,6 +155,15 @@ impl ConnectOptions {
         self
     }
 
+    /// How many bytes of a request are kept until it is answered, 64 KiB by default, so that it can be sent again if the
+    /// server says that it did not process it. They are shared with the connection, not copied. A request of which more
+    /// was read fails then with `Unavailable`. With 0 only requests of which nothing was read are sent again.
+    #[must_use]
+    pub fn retry_buffer(mut self, bytes: usize) -> Self {
+        self.retry_buffer = bytes;
+        self
+    }
+
     /// How an instance is chosen.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
@@ -190,34 +202,52 @@ impl ConnectOptions {
         self
     }
 
-    /// Ejects an instance after so many failures in a row: answers `Unavailable`, broken calls, exceeded
-    /// [`try_timeout`](Self::try_timeout)s. One from which nothing comes at all is ejected at once.
+    /// When an instance whose calls fail gets none for a while. One from which nothing comes at all is ejected at once.
     #[must_use]
-    pub fn eject_after(mut self, failures: u32) -> Self {
-        self.rules.get_or_insert(Rules::DEFAULT).after = failures;
+    pub fn outlier_detection(mut self, detection: OutlierDetection) -> Self {
+        self.outlier_detection = Some(detection);
         self
     }
 
-    /// The time without calls after an ejection, and how far it grows: it doubles with each that follows,
-    /// and varies by a fifth.
+    /// As [`OutlierDetection::consecutive_failures`].
     #[must_use]
-    pub fn cool_off(mut self, first: Duration, longest: Duration) -> Self {
-        let rules = self.rules.get_or_insert(Rules::DEFAULT);
-        (rules.first, rules.longest) = (first, longest);
-        self
+    pub fn eject_after(self, failures: u32) -> Self {
+        self.detecting(|detection| detection.consecutive_failures(failures))
     }
 
-    /// The part of the instances that is never ejected, in percent, at least one: 33 by default.
+    /// As [`OutlierDetection::base_ejection_time`] and [`OutlierDetection::max_ejection_time`].
     #[must_use]
-    pub fn keep_in_use(mut self, percent: u8) -> Self {
-        self.rules.get_or_insert(Rules::DEFAULT).keep = percent;
-        self
+    pub fn cool_off(self, first: Duration, longest: Duration) -> Self {
+        self.detecting(|detection| detection.base_ejection_time(first).max_ejection_time(longest))
     }
 
-    /// Ejects nobody. Instances that can not be reached get no calls all the same.
+    /// The part of the instances that is never ejected, in percent, at least one: what
+    /// [`OutlierDetection::max_ejection_percent`] leaves of 100.
+    #[must_use]
+    pub fn keep_in_use(self, percent: u8) -> Self {
+        self.detecting(|mut detection| {
+            detection.max_ejection_percent = 100 - i16::from(percent);
+            detection
+        })
+    }
+
+    /// Ejects nobody. Instances that can not be reached get no calls all the same, and those whose calls fail get few.
     #[must_use]
     pub fn without_ejection(mut self) -> Self {
-        self.rules = None;
+        self.outlier_detection = None;
+        self
+    }
+
+    fn detecting(mut self, change: impl FnOnce(OutlierDetection) -> OutlierDetection) -> Self {
+        self.outlier_detection = Some(change(self.outlier_detection.take().unwrap_or_default()));
+        self
+    }
+
+    /// Only answers with these codes are failures of an instance, and all others are as good as success: for services
+    /// that answer with other codes in the course of their work. By default [`OutlierDetection`] says what a failure is.
+    #[must_use]
+    pub fn failure_codes(mut self, codes: impl IntoIterator<Item = tonic::Code>) -> Self {
+        self.failures = Failures::only(codes);
         self
     }
 
@@ -292,20 +322,7 @@ impl ConnectOptions {
             positive("keep_alive interval", interval)?;
             positive("keep_alive timeout", timeout)?;
         }
-        if let Some(rules) = &self.rules {
-            positive("cool_off", rules.first)?;
-            if rules.longest < rules.first {
-                let reason =
-                    format!("its longest time {:?} is below its first, {:?}", rules.longest, rules.first);
-                return Err(Error::invalid("cool_off", reason));
-            }
-            if rules.after == 0 {
-                return Err(Error::invalid("eject_after", "is 0, it needs 1 or more failures"));
-            }
-            if rules.keep > 100 {
-                return Err(Error::invalid("keep_in_use", format!("{} is above 100 percent", rules.keep)));
-            }
-        }
+        self.outlier_detection.as_ref().map_or(Ok(()), OutlierDetection::check)?;
         if self.zone.as_deref() == Some("") {
             return Err(Error::invalid("zone", "is empty"));
         }
@@ -332,8 +349,13 @@ impl ConnectOptions {
     }
 
     pub(crate) fn plan(&self) -> Plan {
-        let Self { policy, zone, only, subset, rules, longest_pause, .. } = self.clone();
-        Plan { policy, zone, only, subset, rules, longest_pause }
+        let Self { policy, zone, only, subset, outlier_detection, longest_pause, .. } = self.clone();
+        Plan { policy, zone, only, subset, outlier_detection, longest_pause }
+    }
+
+    /// The interval over which outcomes are counted.
+    pub(crate) fn interval(&self) -> Duration {
+        self.outlier_detection.as_ref().map_or(OutlierDetection::INTERVAL, |detection| detection.interval)
     }
 
     /// How long a call waits for an instance.
@@ -436,10 +458,10 @@ mod tests {
             (good().try_timeout(zero), "invalid try_timeout: is 0"),
             (good().keep_alive(zero, second), "invalid keep_alive interval: is 0"),
             (good().keep_alive(second, zero), "invalid keep_alive timeout: is 0"),
-            (good().cool_off(zero, second), "invalid cool_off: is 0"),
-            (good().cool_off(second * 2, second), "invalid cool_off: its longest time 1s is below"),
-            (good().eject_after(0), "invalid eject_after: is 0"),
-            (good().keep_in_use(101), "invalid keep_in_use: 101 is above 100"),
+            (good().cool_off(zero, second), "invalid base_ejection_time: is 0"),
+            (good().cool_off(second * 2, second), "invalid max_ejection_time: 1s is below"),
+            (good().eject_after(0), "invalid consecutive_failures: is 0"),
+            (good().keep_in_use(101), "invalid max_ejection_percent: -1 is not"),
             (good().wait_timeout(zero), "invalid wait_timeout: is 0"),
             (good().longest_pause(zero), "invalid longest_pause: is 0"),
             (good().probe("/a/b", zero, second), "invalid probe after: is 0"),

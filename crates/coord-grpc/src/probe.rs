@@ -8,7 +8,10 @@ use http::{Method, Request, Uri, Version, header::CONTENT_TYPE};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::body::Body;
 
-use crate::{balancer::Balancer, carrier::Carrier, eject::Failure, options::Probe, table::Slot, wire::Link};
+use crate::{
+    balancer::Balancer, carrier::Carrier, kept::Kept, options::Probe, outlier::Failure, picker::Slot,
+    wire::Link,
+};
 
 /// How often in the time of silence it is looked for.
 const LOOKS: u32 = 4;
@@ -55,7 +58,8 @@ pub(crate) async fn knock(carrier: &Carrier, path: &str) -> Result<(), BoxError>
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = Uri::try_from(path).expect("the options were checked");
     request.headers_mut().insert(CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-    carrier.send(request).await.map(drop).map_err(|failed| failed.error)
+    let (head, body) = request.into_parts();
+    carrier.send(head, &Kept::new(body, 0)).await.map(drop).map_err(|failed| failed.error)
 }
 
 /// Since when nothing has come over each connection. Pure.
@@ -70,7 +74,11 @@ impl Silences {
         let known = std::mem::take(&mut self.0);
         for (connection, reads) in seen {
             let since = match known.get(&connection) {
-                Some((before, since)) if *before == reads && now < *since + after => *since,
+                Some((before, since))
+                    if *before == reads && now.saturating_duration_since(*since) < after =>
+                {
+                    *since
+                }
                 Some((before, _)) if *before == reads => {
                     due.push(connection);
                     now

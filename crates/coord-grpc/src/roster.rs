@@ -3,10 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,9 +13,11 @@ use tower::discover::Change;
 
 use crate::{
     Policy,
-    eject::{Failure, Record, Rules, Verdict},
     hash::{Ring, rank},
-    table::{Node, Slot, Table},
+    outlier::{Failure, OutlierDetection, Record, Verdict},
+    peak_ewma::PoolLatency,
+    picker::{Shared, Slot, Table},
+    stats::Node,
 };
 
 /// How many connections are opened at a time.
@@ -37,7 +36,7 @@ pub(crate) struct Plan {
     pub(crate) zone: Option<String>,
     pub(crate) only: BTreeMap<String, String>,
     pub(crate) subset: Option<usize>,
-    pub(crate) rules: Option<Rules>,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) longest_pause: Duration,
 }
 
@@ -73,6 +72,11 @@ pub(crate) struct Member<C> {
 }
 
 impl<C> Member<C> {
+    /// Whether calls may go to it.
+    fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready(_))
+    }
+
     /// How long to wait with the next connection; not at all before the first failure.
     fn pause(&self, longest: Duration) -> Option<Duration> {
         let doublings = self.failed_dials.checked_sub(1)?.min(16);
@@ -87,8 +91,7 @@ pub(crate) struct Roster<C> {
     /// All that match the filter, used or not.
     known: BTreeMap<String, ServiceInfo>,
     members: BTreeMap<String, Member<C>>,
-    ring: Arc<Ring>,
-    rotation: Arc<AtomicUsize>,
+    shared: Shared,
     seed: u64,
     turns: u64,
     dials: usize,
@@ -102,9 +105,8 @@ impl<C: Clone> Roster<C> {
             plan,
             known: BTreeMap::new(),
             members: BTreeMap::new(),
-            ring: Arc::default(),
             // Clients that start together do not begin with the same instance.
-            rotation: Arc::new(AtomicUsize::new(fastrand::usize(..1 << 20))),
+            shared: Shared { rotation: Arc::new(fastrand::usize(..1 << 20).into()), ..Shared::default() },
             seed: fastrand::u64(..),
             turns: 0,
             dials: 0,
@@ -148,7 +150,7 @@ impl<C: Clone> Roster<C> {
             }
         }
         if self.plan.policy == Policy::ConsistentHash {
-            self.ring = Arc::new(Ring::new(self.members.keys().map(String::as_str)));
+            self.shared.ring = Arc::new(Ring::new(self.members.keys().map(String::as_str)));
         }
     }
 
@@ -208,8 +210,7 @@ impl<C: Clone> Roster<C> {
         match outcome {
             Ok(link) => {
                 if member.ejected.take().is_some() {
-                    member.node.load.reset();
-                    member.node.on_trial.store(true, Relaxed);
+                    member.node.put_on_trial();
                     tracing::info!(
                         id = dial.id,
                         address = dial.authority,
@@ -217,6 +218,8 @@ impl<C: Clone> Roster<C> {
                     );
                 }
                 member.since = now;
+                // An error of before says nothing about what comes now.
+                self.last_error = None;
                 // What broke with the connection before tells nothing of this one.
                 member.node.in_a_row.store(0, Relaxed);
                 member.phase = Phase::Ready(link);
@@ -239,18 +242,18 @@ impl<C: Clone> Roster<C> {
     }
 
     /// A connection ended. Calls no longer go there, and it is tried again at once; with growing pauses if
-    /// one connection after the other ends as soon as it is made, for which `hint` may be the reason.
-    pub(crate) fn lost(&mut self, id: &str, turn: u64, hint: &str, now: Instant) -> bool {
+    /// one connection after the other ends as soon as it is made, before it was of use, for which there is a `suspicion`.
+    pub(crate) fn lost(&mut self, id: &str, turn: u64, suspicion: Option<&str>, now: Instant) -> bool {
         self.turns += 1;
         let next = self.turns;
         let longest = self.plan.longest_pause;
         let Some(member) = member(&mut self.members, id, turn) else { return false };
         let Phase::Ready(_) = member.phase else { return false };
         member.turn = next;
-        if now < member.since + YOUNG {
+        if let Some(suspicion) = suspicion.filter(|_| now < member.since + YOUNG) {
             member.phase = Phase::Due(now + member.pause(longest).unwrap_or_default());
-            member.failed_dials += 1;
-            self.last_error = Some(hint.to_owned());
+            member.failed_dials = member.failed_dials.saturating_add(1);
+            self.last_error = Some(suspicion.to_owned());
         } else {
             member.phase = Phase::Due(now);
             member.failed_dials = 0;
@@ -258,13 +261,26 @@ impl<C: Clone> Roster<C> {
         true
     }
 
+    pub(crate) fn pool(&self) -> Arc<PoolLatency> {
+        self.shared.pool.clone()
+    }
+
     /// A call over this connection failed; says whether calls go on to it.
     pub(crate) fn failed(&mut self, id: &str, turn: u64, failure: Failure, now: Instant) -> Verdict {
-        let census = (self.members.len(), self.ready());
+        let known = self.members.len();
+        let Some(failing) = find(&self.members, id, turn).filter(|member| member.is_ready()) else {
+            return Verdict::Stay;
+        };
+        let others = self.members.values().filter(|member| member.is_ready() && member.turn != turn);
+        let others = others.map(|member| &**member.node);
+        let rules = self.plan.outlier_detection.as_ref();
+        let outlier = rules.filter(|rules| rules.ejects(&failing.node, failure, known, others, now));
         let Some(failing) = member(&mut self.members, id, turn) else { return Verdict::Stay };
-        let Phase::Ready(_) = failing.phase else { return Verdict::Stay };
-        let (rules, dice) = (self.plan.rules.as_ref(), fastrand::f64());
-        let verdict = failing.record.failed(rules, &failing.node, failure, census, (now, dice));
+        let verdict = match outlier {
+            Some(rules) => Verdict::Eject { until: failing.record.eject(rules, now, fastrand::f64()) },
+            None if failure == Failure::Silence => Verdict::Renew,
+            None => Verdict::Stay,
+        };
         self.turns += 1;
         match verdict {
             Verdict::Stay => return verdict,
@@ -288,10 +304,6 @@ impl<C: Clone> Roster<C> {
         self.members.len()
     }
 
-    fn ready(&self) -> usize {
-        self.members.values().filter(|member| matches!(member.phase, Phase::Ready(_))).count()
-    }
-
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member<C>> {
         self.members.values()
     }
@@ -308,8 +320,7 @@ impl<C: Clone> Roster<C> {
                 if is_local { local.push(slot) } else { elsewhere.push(slot) }
             }
         }
-        let rotation = self.rotation.clone();
-        Table::new(self.plan.policy, elsewhere, (local, known_in_zone), self.ring.clone(), rotation)
+        Table::new(self.plan.policy, elsewhere, (local, known_in_zone), self.shared.clone())
     }
 }
 
@@ -320,6 +331,10 @@ fn member<'a, C>(
     turn: u64,
 ) -> Option<&'a mut Member<C>> {
     members.get_mut(id).filter(|member| member.turn == turn)
+}
+
+fn find<'a, C>(members: &'a BTreeMap<String, Member<C>>, id: &str, turn: u64) -> Option<&'a Member<C>> {
+    members.get(id).filter(|member| member.turn == turn)
 }
 
 #[cfg(test)]
@@ -342,7 +357,7 @@ mod tests {
             zone: None,
             only: BTreeMap::new(),
             subset: None,
-            rules: Some(Rules { after: 2, ..Rules::DEFAULT }),
+            outlier_detection: Some(OutlierDetection::new().consecutive_failures(2)),
             longest_pause: LONGEST_PAUSE,
         }
     }
@@ -366,7 +381,7 @@ mod tests {
 
     fn fail(roster: &mut Roster<u64>, id: &str, failure: Failure) -> Verdict {
         let member = &roster.members[id];
-        member.node.in_a_row.fetch_add(1, Relaxed);
+        member.node.failed(OutlierDetection::INTERVAL, Instant::now());
         let turn = member.turn;
         roster.failed(id, turn, failure, Instant::now())
     }
@@ -406,19 +421,19 @@ mod tests {
     async fn a_lost_connection_is_left_at_once_and_what_is_late_changes_nothing() {
         let mut roster = ready(plan(), &["a", "b"]);
         let turn = roster.members["a"].turn;
-        assert!(roster.lost("a", turn, "", Instant::now()));
-        assert!(!roster.lost("a", turn, "", Instant::now()), "is told twice");
+        assert!(roster.lost("a", turn, Some(""), Instant::now()));
+        assert!(!roster.lost("a", turn, Some(""), Instant::now()), "is told twice");
         assert_eq!(roster.table().len(), 1);
         assert_eq!(connect(&mut roster), 1);
         assert_eq!(roster.table().len(), 2);
-        assert!(!roster.lost("a", turn, "", Instant::now()), "that was the connection before");
+        assert!(!roster.lost("a", turn, Some(""), Instant::now()), "that was the connection before");
         for _ in 0..9 {
             assert_eq!(roster.failed("a", turn, Failure::Silence, Instant::now()), Verdict::Stay);
         }
         // Removed while it is being connected.
         tokio::time::sleep(YOUNG).await;
         let turn = roster.members["a"].turn;
-        roster.lost("a", turn, "", Instant::now());
+        roster.lost("a", turn, Some(""), Instant::now());
         let dial = roster.due(Instant::now()).pop().expect("is due");
         roster.apply([Change::Remove("a".into())], Instant::now());
         roster.dialled(&dial, Ok(9), Instant::now());
@@ -431,16 +446,20 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..10 {
             let begun = Instant::now();
-            assert!(roster.lost("a", roster.members["a"].turn, "closed at once", begun));
+            assert!(roster.lost("a", roster.members["a"].turn, Some("closed at once"), begun));
+            assert_eq!(roster.last_error.as_deref(), Some("closed at once"));
             tokio::time::sleep_until(roster.next_due().expect("is tried again")).await;
             pauses.push(begun.elapsed());
             assert_eq!(connect(&mut roster), 1);
         }
         assert!(pauses[0].is_zero() && pauses[1] > Duration::from_millis(30), "{pauses:?}");
         assert!(pauses[9] > Duration::from_secs(3), "{pauses:?}");
-        assert_eq!(roster.last_error.as_deref(), Some("closed at once"));
+        assert_eq!(roster.last_error, None, "it is connected");
+        assert!(roster.lost("a", roster.members["a"].turn, None, Instant::now()));
+        assert_eq!(roster.next_due(), Some(Instant::now()), "that one was of use");
+        assert_eq!(connect(&mut roster), 1);
         tokio::time::sleep(YOUNG).await;
-        roster.lost("a", roster.members["a"].turn, "", Instant::now());
+        roster.lost("a", roster.members["a"].turn, Some(""), Instant::now());
         assert_eq!(roster.next_due(), Some(Instant::now()), "that one lasted");
     }
 

@@ -42,7 +42,7 @@ pub struct InstanceState {
     pub in_flight: u32,
     /// Calls so far.
     pub calls: u64,
-    /// Those of them that said `Unavailable`, broke off or took too long.
+    /// Calls that failed by the instance's fault: see [`OutlierDetection`](crate::OutlierDetection).
     pub failures: u64,
     /// How often it was ejected.
     pub ejections: u64,
@@ -58,7 +58,7 @@ pub enum InstanceStatus {
     Ready,
     /// It is being connected, or will be tried again.
     Connecting,
-    /// It failed too often. It is connected anew when its cool-off is over.
+    /// It failed too often. It is connected anew when its ejection time is over.
     Ejected,
 }
 

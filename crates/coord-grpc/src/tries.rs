@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// The tries of one request: put a clone into the extensions of each. Every try goes to an instance that had none of
 /// the tries before, as long as such a one is ready; and the caller can see which one has it.
@@ -76,14 +76,14 @@ impl Tries {
     }
 }
 
-/// Whether a call failed before its request left this process: no instance was ready, or its connection had ended. So
-/// it had no effect, and may be made again whatever it is.
+/// Whether a call failed with no effect, so that it may be made again whatever it is. Its request has not left this
+/// process, since no instance was ready or the connection had ended; or the server said that it did not process it.
 pub fn is_unsent(status: &Status) -> bool {
     let source = std::error::Error::source(status);
     std::iter::successors(source, |error| error.source()).any(<dyn std::error::Error>::is::<Unsent>)
 }
 
-/// Marks the status of a call whose request was not sent.
+/// Mark of the status of a call that had no effect.
 #[derive(Debug)]
 struct Unsent(String);
 
@@ -95,9 +95,18 @@ impl fmt::Display for Unsent {
 
 impl std::error::Error for Unsent {}
 
-/// An answer to a call whose request was not sent.
+/// An answer to a call whose request was not sent, or not processed.
 pub(crate) fn unsent(message: String) -> Status {
-    let mut status = Status::unavailable(message.clone());
+    marked(Code::Unavailable, message)
+}
+
+/// The same when the caller's deadline ended it.
+pub(crate) fn too_late(message: String) -> Status {
+    marked(Code::DeadlineExceeded, message)
+}
+
+fn marked(code: Code, message: String) -> Status {
+    let mut status = Status::new(code, message.clone());
     status.set_source(Arc::new(Unsent(message)));
     status
 }
@@ -123,6 +132,7 @@ mod tests {
     #[test]
     fn only_what_is_marked_was_not_sent() {
         assert!(is_unsent(&unsent("nobody is ready".into())));
+        assert!(is_unsent(&too_late("nobody is ready".into())));
         assert!(!is_unsent(&Status::unavailable("nobody is ready")));
     }
 }

@@ -1,5 +1,5 @@
-//! One connection to one instance, over a socket that tells when the first byte came, whether more did since, and
-//! when it is closed. Those who carry calls tell none of these.
+//! One connection to one instance, over a socket that tells when the first byte came, whether more did since, whether
+//! anything was sent, and when it is closed. Those who carry calls tell none of these.
 
 use std::{
     io,
@@ -12,6 +12,7 @@ use std::{
         },
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use coord_api::{BoxError, backend::innermost};
@@ -22,10 +23,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::Notify,
+    time::Instant,
 };
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{ConnectOptions, address, calm::Calm, carrier::Carrier, probe::knock};
+use crate::{ConnectOptions, address, calm::Calm, carrier::Carrier, http2, probe::knock};
 
 /// A connection that is ready for calls.
 #[derive(Clone, Debug)]
@@ -46,17 +48,38 @@ impl Link {
         self.wire.reader.wake();
     }
 
+    /// Whether it takes no more calls.
     pub(crate) fn is_closed(&self) -> bool {
         self.wire.closed.load(SeqCst)
     }
+
+    /// A call was answered over it.
+    pub(crate) fn has_served(&self) {
+        if !self.wire.served.load(Relaxed) {
+            self.wire.served.store(true, Relaxed);
+        }
+    }
+
+    /// Why it may have ended.
+    pub(crate) fn suspicion(&self) -> Option<&'static str> {
+        self.wire.suspicion()
+    }
 }
 
-type OnClose = Box<dyn FnOnce() + Send>;
+/// Called with the [suspicion](Link::suspicion) when no more calls should go over a connection; perhaps twice.
+type OnClose = Arc<dyn Fn(Option<&'static str>) + Send + Sync>;
 
 /// What is seen on the socket.
-#[derive(Debug, Default)]
-struct Wire {
+#[derive(Debug)]
+pub(crate) struct Wire {
+    made: Instant,
     reads: AtomicU64,
+    /// When the last of them was, in microseconds since it was made.
+    last_read: AtomicU64,
+    writes: AtomicU64,
+    /// The other side sends nothing any more, and gets nothing any more.
+    ended: AtomicBool,
+    served: AtomicBool,
     speaks: Notify,
     /// There was a socket,
     open: AtomicBool,
@@ -68,29 +91,70 @@ struct Wire {
 }
 
 impl Wire {
+    fn new() -> Self {
+        Self {
+            made: Instant::now(),
+            reads: AtomicU64::new(0),
+            last_read: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            served: AtomicBool::new(false),
+            speaks: Notify::new(),
+            open: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            severed: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+        }
+    }
+
     fn read(&self) {
+        let since = self.made.elapsed().as_micros();
+        self.last_read.store(u64::try_from(since).unwrap_or(u64::MAX), Relaxed);
         if self.reads.fetch_add(1, Relaxed) == 0 {
             self.speaks.notify_one();
         }
+    }
+
+    /// When something came last.
+    pub(crate) fn last_read(&self) -> Instant {
+        self.made + Duration::from_micros(self.last_read.load(Relaxed))
+    }
+
+    /// How often something has left this process: what was given away since has not as long as this stays.
+    pub(crate) fn written(&self) -> u64 {
+        self.writes.load(SeqCst)
+    }
+
+    /// A connection that ends before any call was answered may never have been a good one, and nobody says so in words.
+    fn suspicion(&self) -> Option<&'static str> {
+        (!self.served.load(Relaxed)).then_some("the connection was closed right after it was made")
     }
 }
 
 /// Connects, and waits until the other side has said something. A server begins with its HTTP/2 settings, so
 /// one that is frozen, or a network that swallows everything, is not taken for ready although the kernel has
-/// accepted. `closed` is called when the connection has ended, however it did.
+/// accepted. `closed` is called when the connection takes no more calls, and when it has ended, however it did.
 pub(crate) async fn dial(
     authority: &str,
     options: &ConnectOptions,
     calm: &Arc<Calm>,
-    closed: impl FnOnce() + Send + 'static,
+    closed: impl Fn(Option<&'static str>) + Send + Sync + 'static,
 ) -> Result<Link, BoxError> {
-    let wire = Arc::new(Wire::default());
-    let once = Socket::connect(authority.to_owned(), wire.clone(), Box::new(closed));
+    let (wire, closed): (_, OnClose) = (Arc::new(Wire::new()), Arc::new(closed));
+    let once = Socket::connect(authority.to_owned(), wire.clone(), closed.clone());
     let connecting = async {
         let carrier = if options.is_tls() {
             Carrier::Channel(secured(once, authority, options, &wire).await?)
         } else {
-            Carrier::direct(once.await?, authority, options, calm).await?
+            let (calm, address, leaving) = (calm.clone(), authority.to_owned(), wire.clone());
+            let keep_alive = options.keep_alive.map(|asked| calm.allowed(asked));
+            let leaves = move |error: &h2::Error| {
+                calm.heed(error, &address);
+                leaving.closed.store(true, SeqCst);
+                closed(leaving.suspicion());
+            };
+            let http = http2::open(once.await?, &wire, keep_alive, leaves).await?;
+            Carrier::Direct { http, authority: authority.parse()? }
         };
         wire.speaks.notified().await;
         if wire.reads.load(Relaxed) == 0 {
@@ -150,7 +214,7 @@ fn explain(error: &tonic::transport::Error, in_handshake: bool) -> BoxError {
 struct Socket {
     stream: TcpStream,
     wire: Arc<Wire>,
-    closed: Option<OnClose>,
+    closed: OnClose,
     /// The next bytes are the first since the last ones left.
     is_first: bool,
 }
@@ -162,18 +226,34 @@ impl Socket {
         let stream = address::connect(host, authority.port_u16().unwrap_or(80)).await?;
         stream.set_nodelay(true)?;
         wire.open.store(true, SeqCst);
-        Ok(Self { stream, wire, closed: Some(closed), is_first: true })
+        Ok(Self { stream, wire, closed, is_first: true })
     }
 
     /// Lets all others have their turn before the first bytes leave, so that what they are about to send travels along.
-    /// hyper sends the body of a request only after the task of the connection has taken the head: without this each
-    /// is a packet of its own, and wakes the server twice.
+    /// A call gives away its head before its body: without this each may be a packet of its own, and wakes the server
+    /// twice.
     fn after_others(&mut self, cx: &Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.is_first) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         Poll::Ready(())
+    }
+
+    /// Nothing leaves once the other side has ended: its calls are told that, and may go elsewhere if nothing of them was
+    /// sent.
+    fn may_write(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        if self.wire.ended.load(SeqCst) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        self.after_others(cx).map(Ok)
+    }
+
+    fn wrote(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(1..)) = outcome {
+            self.wire.writes.fetch_add(1, SeqCst);
+        }
+        outcome
     }
 }
 
@@ -185,9 +265,7 @@ impl Drop for Socket {
         }
         self.wire.closed.store(true, SeqCst);
         self.wire.speaks.notify_one();
-        if let Some(closed) = self.closed.take() {
-            closed();
-        }
+        (self.closed)(self.wire.suspicion());
     }
 }
 
@@ -201,10 +279,12 @@ impl AsyncRead for Socket {
         if self.wire.severed.load(SeqCst) {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long")));
         }
-        let before = buffer.filled().len();
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             self.wire.read();
+        } else if outcome.is_ready() && room > 0 {
+            self.wire.ended.store(true, SeqCst);
         }
         outcome
     }
@@ -212,8 +292,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.after_others(cx));
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        ready!(self.may_write(cx))?;
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(outcome)
     }
 
     fn poll_write_vectored(
@@ -221,8 +302,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.after_others(cx));
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        ready!(self.may_write(cx))?;
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.wrote(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -258,8 +340,9 @@ mod tests {
     async fn others_have_their_turn_before_the_first_bytes_leave() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let address = listener.local_addr().expect("is bound").to_string();
-        let mut socket =
-            Socket::connect(address, Arc::default(), Box::new(|| ())).await.expect("somebody listens");
+        let mut socket = Socket::connect(address, Arc::new(Wire::new()), Arc::new(|_| ()))
+            .await
+            .expect("somebody listens");
         for _ in 0..2 {
             assert!(lets_others_run(&mut socket, b"head").await);
             assert!(!lets_others_run(&mut socket, b"body").await, "they had it already");

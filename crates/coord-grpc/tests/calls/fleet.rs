@@ -3,8 +3,8 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex,
+        atomic::{AtomicI32, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -12,10 +12,10 @@ use std::{
 use coord_api::{Provider, Registration, ServiceInfo};
 use coord_grpc::{ConnectOptions, Connection, ConnectionExt};
 use coord_memory::{Client, Store};
-use futures::Stream;
+use futures::{Stream, StreamExt, stream};
 use tokio::{net::TcpListener, sync::Notify};
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     transport::{Server, server::TcpIncoming},
 };
 use tonic_health::pb::{
@@ -32,9 +32,22 @@ pub(crate) struct Behaviour {
     pub(crate) delay: Duration,
     /// Answers so many calls with `Unavailable` first.
     pub(crate) unavailable: AtomicUsize,
+    /// The code of every answer; 0 is success.
+    pub(crate) code: AtomicI32,
     /// Answers nothing before this, if it is there.
     pub(crate) gate: Option<Notify>,
     pub(crate) calls: AtomicUsize,
+    /// The `grpc-timeout` of the last call.
+    pub(crate) timeout: Mutex<Option<String>>,
+}
+
+impl Behaviour {
+    fn status(&self) -> Result<(), Status> {
+        match Code::from(self.code.load(Relaxed)) {
+            Code::Ok => Ok(()),
+            code => Err(Status::new(code, "so it was set")),
+        }
+    }
 }
 
 pub(crate) struct Service(pub(crate) Arc<Behaviour>);
@@ -43,8 +56,14 @@ pub(crate) struct Service(pub(crate) Arc<Behaviour>);
 impl Health for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         self.0.calls.fetch_add(1, Relaxed);
+        let timeout = request.metadata().get("grpc-timeout");
+        let timeout = timeout.map(|timeout| timeout.to_str().expect("is text").to_owned());
+        *self.0.timeout.lock().expect("no panic") = timeout;
         if let Some(gate) = &self.0.gate {
             gate.notified().await;
         }
@@ -52,12 +71,18 @@ impl Health for Service {
         let less_one = |left: usize| left.checked_sub(1);
         match self.0.unavailable.fetch_update(Relaxed, Relaxed, less_one) {
             Ok(_) => Err(Status::unavailable("not now")),
-            Err(_) => Ok(Response::new(HealthCheckResponse::default())),
+            Err(_) => self.0.status().map(|()| Response::new(HealthCheckResponse::default())),
         }
     }
 
+    /// A stream of one message, which ends with the code in its trailers, or stays open.
     async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("is not needed"))
+        self.0.calls.fetch_add(1, Relaxed);
+        let first = stream::iter([Ok(HealthCheckResponse::default())]);
+        Ok(Response::new(match self.0.status() {
+            Ok(()) => Box::pin(first.chain(stream::pending())),
+            Err(status) => Box::pin(first.chain(stream::iter([Err(status)]))),
+        }))
     }
 }
 

@@ -1,11 +1,17 @@
 //! Calls over connections, with real servers on loopback.
 
 mod balance;
+mod deadlines;
 mod fleet;
 mod goaway;
 mod lists;
+mod messages;
+mod outlier;
 mod packets;
 mod pings;
+mod raw;
 mod retry;
+mod streams;
 #[cfg(feature = "tls")]
 mod tls;
+mod unprocessed;

@@ -6,13 +6,17 @@ use coord_api::{Provider, ServiceInfo};
 use coord_grpc::{ConnectOptions, Connection, ConnectionExt};
 use coord_memory::{Client, Store};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::net::TcpListener;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
 use tonic::{
     Code,
     transport::{Certificate, ClientTlsConfig, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
-use crate::fleet::{LONG, check};
+use crate::fleet::{LONG, check, until};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -23,7 +27,7 @@ fn authority() -> Authority {
 }
 
 /// Serves, encrypted if there is an authority, with a certificate for the address of loopback.
-async fn serve(client: &Client, service: &str, authority: Option<&Authority>) {
+async fn serve(client: &Client, service: &str, authority: Option<&Authority>) -> u16 {
     let mut server = Server::builder();
     if let Some(authority) = authority {
         let key = KeyPair::generate().expect("has a source of chance");
@@ -40,6 +44,7 @@ async fn serve(client: &Client, service: &str, authority: Option<&Authority>) {
     let registration = client.registry().register(info, LONG).await.expect("the store is there");
     // It stays for the test.
     std::mem::forget(registration);
+    port
 }
 
 async fn connect(client: &Client, service: &str, trusted: &Authority, limit: Duration) -> Connection {
@@ -64,4 +69,44 @@ async fn the_right_authority_is_trusted_and_all_else_is_told_as_a_matter_of_tls(
         let message = status.message();
         assert!(message.contains("TLS handshake: ") && message.contains(reason), "{service}: {message}");
     }
+}
+
+/// A way to a server that carries one connection until it is told to break it, and then takes others for nothing.
+async fn way_to(port: u16) -> (u16, oneshot::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+    let own = listener.local_addr().expect("is bound").port();
+    let (break_off, broken) = oneshot::channel();
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.expect("is connected");
+        let mut far = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+        tokio::select! {
+            _ = copy_bidirectional(&mut near, &mut far) => {}
+            _ = broken => {}
+        }
+        drop((near, far));
+        // Whoever connects now hears nothing.
+        let mut silent = Vec::new();
+        while let Ok(accepted) = listener.accept().await {
+            silent.push(accepted);
+        }
+    });
+    (own, break_off)
+}
+
+#[tokio::test]
+async fn connection_that_breaks_after_it_was_accepted_is_no_matter_of_tls() {
+    let (ours, client) = (authority(), Store::new().client());
+    let (way, break_off) = way_to(serve(&client, "encrypted", Some(&ours)).await).await;
+    let info = ServiceInfo::new("behind", "1", "127.0.0.1", way);
+    let _registered = client.registry().register(info, LONG).await.expect("the store is there");
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ours.pem()));
+    // Less than it takes to hear what is wrong now.
+    let options = ConnectOptions::new().tls(tls).wait_timeout(Duration::from_millis(5));
+    let connection = client.registry().connection_with("behind", options).await.expect("is registered");
+    connection.ready().await.expect("is trusted");
+    break_off.send(()).expect("is waited for");
+    until(|| !connection.is_ready()).await;
+    let status = check(&connection).await.expect_err("nobody answers");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(!status.message().contains("TLS"), "{status:?}");
 }

@@ -6,48 +6,13 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use tokio::time::Instant;
 
-use crate::{HashKey, Policy, Tries, hash::Ring, load::Load};
-
-/// What is counted of one instance for as long as it is known.
-#[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) id: String,
-    pub(crate) authority: String,
-    pub(crate) load: Load,
-    /// Failures since the last success.
-    pub(crate) in_a_row: AtomicU32,
-    /// It is back after an ejection and has not answered yet.
-    pub(crate) on_trial: AtomicBool,
-    pub(crate) calls: AtomicU64,
-    pub(crate) failures: AtomicU64,
-    pub(crate) ejections: AtomicU64,
-}
-
-impl Node {
-    pub(crate) fn new(id: String, authority: String) -> Self {
-        Self {
-            id,
-            authority,
-            load: Load::default(),
-            in_a_row: AtomicU32::new(0),
-            on_trial: AtomicBool::new(false),
-            calls: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            ejections: AtomicU64::new(0),
-        }
-    }
-
-    /// One call at a time until the first answer.
-    fn is_busy_on_trial(&self) -> bool {
-        self.on_trial.load(Relaxed) && self.load.pending() > 0
-    }
-}
+use crate::{HashKey, Policy, Tries, hash::Ring, peak_ewma::PoolLatency, stats::Node};
 
 /// An instance that is ready, and how to call it.
 #[derive(Debug)]
@@ -61,6 +26,14 @@ pub(crate) struct Slot<C> {
     pub(crate) member: u32,
 }
 
+/// What all pickers of a connection share, one after the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) rotation: Arc<AtomicUsize>,
+    pub(crate) pool: Arc<PoolLatency>,
+}
+
 /// See [the module](self).
 #[derive(Debug)]
 pub(crate) struct Table<C> {
@@ -72,15 +45,14 @@ pub(crate) struct Table<C> {
     stay: f64,
     /// The sums of weights up to each slot.
     weights: Vec<f64>,
-    ring: Arc<Ring>,
     /// Which slot each instance of the ring has.
     of_member: Vec<Option<u32>>,
-    turn: Arc<AtomicUsize>,
+    shared: Shared,
 }
 
 impl<C> Default for Table<C> {
     fn default() -> Self {
-        Self::new(Policy::default(), Vec::new(), (Vec::new(), 0), Arc::default(), Arc::default())
+        Self::new(Policy::default(), Vec::new(), (Vec::new(), 0), Shared::default())
     }
 }
 
@@ -94,8 +66,7 @@ impl<C> Table<C> {
         policy: Policy,
         elsewhere: Vec<Slot<C>>,
         (local, known_in_zone): (Vec<Slot<C>>, usize),
-        ring: Arc<Ring>,
-        turn: Arc<AtomicUsize>,
+        shared: Shared,
     ) -> Self {
         let in_zone = local.len();
         let slots: Vec<_> = local.into_iter().chain(elsewhere).map(Arc::new).collect();
@@ -119,7 +90,7 @@ impl<C> Table<C> {
                 of_member[member] = Some(index);
             }
         }
-        Self { policy, slots, local: in_zone, stay, weights, ring, of_member, turn }
+        Self { policy, slots, local: in_zone, stay, weights, of_member, shared }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -136,15 +107,16 @@ impl<C> Table<C> {
             return None;
         }
         if let (Policy::ConsistentHash, Some(HashKey(key))) = (self.policy, key) {
-            let slot = |member: u32| *self.of_member.get(member as usize)?;
-            return self.ring.find(key, slot).map(|index| &self.slots[index as usize]);
+            return self.owner(key);
         }
         let among = self.zone();
         let index = match self.policy {
-            Policy::PeakEwma | Policy::ConsistentHash => self.better(&among, |node| node.load.cost(now)),
-            Policy::LeastPending => self.better(&among, |node| node.load.pending()),
+            Policy::PeakEwma | Policy::ConsistentHash => {
+                self.better(&among, |node| node.cost(&self.shared.pool, now))
+            }
+            Policy::LeastPending => self.better(&among, |node| node.crowd(now)),
             Policy::RoundRobin => {
-                self.untroubled(|| among.start + self.turn.fetch_add(1, Relaxed) % among.len())
+                self.untroubled(|| among.start + self.shared.rotation.fetch_add(1, Relaxed) % among.len())
             }
             Policy::Weighted => self.untroubled(|| self.by_weight(&among)),
         };
@@ -164,10 +136,22 @@ impl<C> Table<C> {
             return Some(first);
         }
         let rank = |slot: &Slot<C>| {
-            (Reverse(tries.since(&slot.node.id)), slot.node.is_busy_on_trial(), slot.node.load.cost(now))
+            let cost = slot.node.cost(&self.shared.pool, now);
+            (Reverse(tries.since(&slot.node.id)), slot.node.is_busy_on_trial(), cost)
         };
         let ranked = self.slots.iter().map(|slot| (rank(slot), slot));
         ranked.min_by(|(one, _), (other, _)| one.partial_cmp(other).unwrap_or(Equal)).map(|(_, slot)| slot)
+    }
+
+    /// The instance that a key belongs to. While that one is on trial and has a call, the next one on the ring stands in.
+    fn owner(&self, key: u64) -> Option<&Arc<Slot<C>>> {
+        let slot = |member: u32| {
+            let index = (*self.of_member.get(member as usize)?)?;
+            self.slots.get(index as usize)
+        };
+        let untroubled = |member| slot(member).filter(|slot| !slot.node.is_busy_on_trial());
+        let ring = &self.shared.ring;
+        ring.find(key, untroubled).or_else(|| ring.find(key, slot))
     }
 
     /// The slots of the own zone, or the others if the zone has too few.
@@ -225,7 +209,7 @@ mod tests {
     fn table(policy: Policy, ids: &[&str]) -> Table<()> {
         let slots = ids.iter().zip(0..).map(|(id, member)| slot(id, member, f64::from(member + 1)));
         let ring = Arc::new(Ring::new(ids.iter().copied()));
-        Table::new(policy, slots.collect(), (Vec::new(), 0), ring, Arc::default())
+        Table::new(policy, slots.collect(), (Vec::new(), 0), Shared { ring, ..Shared::default() })
     }
 
     fn chosen(table: &Table<()>, calls: u32) -> BTreeMap<String, u32> {
@@ -242,9 +226,10 @@ mod tests {
     }
 
     fn answers(table: &Table<()>, slot: usize, millis: u64) {
-        // The first answer tells little.
-        for _ in 0..2 {
-            table.slots[slot].node.load.answered(Duration::from_millis(millis), Instant::now());
+        // The first answer tells little, and a slow one that stands alone is a hiccup.
+        for _ in 0..3 {
+            let node = &table.slots[slot].node;
+            node.load.answered(Duration::from_millis(millis), &table.shared.pool, Instant::now());
         }
     }
 
@@ -304,6 +289,31 @@ mod tests {
     }
 
     #[test]
+    fn failing_instance_comes_last_and_one_call_tries_a_key() {
+        let failing = |table: &Table<()>| {
+            let node = &table.slots[0].node;
+            (0..3).for_each(|_| node.failed(Duration::from_secs(10), Instant::now()));
+            // Calls wait for the others, and it would answer at once.
+            table.slots[1..].iter().for_each(|slot| (0..50).for_each(|_| slot.node.load.begin()));
+        };
+        for policy in [Policy::PeakEwma, Policy::LeastPending] {
+            let table = table(policy, &["bad", "b", "c"]);
+            failing(&table);
+            assert_eq!(share(&chosen(&table, 100), "bad"), 0, "{policy:?}");
+        }
+        let table = table(Policy::ConsistentHash, &["a", "b"]);
+        let owner = |table: &Table<()>| {
+            let slot = table.pick(Some(HashKey::new("k")), Instant::now()).expect("some are ready");
+            slot.node.clone()
+        };
+        let node = owner(&table);
+        node.on_trial.store(true, Relaxed);
+        assert_eq!(owner(&table).id, node.id);
+        node.load.begin();
+        assert_ne!(owner(&table).id, node.id);
+    }
+
+    #[test]
     fn a_request_that_is_made_again_goes_where_it_was_not() {
         let table = table(Policy::PeakEwma, &["a", "b", "c"]);
         let tries = Tries::new();
@@ -325,7 +335,7 @@ mod tests {
             for (case, ready, known, expected) in cases {
                 let local = (0..ready).map(|n| slot("local", n, 1.0)).collect();
                 let far = (0..3).map(|n| slot("far", n, 5.0)).collect();
-                let table = Table::new(policy, far, (local, known), Arc::default(), Arc::default());
+                let table = Table::new(policy, far, (local, known), Shared::default());
                 let shares = chosen(&table, 1000);
                 assert!(share(&shares, "local").abs_diff(expected) < 100, "{policy:?}, {case}: {shares:?}");
             }
