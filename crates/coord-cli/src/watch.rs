@@ -20,7 +20,7 @@ pub(crate) async fn show<E>(
     loop {
         let item = tokio::select! {
             biased;
-            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+            heard = signals.next() => return Ok(Exit::of_signal(heard.signal.as_raw())),
             item = watch.next() => item,
         };
         match item {

@@ -6,4 +6,6 @@ mod doctor;
 mod held;
 mod lock;
 mod service;
+mod terminal;
 mod tools;
+mod tree;
