@@ -11,7 +11,7 @@ use crate::{
     connect::duration,
     exit::{self, Exit, Failure},
     lock::{Patience, owner_line},
-    out::{Out, shown, table},
+    out::{Out, rfc3339, shown, table},
 };
 
 #[derive(Args, Debug)]
@@ -164,7 +164,7 @@ impl Acquire {
 async fn list(ids: &dyn InstanceIds, service: &str, out: Out) -> Result<Exit, Failure> {
     let holders = ids.holders(service).await?;
     let json: Vec<Value> = holders.iter().map(holder_json).collect();
-    out.result(&json.into(), |to| {
+    out.result(&json, |to| {
         if holders.is_empty() {
             return writeln!(to, "no id of `{service}` is held");
         }
@@ -175,7 +175,7 @@ async fn list(ids: &dyn InstanceIds, service: &str, out: Out) -> Result<Exit, Fa
 }
 
 fn since(holder: &IdHolder) -> Option<String> {
-    holder.since.map(|since| humantime::format_rfc3339_seconds(since).to_string())
+    holder.since.and_then(rfc3339)
 }
 
 fn holder_json(holder: &IdHolder) -> Value {

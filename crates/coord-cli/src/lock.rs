@@ -213,7 +213,7 @@ async fn list(locks: &dyn DistributedLock, name: Option<String>, out: Out) -> Re
         None => locks.queues().await?,
     };
     let json: Vec<Value> = queues.iter().map(|(name, queue)| queue_json(name, queue)).collect();
-    out.result(&json.into(), |to| write_queues(to, &queues))?;
+    out.result(&json, |to| write_queues(to, &queues))?;
     Ok(Exit::OK)
 }
 

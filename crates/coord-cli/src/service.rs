@@ -274,7 +274,7 @@ async fn list(registry: &dyn ServiceRegistry, name: Option<String>, out: Out) ->
     };
     let json: Vec<Value> =
         services.iter().map(|(name, instances)| json!({ "service": name, "instances": instances })).collect();
-    out.result(&json.into(), |to| write_services(to, &services))?;
+    out.result(&json, |to| write_services(to, &services))?;
     Ok(Exit::OK)
 }
 

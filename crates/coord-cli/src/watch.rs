@@ -1,7 +1,7 @@
 //! Commands that watch: one line for each event, until a signal comes.
 
 use coord_api::Watch;
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::{
     child::Signals,
@@ -10,9 +10,9 @@ use crate::{
 };
 
 /// Opens a watch and shows its events, each as JSON or text. What can not be read is told, and it goes on.
-pub(crate) async fn show<E>(
+pub(crate) async fn show<E, J: Serialize>(
     opening: impl Future<Output = coord_api::Result<Watch<E>>>,
-    line: impl Fn(&E) -> (Value, String),
+    line: impl Fn(&E) -> (J, String),
     out: Out,
 ) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;

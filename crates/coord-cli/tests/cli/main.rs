@@ -1,5 +1,6 @@
 //! The command `coord` as people and scripts use it: real processes against a real etcd.
 
+mod bytes;
 mod config;
 mod docs;
 mod doctor;

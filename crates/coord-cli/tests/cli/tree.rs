@@ -140,9 +140,8 @@ async fn command_that_ends_leaves_no_process_behind() {
 #[tokio::test]
 async fn adopted_process_that_has_ended_is_no_zombie() {
     let shop = Shop::open().await;
-    let script = "(setsid sh -c 'echo $$' &); read line; echo over";
-    let mut coord = shop.coord(&["lock", "job", "--", "sh", "-c", script]);
-    let mut coord = Running::start(coord.stdin(Stdio::piped()));
+    let script = "(setsid sh -c 'echo $$' &); exec sleep 600";
+    let mut coord = Running::start(&mut shop.coord(&["lock", "job", "--", "sh", "-c", script]));
     let adopted = coord.line().await;
     let gone = async {
         while Path::new(&format!("/proc/{adopted}")).exists() {
