@@ -108,7 +108,8 @@ impl From<Error> for Failure {
             Error::NoSpace { .. } => (Exit::UNAVAILABLE, "no_space"),
             Error::Tls { .. } => (Exit::DENIED, "tls"),
             Error::Exhausted { .. } => (Exit::NOT_ACQUIRED, "exhausted"),
-            Error::Lost { .. } => (Exit::LOST, "lost"),
+            // `LOST` is for a command that was stopped, and this one was not: it has ended or was never run.
+            Error::Lost { .. } => (Exit::UNAVAILABLE, "lost"),
             Error::Decode { .. } => (Exit::FAILED, "decode"),
             _ => (Exit::FAILED, "failed"),
         };
@@ -155,6 +156,7 @@ mod tests {
             (Error::PermissionDenied { operation: "get", source: "denied".into() }, Exit::DENIED),
             (Error::Exhausted { max: 3 }, Exit::NOT_ACQUIRED),
             (Error::Closed, Exit::FAILED),
+            (Error::Lost { reason: coord_api::LossReason::Expired }, Exit::UNAVAILABLE),
         ];
         for (error, exit) in table {
             assert_eq!(Failure::from(error).exit, exit);

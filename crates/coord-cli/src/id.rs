@@ -7,11 +7,11 @@ use coord_api::{Error, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, Lo
 use serde_json::{Value, json};
 
 use crate::{
-    child::{self, Child, Ended, Signals},
+    child::{self, Child, Ended, Signals, Subject},
     connect::duration,
     exit::{self, Exit, Failure},
     lock::{Patience, owner_line},
-    out::{Out, shown, table},
+    out::{Out, rfc3339, shown, table},
 };
 
 #[derive(Args, Debug)]
@@ -89,7 +89,7 @@ impl Acquire {
         let mut signals = Signals::listen()?;
         let acquired = tokio::select! {
             biased;
-            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+            heard = signals.next() => return Ok(Exit::of_signal(heard.signal.as_raw())),
             acquired = self.acquire(&allocator, out) => acquired?,
         };
         let Some(id) = acquired else {
@@ -105,17 +105,23 @@ impl Acquire {
         // Lost and told at once, if it was lost since it was acquired.
         let lost = async { if let Some(lost) = lost { lost.await } else { LossReason::Expired } };
         let variables = [("COORD_INSTANCE_ID", id.to_string())];
-        let ended = match Child::start(&self.command, &variables) {
-            Ok(mut child) => child.wait_while(lost, self.grace, &mut signals).await,
+        let fields = json!({ "service": self.service, "id": id });
+        let subject = Subject::new(out, fields, format!("id {id} of `{}`", self.service));
+        let ended = match Child::start(&self.command, &variables, self.grace) {
+            Ok(mut child) => Ok(child.wait_while(lost, &subject, &mut signals).await),
             Err(failure) => Err(failure),
         };
-        if let Ok(Ended::Lost(reason)) = ended {
-            self.tell_lost(reason, "CMD was stopped", out);
+        if let Ok(Ended::Lost) = ended {
             return Ok(Exit::LOST);
         }
         match allocator.release_id().await {
             Err(Error::Lost { reason }) => {
-                self.tell_lost(reason, "CMD had ended by itself", out);
+                let json = json!({
+                    "event": "lost", "service": self.service, "id": id, "reason": reason.to_string(),
+                });
+                let text =
+                    format!("id {id} of `{}` was lost, {reason}; CMD had ended by itself", self.service);
+                out.note(&json, &text);
                 return ended.map(|_| Exit::LOST);
             }
             Err(error) => out.note(
@@ -136,30 +142,29 @@ impl Acquire {
         out: Out,
     ) -> Result<Option<std::num::NonZeroU32>, Failure> {
         match allocator.try_acquire_id().await {
-            Err(Error::Exhausted { .. }) if self.patience.at_once => return Ok(None),
+            Err(Error::Exhausted { .. }) if self.patience.is_over_at_once() => return Ok(None),
             Err(Error::Exhausted { .. }) => {}
             answer => return Ok(Some(answer?)),
         }
         out.progress(&format!("waiting for an id of `{}`", self.service));
-        match self.patience.wait {
-            None => Ok(Some(allocator.acquire_id().await?)),
-            Some(wait) => match tokio::time::timeout(wait, allocator.acquire_id()).await {
-                Ok(id) => Ok(Some(id?)),
-                Err(_elapsed) => Ok(None),
-            },
+        let Some(wait) = self.patience.wait else {
+            return Ok(Some(allocator.acquire_id().await?));
+        };
+        if let Ok(id) = tokio::time::timeout(wait, allocator.acquire_id()).await {
+            return Ok(Some(id?));
         }
-    }
-
-    fn tell_lost(&self, reason: LossReason, outcome: &str, out: Out) {
-        let json = json!({ "event": "lost", "service": self.service, "reason": reason.to_string() });
-        out.note(&json, &format!("the id of `{}` was lost, {reason}; {outcome}", self.service));
+        // Time that is over is no answer: that every id is taken is for etcd to say.
+        match allocator.try_acquire_id().await {
+            Err(Error::Exhausted { .. }) => Ok(None),
+            answer => Ok(Some(answer?)),
+        }
     }
 }
 
 async fn list(ids: &dyn InstanceIds, service: &str, out: Out) -> Result<Exit, Failure> {
     let holders = ids.holders(service).await?;
     let json: Vec<Value> = holders.iter().map(holder_json).collect();
-    out.result(&json.into(), |to| {
+    out.result(&json, |to| {
         if holders.is_empty() {
             return writeln!(to, "no id of `{service}` is held");
         }
@@ -170,7 +175,7 @@ async fn list(ids: &dyn InstanceIds, service: &str, out: Out) -> Result<Exit, Fa
 }
 
 fn since(holder: &IdHolder) -> Option<String> {
-    holder.since.map(|since| humantime::format_rfc3339_seconds(since).to_string())
+    holder.since.and_then(rfc3339)
 }
 
 fn holder_json(holder: &IdHolder) -> Value {

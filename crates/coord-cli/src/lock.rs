@@ -1,13 +1,18 @@
 //! `coord lock`: a command that runs only while a lock is held, and a look at the queues.
 
-use std::{collections::BTreeMap, ffi::OsString, io::Write, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Subcommand};
 use coord_api::{DistributedLock, DistributedLockExt, Error, Holder, LockGuard, Owner, Provider, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    child::{self, Child, Ended, Signals},
+    child::{self, Child, Ended, Signals, Subject},
     connect::duration,
     exit::{self, Exit, Failure},
     out::{Out, shown, table},
@@ -66,6 +71,16 @@ pub(crate) struct Patience {
     pub(crate) at_once: bool,
 }
 
+/// How long to wait before standing in the queue anew.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Patience {
+    /// Tells whether there is no time to wait.
+    pub(crate) fn is_over_at_once(&self) -> bool {
+        self.at_once || self.wait == Some(Duration::ZERO)
+    }
+}
+
 impl LockArgs {
     /// What others shall see as the holder.
     pub(crate) fn label(&self) -> Option<String> {
@@ -94,7 +109,7 @@ impl Run {
         let mut signals = Signals::listen()?;
         let acquired = tokio::select! {
             biased;
-            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+            heard = signals.next() => return Ok(Exit::of_signal(heard.signal.as_raw())),
             acquired = self.acquire(locks, out) => acquired?,
         };
         let Some(guard) = acquired else {
@@ -112,18 +127,17 @@ impl Run {
         );
         let variables =
             [("COORD_LOCK_NAME", self.name().to_owned()), ("COORD_LOCK_TOKEN", token.to_string())];
-        let mut child = match Child::start(&self.command, &variables) {
+        let mut child = match Child::start(&self.command, &variables, self.grace) {
             Ok(child) => child,
             Err(failure) => {
                 self.give_back(guard, out).await;
                 return Err(failure);
             }
         };
-        match child.wait_while(guard.lost(), self.grace, &mut signals).await? {
-            Ended::Lost(reason) => {
-                self.tell_lost(&reason.to_string(), "CMD was stopped", out);
-                Ok(Exit::LOST)
-            }
+        let fields = json!({ "lock": self.name() });
+        let subject = Subject::new(out, fields, format!("lock `{}`", self.name()));
+        match child.wait_while(guard.lost(), &subject, &mut signals).await {
+            Ended::Lost => Ok(Exit::LOST),
             ended @ Ended::Exited(_) => Ok(self.give_back(guard, out).await.unwrap_or(ended.exit())),
         }
     }
@@ -132,14 +146,32 @@ impl Run {
         if let Some(guard) = locks.try_acquire(self.name(), self.ttl).await? {
             return Ok(Some(guard));
         }
-        if self.patience.at_once {
+        if self.patience.is_over_at_once() {
             return Ok(None);
         }
         out.progress(&format!("waiting for lock `{}`", self.name()));
-        Ok(match self.patience.wait {
-            Some(wait) => locks.acquire_within(self.name(), self.ttl, wait).await?,
-            None => Some(locks.acquire(self.name(), self.ttl).await?),
-        })
+        let begun = Instant::now();
+        loop {
+            let left = self.patience.wait.map(|wait| wait.saturating_sub(begun.elapsed()));
+            let answer = match left {
+                // Whether others are before is for etcd to say.
+                Some(Duration::ZERO) => return Ok(locks.try_acquire(self.name(), self.ttl).await?),
+                Some(left) => locks.acquire_within(self.name(), self.ttl, left).await,
+                None => locks.acquire(self.name(), self.ttl).await.map(Some),
+            };
+            match answer {
+                // Nothing was held: an outage has taken a place in the queue, and the next one is as good.
+                Err(error) if error.is_retryable() || matches!(error, Error::Lost { .. }) => {
+                    out.progress(&format!("waiting on: {error}"));
+                    let over = self.patience.wait.is_some_and(|wait| begun.elapsed() >= wait);
+                    if over && !matches!(error, Error::Lost { .. }) {
+                        return Err(error.into());
+                    }
+                    tokio::time::sleep(left.unwrap_or(PAUSE).min(PAUSE)).await;
+                }
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     /// Gives the lock back; an exit code if it turns out that CMD did not have it all the time.
@@ -151,7 +183,9 @@ impl Run {
                 None
             }
             Err(Error::Lost { reason }) => {
-                self.tell_lost(&reason.to_string(), "CMD had ended by itself", out);
+                let json = json!({ "event": "lost", "lock": self.name(), "reason": reason.to_string() });
+                let text = format!("lock `{}` was lost, {reason}; CMD had ended by itself", self.name());
+                out.note(&json, &text);
                 Some(Exit::LOST)
             }
             // It is freed when its lease is over; what CMD did, it did while the lock was held.
@@ -163,11 +197,6 @@ impl Run {
                 None
             }
         }
-    }
-
-    fn tell_lost(&self, reason: &str, outcome: &str, out: Out) {
-        let json = json!({ "event": "lost", "lock": self.name(), "reason": reason });
-        out.note(&json, &format!("lock `{}` was lost, {reason}; {outcome}", self.name()));
     }
 }
 
@@ -184,7 +213,7 @@ async fn list(locks: &dyn DistributedLock, name: Option<String>, out: Out) -> Re
         None => locks.queues().await?,
     };
     let json: Vec<Value> = queues.iter().map(|(name, queue)| queue_json(name, queue)).collect();
-    out.result(&json.into(), |to| write_queues(to, &queues))?;
+    out.result(&json, |to| write_queues(to, &queues))?;
     Ok(Exit::OK)
 }
 

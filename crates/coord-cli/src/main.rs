@@ -14,6 +14,7 @@ mod connect;
 mod doctor;
 mod exit;
 mod id;
+mod json;
 mod lock;
 mod out;
 mod service;

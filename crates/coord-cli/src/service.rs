@@ -1,16 +1,16 @@
 //! `coord service`: registers what is not written with coord, and shows what is registered.
 
-use std::{collections::BTreeMap, ffi::OsString, io::Write, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, io::Write, process::ExitStatus, time::Duration};
 
 use clap::{Args, Subcommand};
 use coord_api::{
-    Provider, Registration, RegistrationStatus, Result, ServiceEvent, ServiceInfo, ServiceRegistry,
+    Error, Provider, Registration, RegistrationStatus, Result, ServiceEvent, ServiceInfo, ServiceRegistry,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    child::{self, Child, Ended, Signals},
+    child::{self, Child, Event, Signals, Subject},
     connect::duration,
     exit::{Exit, Failure},
     out::{Out, shown, table},
@@ -58,6 +58,9 @@ struct Register {
     /// How long clients have to see that the instance leaves, before CMD gets the signal that ends it
     #[arg(long, default_value = "3s", value_parser = duration)]
     drain: Duration,
+    /// How long what CMD has started may go on when CMD has ended, until it gets SIGKILL
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    grace: Duration,
     /// What to run: `COORD_SERVICE_NAME` and `COORD_SERVICE_ID` are in its environment
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -103,7 +106,7 @@ impl Register {
         let registration = tokio::select! {
             biased;
             // Others may see it before its answer is here, so that it is as if the signal came right after.
-            signal = signals.next() => return Ok(self.ended_by(signal)),
+            heard = signals.next() => return Ok(self.ended_by(heard.signal)),
             registration = registry.register(info, self.ttl) => registration?,
         };
         self.detail("registered", out);
@@ -126,7 +129,7 @@ impl Register {
         let signal = loop {
             tokio::select! {
                 biased;
-                signal = signals.next() => break signal,
+                heard = signals.next() => break heard.signal,
                 reason = &mut lost => {
                     self.tell_ended(&reason.to_string(), out);
                     return Ok(Exit::LOST);
@@ -135,8 +138,14 @@ impl Register {
             }
         };
         // Nobody serves here, so there is nothing to wait for.
-        registration.deregister().await?;
-        self.detail("deregistered", out);
+        match registration.deregister().await {
+            Ok(()) => self.detail("deregistered", out),
+            Err(Error::Lost { reason }) => {
+                self.tell_ended(&reason.to_string(), out);
+                return Ok(Exit::LOST);
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok(self.ended_by(signal))
     }
 
@@ -157,43 +166,63 @@ impl Register {
         out: Out,
     ) -> Result<Exit, Failure> {
         let variables = [("COORD_SERVICE_NAME", self.name.clone()), ("COORD_SERVICE_ID", self.id.clone())];
-        let mut child = match Child::start(&self.command, &variables) {
+        let mut child = match Child::start(&self.command, &variables, self.grace) {
             Ok(child) => child,
             Err(failure) => {
                 registration.deregister().await?;
                 return Err(failure);
             }
         };
+        let fields = json!({ "service": self.name, "id": self.id });
+        let subject = Subject::new(out, fields, format!("instance `{}` of `{}`", self.id, self.name));
         let lost = registration.lost();
         tokio::pin!(lost);
         let mut told = false;
         let ending = loop {
-            tokio::select! {
+            let event = tokio::select! {
                 biased;
                 // The command serves all the same, and whoever calls it is served.
                 reason = &mut lost, if !told => {
                     told = true;
                     self.tell_ended(&reason.to_string(), out);
+                    continue;
                 }
-                status = child.ended() => {
+                event = child.event(signals) => event,
+            };
+            match event {
+                Event::Ended(status) => {
                     self.leave(registration, out).await;
-                    return Ok(Ended::Exited(status?).exit());
+                    return Ok(finish(child, status, &subject, signals).await);
                 }
-                signal = signals.next() => match signal {
-                    Signal::INT | Signal::TERM | Signal::QUIT => break signal,
-                    other => child.forward(other),
-                },
+                Event::Heard(heard) if [Signal::INT, Signal::TERM, Signal::QUIT].contains(&heard.signal) => {
+                    break heard;
+                }
+                Event::Heard(heard) => child.forward(heard, &subject).await,
             }
         };
         self.leave(registration, out).await;
-        // A second signal says that it is urgent.
-        tokio::select! {
-            () = tokio::time::sleep(self.drain) => {}
-            _ = signals.next() => {}
-            status = child.ended() => return Ok(Ended::Exited(status?).exit()),
+        self.drained(&mut child, &subject, signals).await;
+        child.forward(ending, &subject).await;
+        loop {
+            match child.event(signals).await {
+                Event::Ended(status) => return Ok(finish(child, status, &subject, signals).await),
+                Event::Heard(heard) => child.forward(heard, &subject).await,
+            }
         }
-        child.forward(ending);
-        Ok(Ended::Exited(child.wait(signals).await?).exit())
+    }
+
+    /// Waits until clients have seen that the instance leaves, or until a second signal says that it is urgent.
+    async fn drained(&self, child: &mut Child, subject: &Subject, signals: &mut Signals) {
+        let urgent = async {
+            while let Event::Heard(heard) = child.event(signals).await {
+                if heard.asks_to_end() {
+                    break;
+                }
+                child.forward(heard, subject).await;
+            }
+        };
+        // The end of the command is seen again.
+        let _ = tokio::time::timeout(self.drain, urgent).await;
     }
 
     async fn leave(&self, registration: Registration, out: Out) {
@@ -230,6 +259,11 @@ impl Register {
     }
 }
 
+/// Waits for all that the command has started; whether the instance is registered makes no difference any more.
+async fn finish(mut child: Child, status: ExitStatus, subject: &Subject, signals: &mut Signals) -> Exit {
+    child.finish(status, std::future::pending(), subject, signals).await.exit()
+}
+
 async fn list(registry: &dyn ServiceRegistry, name: Option<String>, out: Out) -> Result<Exit, Failure> {
     let services = match name {
         Some(name) => {
@@ -240,7 +274,7 @@ async fn list(registry: &dyn ServiceRegistry, name: Option<String>, out: Out) ->
     };
     let json: Vec<Value> =
         services.iter().map(|(name, instances)| json!({ "service": name, "instances": instances })).collect();
-    out.result(&json.into(), |to| write_services(to, &services))?;
+    out.result(&json, |to| write_services(to, &services))?;
     Ok(Exit::OK)
 }
 

@@ -1,7 +1,7 @@
 //! Commands that watch: one line for each event, until a signal comes.
 
 use coord_api::Watch;
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::{
     child::Signals,
@@ -10,9 +10,9 @@ use crate::{
 };
 
 /// Opens a watch and shows its events, each as JSON or text. What can not be read is told, and it goes on.
-pub(crate) async fn show<E>(
+pub(crate) async fn show<E, J: Serialize>(
     opening: impl Future<Output = coord_api::Result<Watch<E>>>,
-    line: impl Fn(&E) -> (Value, String),
+    line: impl Fn(&E) -> (J, String),
     out: Out,
 ) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
@@ -20,7 +20,7 @@ pub(crate) async fn show<E>(
     loop {
         let item = tokio::select! {
             biased;
-            signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+            heard = signals.next() => return Ok(Exit::of_signal(heard.signal.as_raw())),
             item = watch.next() => item,
         };
         match item {

@@ -15,11 +15,16 @@ use crate::exit::{Exit, Failure};
 /// The first argument of a `coord` that is to become another program. Not for people, so clap does not know it.
 const WORD: &str = "__child";
 
-/// A command that becomes `command` and dies with this process.
+/// Returns a command that becomes `command` and dies with this process. Without `/proc` it does not die with it, since this
+/// program can not be named.
 #[cfg(target_os = "linux")]
 pub(crate) fn command(command: &[OsString]) -> Command {
     // This very program, also if its file was replaced in the meantime.
-    let mut birth = Command::new("/proc/self/exe");
+    const OWN: &str = "/proc/self/exe";
+    if !std::path::Path::new(OWN).exists() {
+        return plain(command);
+    }
+    let mut birth = Command::new(OWN);
     birth.arg(WORD).arg(std::process::id().to_string()).args(command);
     birth
 }
@@ -27,6 +32,10 @@ pub(crate) fn command(command: &[OsString]) -> Command {
 /// There is no such request elsewhere: CMD outlives a `coord` that was killed.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn command(command: &[OsString]) -> Command {
+    plain(command)
+}
+
+fn plain(command: &[OsString]) -> Command {
     let mut plain = Command::new(&command[0]);
     plain.args(&command[1..]);
     plain

@@ -1,45 +1,50 @@
 //! The command that is run while something is held.
 //!
-//! It never outlives what it relies on: it is stopped when that is lost, and on Linux the system kills it when `coord`
-//! itself dies, however that happens ([`birth`]).
+//! What it relies on is given back only when all that it has started has ended, or has got SIGKILL. When that is lost, all
+//! of it is stopped; and on Linux the system kills the command when `coord` itself dies, however that happens ([`birth`]).
 //!
-//! Where a person sits in front of it (stdin is a terminal) it stays in the process group of `coord`, so that Ctrl-C,
-//! Ctrl-Z and reading from the terminal work as without `coord`. Elsewhere it gets a group of its own, and signals reach
-//! what it has started as well.
+//! Where this process has a terminal, the command stays in its process group: so Ctrl-C, Ctrl-Z, `fg`, pipes and reading
+//! from the terminal work as without `coord`. Elsewhere it gets a group of its own, and signals go to all of that group.
+//! In both cases [`family`] follows what has left the group.
 
 mod birth;
+mod ending;
+mod family;
+mod job;
 mod signals;
+mod table;
+mod told;
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, IsTerminal},
+    fs::File,
     process::ExitStatus,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub(crate) use birth::be_born;
-pub(crate) use signals::Signals;
+pub(crate) use signals::{Heard, Signals};
+pub(crate) use told::Subject;
 
 use coord_api::LossReason;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::process::Command;
+use rustix::process::{Pid, Signal};
 
+use self::{
+    ending::{Asked, Ending, Left, Step},
+    family::{Family, Group, Reached},
+    job::{Change, Job},
+};
 use crate::exit::{Exit, Failure};
 
-/// A running command.
+/// A running command. What it has started is killed if this is dropped before it has [finished](Self::finish).
 #[derive(Debug)]
 pub(crate) struct Child {
-    process: tokio::process::Child,
-    pid: Pid,
-    group: Group,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Group {
-    /// That of `coord`: what the terminal sends comes to both.
-    Shared,
-    /// One of its own.
-    Own,
+    family: Family,
+    job: Job,
+    grace: Duration,
+    /// Whether it was asked to end.
+    asked: Asked,
+    finished: bool,
 }
 
 /// How a command ended.
@@ -48,102 +53,193 @@ pub(crate) enum Ended {
     /// By itself, or by a signal that was passed on.
     Exited(ExitStatus),
     /// It was stopped, since what it relied on was lost.
-    Lost(LossReason),
+    Lost,
+}
+
+/// What happens while a command runs.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The command itself has ended; what it has started may go on.
+    Ended(ExitStatus),
+    /// A signal has come, and was not passed on.
+    Heard(Heard),
 }
 
 impl Child {
     /// Starts `command` with `variables` in its environment.
-    pub(crate) fn start(command: &[OsString], variables: &[(&str, String)]) -> Result<Self, Failure> {
-        let group = if io::stdin().is_terminal() { Group::Shared } else { Group::Own };
-        let mut starting = Command::from(birth::command(command));
-        starting.envs(variables.iter().map(|(name, value)| (name, value))).kill_on_drop(true);
+    pub(crate) fn start(
+        command: &[OsString],
+        variables: &[(&str, String)],
+        grace: Duration,
+    ) -> Result<Self, Failure> {
+        use std::os::unix::process::CommandExt;
+
+        let job = Job::listen()?;
+        let strangers = family::adopt();
+        let mut starting = birth::command(command);
+        starting.envs(variables.iter().map(|(name, value)| (name, value)));
+        // Only a process with a terminal of its own can open this.
+        let group = if File::open("/dev/tty").is_ok() { Group::Shared } else { Group::Own };
         if group == Group::Own {
             starting.process_group(0);
         }
         let process = starting.spawn().map_err(|error| birth::not_started(&command[0], &error))?;
-        let id = process.id().expect("was not waited for yet");
-        let pid = i32::try_from(id).ok().and_then(Pid::from_raw).expect("a process id is positive");
-        Ok(Self { process, pid, group })
+        let family = Family::new(Pid::from_child(&process), group, strangers);
+        Ok(Self { family, job, grace, asked: Asked::ByNobody, finished: false })
     }
 
     /// Passes a signal on, unless the terminal has sent it to the command already.
-    pub(crate) fn forward(&self, signal: Signal) {
-        let from_terminal = [Signal::INT, Signal::QUIT].contains(&signal);
-        if self.group == Group::Own || !from_terminal {
-            self.signal(signal);
+    pub(crate) async fn forward(&mut self, heard: Heard, subject: &Subject) {
+        if heard.asks_to_end() {
+            self.asked = Asked::BySignal;
+        }
+        if self.family.group() == Group::Shared && heard.is_key() {
+            return;
+        }
+        if self.family.signal_command(heard.signal) == Reached::NotAll {
+            subject.not_signalled().await;
         }
     }
 
-    /// Waits for the end of the command.
+    /// Waits for the end of the command, or a signal.
     ///
     /// # Cancel safety
     /// May be dropped and called again.
-    pub(crate) async fn ended(&mut self) -> Result<ExitStatus, Failure> {
-        Ok(self.process.wait().await?)
-    }
-
-    /// Waits for the end of the command, and passes signals on.
-    pub(crate) async fn wait(&mut self, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+    pub(crate) async fn event(&mut self, signals: &mut Signals) -> Event {
         loop {
-            tokio::select! {
-                biased;
-                status = self.process.wait() => return Ok(status?),
-                signal = signals.next() => self.forward(signal),
+            if let Some(status) = self.family.status() {
+                return Event::Ended(status);
             }
+            if self.family.is_stopped() {
+                self.job.follow();
+            }
+            let change = tokio::select! {
+                biased;
+                heard = signals.next() => return Event::Heard(heard),
+                change = self.job.changed() => change,
+            };
+            self.react(change);
         }
     }
 
-    /// As [`wait`](Self::wait), but stops the command when what it relies on is lost.
+    fn react(&mut self, change: Change) {
+        match change {
+            Change::Child => {}
+            // Where the group is shared, the command has got it as well.
+            Change::Stop(signal) => {
+                if self.family.group() == Group::Own {
+                    self.family.signal_command(signal);
+                }
+            }
+            Change::Resumed => self.family.resume(),
+        }
+    }
+
+    /// Waits for the end of the command and of all that it has started, and passes signals on. Stops all of it when what it
+    /// relies on is lost.
     pub(crate) async fn wait_while(
         &mut self,
         lost: impl Future<Output = LossReason>,
-        grace: Duration,
+        subject: &Subject,
         signals: &mut Signals,
-    ) -> Result<Ended, Failure> {
-        let reason = tokio::select! {
-            // Both are true when this process wakes from a freeze, and then the loss counts.
-            biased;
-            reason = lost => reason,
-            status = self.wait(signals) => return status.map(Ended::Exited),
-        };
-        self.stop(grace).await?;
-        Ok(Ended::Lost(reason))
-    }
-
-    /// Asks the command to end, and kills it if it does not within `grace`.
-    pub(crate) async fn stop(&mut self, grace: Duration) -> Result<(), Failure> {
-        self.signal(Signal::TERM);
-        // A group of its own is over only when all in it have ended: what the command has started relied on the same.
-        let all_ended = async {
-            self.process.wait().await?;
-            while self.group == Group::Own && has_members(self.pid) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            io::Result::Ok(())
-        };
-        match tokio::time::timeout(grace, all_ended).await {
-            Ok(ended) => ended?,
-            Err(_elapsed) => {
-                self.signal(Signal::KILL);
-                self.process.wait().await?;
+    ) -> Ended {
+        tokio::pin!(lost);
+        loop {
+            let event = tokio::select! {
+                // Both are true when this process wakes from a freeze, and then the loss counts.
+                biased;
+                reason = &mut lost => {
+                    subject.lost(&reason.to_string()).await;
+                    self.family.signal_all(Signal::TERM);
+                    let ending = Ending::of_loss(Instant::now(), self.grace);
+                    self.end(ending, std::future::pending(), subject, signals).await;
+                    return Ended::Lost;
+                }
+                event = self.event(signals) => event,
+            };
+            match event {
+                Event::Heard(heard) => self.forward(heard, subject).await,
+                Event::Ended(status) => return self.finish(status, lost, subject, signals).await,
             }
         }
-        Ok(())
     }
 
-    /// One that has ended in the meantime needs no signal.
-    fn signal(&self, signal: Signal) {
-        let _ = match self.group {
-            Group::Own => kill_process_group(self.pid, signal),
-            // After the wait, its id may be somebody else's.
-            Group::Shared if self.process.id().is_none() => Ok(()),
-            Group::Shared => kill_process(self.pid, signal),
-        };
+    /// Waits for the end of all that the command has started, now that it has ended itself.
+    pub(crate) async fn finish(
+        &mut self,
+        status: ExitStatus,
+        lost: impl Future<Output = LossReason>,
+        subject: &Subject,
+        signals: &mut Signals,
+    ) -> Ended {
+        let ending = Ending::of_command(Instant::now(), self.grace, self.asked);
+        match self.end(ending, lost, subject, signals).await {
+            Some(_) => Ended::Lost,
+            None => Ended::Exited(status),
+        }
+    }
+
+    /// Ends all that is left; returns why what it relied on was lost, if that happened meanwhile.
+    async fn end(
+        &mut self,
+        mut ending: Ending,
+        lost: impl Future<Output = LossReason>,
+        subject: &Subject,
+        signals: &mut Signals,
+    ) -> Option<LossReason> {
+        tokio::pin!(lost);
+        let mut reason = None;
+        loop {
+            let left = self.family.left();
+            let wait = match ending.step(Instant::now(), left) {
+                Step::Finished => break,
+                Step::Terminate => {
+                    if self.asked == Asked::ByNobody && self.family.status().is_some() && reason.is_none() {
+                        subject.left_behind(&self.family.pids()).await;
+                    }
+                    self.family.signal_all(Signal::TERM);
+                    continue;
+                }
+                Step::Kill => {
+                    self.family.kill();
+                    continue;
+                }
+                Step::Wait(wait) => wait,
+            };
+            tokio::select! {
+                biased;
+                why = &mut lost, if reason.is_none() => {
+                    subject.lost(&why.to_string()).await;
+                    reason = Some(why);
+                    ending.hurry();
+                }
+                // Whoever sends one more has no patience.
+                heard = signals.next() => {
+                    if heard.asks_to_end() {
+                        ending.hurry();
+                    }
+                    if !(self.family.group() == Group::Shared && heard.is_key()) {
+                        self.family.signal_all(heard.signal);
+                    }
+                }
+                change = self.job.changed() => self.react(change),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        if self.family.left() != Left::Nobody {
+            subject.not_stopped(&self.family.pids()).await;
+        }
+        self.finished = true;
+        reason
     }
 }
 
-fn has_members(group: Pid) -> bool {
-    rustix::process::test_kill_process_group(group).is_ok()
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.family.kill();
+        }
+    }
 }
 
 /// What the command is called, for those who see who holds a lock.
@@ -157,7 +253,7 @@ impl Ended {
     pub(crate) fn exit(self) -> Exit {
         match self {
             Self::Exited(status) => Exit::of_status(status),
-            Self::Lost(_) => Exit::LOST,
+            Self::Lost => Exit::LOST,
         }
     }
 }

@@ -2,15 +2,16 @@
 
 use std::{io::Write as _, sync::Arc};
 
-use coord_api::{ConfigCenter, ConfigExt, Version};
-use serde_json::Value;
+use coord_api::{ConfigCenter, ConfigExt, Entry, Version};
+use serde_json::value::RawValue;
 use tempfile::NamedTempFile;
 use tokio::process::Command;
 
-use super::{Why, values::parse, written};
+use super::{Why, written};
 use crate::{
     child::Signals,
     exit::{Exit, Failure},
+    json::{Layout, parse, text_of},
     out::Out,
 };
 
@@ -20,9 +21,14 @@ pub(super) async fn edit(
     why: &Why,
     out: Out,
 ) -> Result<Exit, Failure> {
-    let (before, version) = match center.get_entry(key).await? {
-        Some(entry) => (pretty(entry.as_bytes()), entry.version()),
-        None => ("null\n".to_owned(), Version::ABSENT),
+    let entry = center.get_entry(key).await?;
+    let version = entry.as_ref().map_or(Version::ABSENT, Entry::version);
+    let stored = entry.as_ref().map_or(&b"null"[..], |entry| entry.as_bytes());
+    let layout = text_of(stored).map_or(Layout::Own, Layout::of);
+    let before = match text_of(stored) {
+        Some(text) => format!("{}\n", layout.to_edit(text)),
+        // What is not JSON is shown as it is.
+        None => String::from_utf8_lossy(stored).into_owned(),
     };
     // Readable by its owner alone: a value may be a secret.
     let mut file = tempfile::Builder::new().prefix("coord-edit-").suffix(".json").tempfile()?;
@@ -35,20 +41,17 @@ pub(super) async fn edit(
         return written(key, version, out);
     }
     let outcome = match parse(&after) {
-        Ok(value) => why.record(center, key).expecting(version).set(&*value).await.map_err(Failure::from),
+        Ok(value) => {
+            // What nobody has edited stays byte by byte.
+            let text = layout.apply(value.get());
+            let value = RawValue::from_string(text).expect("was JSON before it was laid out");
+            why.record(center, key).expecting(version).set(&*value).await.map_err(Failure::from)
+        }
         Err(failure) => Err(failure),
     };
     match outcome {
         Ok(version) => written(key, version, out),
         Err(failure) => Err(kept(file, failure)),
-    }
-}
-
-/// What is not JSON is shown as it is.
-fn pretty(stored: &[u8]) -> String {
-    match serde_json::from_slice::<Value>(stored) {
-        Ok(value) => format!("{value:#}\n"),
-        Err(_) => String::from_utf8_lossy(stored).into_owned(),
     }
 }
 

@@ -1,20 +1,24 @@
 //! `coord config`: values, their history, and files of them.
 
+mod diff;
 mod edit;
-mod files;
+mod export;
+mod folder;
 mod history;
+mod import;
 mod values;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use clap::{Args, Subcommand};
 use coord_api::{ConfigCenter, Entry, Provider, Version};
 use coord_config::{HistoryExt, Recorder, SchemaExt};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{json, value::RawValue};
 
 use crate::{
     exit::{Exit, Failure},
-    out::Out,
+    out::{Out, shown},
 };
 
 #[derive(Args, Debug)]
@@ -96,9 +100,9 @@ enum ConfigCommand {
         write: Write,
     },
     /// Writes the values of all files NAME.json below a folder that differ from what is stored
-    Import(files::Import),
+    Import(import::Import),
     /// Writes each value to a file NAME.json below a folder
-    Export(files::Export),
+    Export(export::Export),
 }
 
 /// Who writes, and why.
@@ -166,7 +170,7 @@ impl ConfigArgs {
             ConfigCommand::List { prefix } => values::list(&center, &prefix, out).await,
             ConfigCommand::Watch { key, prefix } => values::watch(&center, &key, prefix, out).await,
             ConfigCommand::History { key } => history::history(&center, &key, out).await,
-            ConfigCommand::Diff { key, from, to } => history::diff(&center, &key, from, to, out).await,
+            ConfigCommand::Diff { key, from, to } => diff::diff(&center, &key, from, to, out).await,
             ConfigCommand::Rollback { key, version, write } => {
                 history::rollback(&center, &key, version, &write, out).await
             }
@@ -177,18 +181,26 @@ impl ConfigArgs {
 }
 
 /// An entry as it is documented. What is not JSON, since another program wrote it, is told as text.
-fn entry_json(entry: &Entry) -> Value {
-    if let Ok(value) = entry.decode::<Value>() {
-        return json!({ "key": entry.key(), "version": entry.version(), "value": value });
-    }
-    let text = String::from_utf8_lossy(entry.as_bytes());
-    json!({ "key": entry.key(), "version": entry.version(), "not_json": text })
+#[derive(Serialize)]
+struct EntryJson<'a> {
+    key: &'a str,
+    version: Version,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_json: Option<Cow<'a, str>>,
+}
+
+fn entry_json(entry: &Entry) -> EntryJson<'_> {
+    let value = serde_json::from_slice::<&RawValue>(entry.as_bytes()).ok();
+    let not_json = value.is_none().then(|| String::from_utf8_lossy(entry.as_bytes()));
+    EntryJson { key: entry.key(), version: entry.version(), value, not_json }
 }
 
 /// Says that something was written.
 fn written(key: &str, version: Version, out: Out) -> Result<Exit, Failure> {
     let json = json!({ "key": key, "version": version });
-    out.result(&json, |to| writeln!(to, "{key} is at version {version}"))?;
+    out.result(&json, |to| writeln!(to, "{} is at version {version}", shown(key)))?;
     Ok(Exit::OK)
 }
 

@@ -4,11 +4,16 @@ use std::{io::Read, sync::Arc};
 
 use coord_api::{ConfigCenter, ConfigExt, Entry, EntryEvent, Scope, Version};
 use coord_config::HistoryExt;
-use serde_json::{Value, json, value::RawValue};
+use serde::Serialize;
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 
-use super::{Write, absent, entry_json, written};
+use super::{EntryJson, Write, absent, entry_json, written};
 use crate::{
     exit::{Exit, Failure},
+    json::{compact, parse, text_of},
     out::{Out, shown, table},
     watch,
 };
@@ -24,11 +29,7 @@ pub(super) async fn get(
         None => center.get_entry(key).await?,
     };
     let entry = entry.ok_or_else(|| absent(key))?;
-    out.result(&entry_json(&entry), |to| {
-        // As it is stored, so that scripts get back what they wrote.
-        to.write_all(entry.as_bytes())?;
-        writeln!(to)
-    })?;
+    out.stored(&entry_json(&entry), entry.as_bytes())?;
     Ok(Exit::OK)
 }
 
@@ -50,14 +51,6 @@ pub(super) async fn set(
     written(key, version, out)
 }
 
-/// Checks that a text is JSON, and keeps it as it is but for the white space around it.
-pub(super) fn parse(text: &str) -> Result<Box<RawValue>, Failure> {
-    serde_json::from_str::<Box<RawValue>>(text.trim()).map_err(|error| {
-        let hint = "a text needs quotes: '\"text\"'";
-        Failure::usage(format!("the value is not JSON: {error}\n  {hint}"))
-    })
-}
-
 pub(super) async fn delete(
     center: &Arc<dyn ConfigCenter>,
     key: &str,
@@ -69,14 +62,14 @@ pub(super) async fn delete(
     }
     let version = write.record(center, key).delete().await?;
     let json = json!({ "key": key, "version": version, "deleted": true });
-    out.result(&json, |to| writeln!(to, "{key} is deleted, at version {version}"))?;
+    out.result(&json, |to| writeln!(to, "{} is deleted, at version {version}", shown(key)))?;
     Ok(Exit::OK)
 }
 
 pub(super) async fn list(center: &Arc<dyn ConfigCenter>, prefix: &str, out: Out) -> Result<Exit, Failure> {
     let entries = center.list(prefix.trim_end_matches('/')).await?;
-    let json: Vec<Value> = entries.iter().map(entry_json).collect();
-    out.result(&json.into(), |to| {
+    let json: Vec<EntryJson<'_>> = entries.iter().map(entry_json).collect();
+    out.result(&json, |to| {
         if entries.is_empty() {
             return writeln!(to, "no value is stored");
         }
@@ -92,10 +85,9 @@ pub(super) async fn list(center: &Arc<dyn ConfigCenter>, prefix: &str, out: Out)
 /// A value in one line of bounded length.
 fn short(entry: &Entry) -> String {
     const LIMIT: usize = 60;
-    let text = String::from_utf8_lossy(entry.as_bytes());
-    let text = match serde_json::from_str::<Value>(&text) {
-        Ok(value) => value.to_string(),
-        Err(_) => shown(&text),
+    let text = match text_of(entry.as_bytes()) {
+        Some(text) => shown(&compact(text)),
+        None => shown(&String::from_utf8_lossy(entry.as_bytes())),
     };
     match text.char_indices().nth(LIMIT) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -113,22 +105,32 @@ pub(super) async fn watch(
     watch::show(center.watch_entries(scope), event_line, out).await
 }
 
-fn event_line(event: &EntryEvent) -> (Value, String) {
+/// An event as it is documented.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum EventJson<'a> {
+    Snapshot { version: Version, entries: Vec<EntryJson<'a>> },
+    Set { entry: EntryJson<'a> },
+    Deleted { key: &'a str, version: Version },
+}
+
+fn event_line(event: &EntryEvent) -> (Box<RawValue>, String) {
     let line = |entry: &Entry| {
         let text = shown(&String::from_utf8_lossy(entry.as_bytes()));
         format!("{} at version {}: {text}", shown(entry.key()), entry.version())
     };
-    match event {
+    let (json, text) = match event {
         EntryEvent::Snapshot { version, entries } => {
             let lines: Vec<String> = entries.iter().map(line).collect();
             let text = if lines.is_empty() { "nothing is stored".into() } else { lines.join("\n") };
-            let entries: Vec<Value> = entries.iter().map(entry_json).collect();
-            (json!({ "event": "snapshot", "version": version, "entries": entries }), text)
+            let entries = entries.iter().map(entry_json).collect();
+            (EventJson::Snapshot { version: *version, entries }, text)
         }
-        EntryEvent::Put(entry) => (json!({ "event": "set", "entry": entry_json(entry) }), line(entry)),
-        EntryEvent::Deleted { key, version } => (
-            json!({ "event": "deleted", "key": key, "version": version }),
-            format!("{} at version {version}: deleted", shown(key)),
-        ),
-    }
+        EntryEvent::Put(entry) => (EventJson::Set { entry: entry_json(entry) }, line(entry)),
+        EntryEvent::Deleted { key, version } => {
+            let text = format!("{} at version {version}: deleted", shown(key));
+            (EventJson::Deleted { key, version: *version }, text)
+        }
+    };
+    (to_raw_value(&json).expect("has text as keys"), text)
 }

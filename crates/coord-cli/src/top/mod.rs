@@ -53,7 +53,7 @@ impl TopArgs {
         loop {
             let seen = tokio::select! {
                 biased;
-                signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+                heard = signals.next() => return Ok(Exit::of_signal(heard.signal.as_raw())),
                 seen = look_after(wait, provider) => seen,
             };
             match seen {
@@ -79,7 +79,7 @@ impl TopArgs {
             terminal.0.draw(|frame| page.draw(frame))?;
             let next = tokio::select! {
                 biased;
-                signal = signals.next() => return Ok(Exit::of_signal(signal.as_raw())),
+                heard = signals.next() => return Ok(Exit::of_signal(heard.signal.as_raw())),
                 event = keys.recv() => match event {
                     Some(event) => page.react(&event),
                     None => Next::Quit,

@@ -74,13 +74,16 @@ async fn a_frozen_holder_stops_its_command_when_it_wakes() {
     let args = ["lock", "job", "--ttl", "3s", "--", "sh", "-c", WORK];
     let mut coord = Running::start(&mut shop.coord(&args));
     let (shell, child) = pids(&coord.line().await);
-    let group = format!("-{shell}");
     coord.signal("STOP").await;
-    signal(&group, "STOP").await;
+    for pid in [&shell, &child] {
+        signal(pid, "STOP").await;
+    }
     let locks = shop.client().await.lock();
     let next = timeout(LIMIT, locks.acquire("job", TTL)).await.expect("in time").expect("its TTL is over");
     assert!(lives(&shell), "it sleeps");
-    signal(&group, "CONT").await;
+    for pid in [&shell, &child] {
+        signal(pid, "CONT").await;
+    }
     coord.signal("CONT").await;
     assert_eq!(coord.code().await, Some(76));
     until_dead(&shell).await;

@@ -159,3 +159,62 @@ async fn a_failure_is_told_in_one_line_with_what_to_do_next() {
     let _: Error =
         shop.client().await.lock().acquire("", LIMIT).await.expect_err("is the library's own check");
 }
+
+/// Time that is over is no answer: whether others hold it is for etcd to say.
+#[tokio::test]
+async fn wait_that_ends_in_an_outage_is_no_word_of_etcd() {
+    let mut shop = Shop::open().await;
+    let hold = |args: &'static [&'static str]| Running::start(&mut shop.coord(args));
+    let mut lock = hold(&["lock", "job", "--ttl", "1h", "--", "sh", "-c", STAY]);
+    let mut id =
+        hold(&["id", "acquire", "gw", "--max", "2", "--ttl", "1h", "--", "sh", "-c", "echo ready; sleep 60"]);
+    (lock.line().await, id.line().await);
+    let waiting = |args: &'static [&'static str]| {
+        Running::start(
+            shop.coord(&["--timeout", "1s"]).args(args).args(["--wait", "4s", "--", "echo", "ran"]),
+        )
+    };
+    let lock_waits = waiting(&["lock", "job"]);
+    let id_waits = waiting(&["id", "acquire", "gw", "--max", "2"]);
+    shop.queue_becomes("job", 2).await;
+    shop.server.kill9().await.expect("is killed");
+    assert_eq!(lock_waits.code().await, Some(69));
+    assert_eq!(id_waits.code().await, Some(69));
+}
+
+#[tokio::test]
+async fn no_time_to_wait_is_an_attempt() {
+    let shop = Shop::open().await;
+    for what in [&["lock", "job"][..], &["id", "acquire", "gw", "--max", "9"]] {
+        let free = shop.run(&[what, &["--wait", "0s", "--", "echo", "ran"]].concat()).await;
+        assert_eq!((free.status.code(), stdout(&free).as_str()), (Some(0), "ran\n"), "{}", stderr(&free));
+    }
+    let _guard = shop.client().await.lock().acquire("job", LIMIT).await.expect("is free");
+    assert_eq!(shop.fails(&["lock", "job", "--wait", "0s", "--", "echo", "ran"]).await.0, 75);
+}
+
+/// Only a place in the queue is lost, and nothing that was held: 76 is for a command that was stopped.
+#[tokio::test]
+async fn waiting_command_whose_place_is_lost_stands_in_the_queue_anew() {
+    let shop = Shop::open().await;
+    let locks = shop.client().await.lock();
+    let guard = locks.acquire("job", LIMIT).await.expect("is free");
+    let mut waiting = Running::start(&mut shop.coord(&["lock", "job", "--", "echo", "ran"]));
+    shop.queue_becomes("job", 2).await;
+    let place = locks.holders("job").await.expect("etcd answers").remove(1).key;
+    let lease = place.rsplit('/').next().and_then(|last| last.split('-').next()).expect("names its lease");
+    shop.server.etcdctl(&["lease", "revoke", lease]).await.expect("is revoked");
+    let stands_again = async {
+        loop {
+            let queue = locks.holders("job").await.expect("etcd answers");
+            if queue.len() == 2 && queue[1].key != place {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, stands_again).await.expect("in time");
+    guard.unlock().await.expect("is held");
+    assert_eq!(waiting.line().await, "ran");
+    assert_eq!(waiting.code().await, Some(0));
+}

@@ -1,0 +1,156 @@
+//! The processes of this machine, as `/proc` lists them, and which of them descend from another one.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+};
+
+/// A process of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
+    pub(super) group: i32,
+    /// Whether it can still do something. One that has ended and was not waited for can not.
+    pub(super) lives: bool,
+}
+
+impl Process {
+    /// Reads `/proc/PID/stat`: the second field is a name that may have spaces and brackets.
+    fn parse(stat: &str) -> Option<Self> {
+        let (pid, _) = stat.split_once(' ')?;
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<i32>().ok();
+        let ended = matches!(*fields.first()?, "Z" | "X" | "x");
+        Some(Self {
+            pid: pid.parse().ok()?,
+            parent: number(4)?,
+            group: number(5)?,
+            // The first thread of a process may end before others, which work on.
+            lives: !ended || number(20)? > 1,
+        })
+    }
+}
+
+/// The processes of one look.
+#[derive(Debug, Default)]
+pub(super) struct Table(Vec<Process>);
+
+impl Table {
+    /// Looks at all processes; an error where there is no `/proc`.
+    ///
+    /// A process whose parent ends meanwhile is seen below a parent that is not: then it looks again.
+    pub(super) fn read() -> io::Result<Self> {
+        const LOOKS: usize = 5;
+        let mut table = Self::read_once()?;
+        for _ in 1..LOOKS {
+            if table.is_whole() {
+                break;
+            }
+            table = Self::read_once()?;
+        }
+        Ok(table)
+    }
+
+    fn read_once() -> io::Result<Self> {
+        let mut processes = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+            else {
+                continue;
+            };
+            // One that has ended since it was listed is not there.
+            let Ok(stat) = fs::read(format!("/proc/{name}/stat")) else { continue };
+            processes.extend(Process::parse(&String::from_utf8_lossy(&stat)));
+        }
+        if processes.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no process is listed in /proc"));
+        }
+        Ok(Self(processes))
+    }
+
+    fn is_whole(&self) -> bool {
+        let known: HashSet<i32> = self.0.iter().map(|process| process.pid).collect();
+        self.0.iter().all(|process| process.parent == 0 || known.contains(&process.parent))
+    }
+
+    /// Returns the children of a process, also those that have ended.
+    pub(super) fn children(&self, of: i32) -> impl Iterator<Item = i32> {
+        self.0.iter().filter(move |process| process.parent == of).map(|process| process.pid)
+    }
+
+    /// Returns the living descendants of a process, but for `strangers` and their descendants.
+    pub(super) fn descendants(&self, of: i32, strangers: &HashSet<i32>) -> Vec<Process> {
+        let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
+        for process in &self.0 {
+            children.entry(process.parent).or_default().push(*process);
+        }
+        let (mut found, mut parents) = (Vec::new(), vec![of]);
+        while let Some(parent) = parents.pop() {
+            for child in children.remove(&parent).unwrap_or_default() {
+                if !strangers.contains(&child.pid) {
+                    parents.push(child.pid);
+                    found.push(child);
+                }
+            }
+        }
+        found.retain(|process| process.lives);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(pid: i32, name: &str, state: &str, parent: i32, threads: i32) -> Process {
+        let rest = "0 -1 4194304 1 0 0 0 0 0 0 0 20 0";
+        let line = format!("{pid} ({name}) {state} {parent} {pid} 9 {rest} {threads} 0 77 8 9");
+        Process::parse(&line).expect("is a line of /proc")
+    }
+
+    #[test]
+    fn names_with_brackets_and_spaces_are_read_over() {
+        let process = stat(7, "a) Z 1 (b", "S", 3, 1);
+        assert_eq!(process, Process { pid: 7, parent: 3, group: 7, lives: true });
+        assert_eq!(Process::parse("7 (a"), None);
+    }
+
+    #[test]
+    fn zombie_has_ended_unless_another_of_its_threads_works() {
+        assert!(!stat(7, "a", "Z", 3, 1).lives);
+        assert!(stat(7, "a", "Z", 3, 2).lives);
+    }
+
+    #[test]
+    fn descendants_leave_strangers_and_zombies_out() {
+        let table = Table(vec![
+            stat(1, "init", "S", 0, 1),
+            stat(10, "coord", "S", 1, 2),
+            stat(11, "sh", "Z", 10, 1),
+            stat(12, "worker", "S", 11, 1),
+            stat(13, "logger", "S", 10, 1),
+            stat(14, "of logger", "S", 13, 1),
+            stat(15, "other", "S", 1, 1),
+        ]);
+        let found = table.descendants(10, &HashSet::from([13]));
+        assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [12]);
+        assert_eq!(table.children(10).collect::<Vec<_>>(), [11, 13]);
+    }
+
+    #[test]
+    fn look_between_two_parents_is_not_whole() {
+        assert!(Table(vec![stat(1, "init", "S", 0, 1), stat(2, "a", "S", 1, 1)]).is_whole());
+        assert!(!Table(vec![stat(1, "init", "S", 0, 1), stat(3, "a", "S", 2, 1)]).is_whole());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_is_listed() {
+        let own = i32::try_from(std::process::id()).expect("fits");
+        let table = Table::read().expect("/proc is there");
+        assert!(table.0.iter().any(|process| process.pid == own && process.lives));
+    }
+}
