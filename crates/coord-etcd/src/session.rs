@@ -33,27 +33,9 @@ pub(crate) struct Session {
     pub(crate) id: i64,
     pub(crate) lease: Lease,
     pub(crate) gate: Arc<Gate>,
-    /// Lets the lease be renewed at once.
-    pub(crate) doubts: Doubts,
+    /// Tells the task that renews it that it should do so at once.
+    renew: Notify,
     class: Ttl,
-}
-
-/// Doubts that etcd still has a lease: something that was on it is gone. Clones are about the same lease.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Doubts(Arc<Notify>);
-
-impl Doubts {
-    /// Lets the lease be renewed at once, which tells whether etcd has it.
-    pub(crate) fn raise(&self) {
-        self.0.notify_one();
-    }
-
-    /// Waits until there are some.
-    ///
-    /// May be dropped and called again.
-    pub(crate) async fn raised(&self) {
-        self.0.notified().await;
-    }
 }
 
 /// A lease as it was granted.
@@ -121,8 +103,7 @@ impl Session {
     pub(crate) fn unrenewed(id: i64, ttl: Duration) -> Arc<Self> {
         let gate = Arc::new(Gate::new(String::new(), id));
         let class = Ttl::parse(ttl).expect("is a time to live");
-        let (lease, doubts) = (Lease::granted(Instant::now(), ttl), Doubts::default());
-        Arc::new(Self { id, lease, gate, doubts, class })
+        Arc::new(Self { id, lease: Lease::granted(Instant::now(), ttl), gate, renew: Notify::new(), class })
     }
 
     /// If an error says that etcd does not know the lease any more, all that is held on it learns so now, and not at the
@@ -131,6 +112,11 @@ impl Session {
         if let Error::Lost { reason } = error {
             self.lease.lose(*reason);
         }
+    }
+
+    /// Asks for a renewal at once, which tells whether etcd still has the lease.
+    pub(crate) fn renew_now(&self) {
+        self.renew.notify_one();
     }
 }
 
@@ -270,8 +256,8 @@ impl Core {
         let granted = self.grant_lease("grant a lease", ttl.as_secs().into(), |id| self.revoke_later(id));
         let Granted { id, sent, ttl: granted } = granted.await?;
         let gate = Arc::new(Gate::new(self.keys.gate(id), id));
-        let (lease, doubts) = (Lease::granted(sent, granted), Doubts::default());
-        let session = Arc::new(Session { id, lease, gate, doubts, class: ttl });
+        let lease = Lease::granted(sent, granted);
+        let session = Arc::new(Session { id, lease, gate, renew: Notify::new(), class: ttl });
         self.sessions.alive().insert(id, session.clone());
         // Closing marks first and revokes then, so either it sees this session or we see that it is closed.
         if self.check_open().is_err() {
@@ -345,7 +331,7 @@ async fn keep_alive(core: Arc<Core>, session: Arc<Session>) {
             // An etcd that was away may have come back without the lease: better to know now.
             () = heard_again(&mut contact) => renew(&core, &session, &mut renewals).await,
             // What was on it is gone, and perhaps it is as well.
-            () = session.doubts.raised() => renew(&core, &session, &mut renewals).await,
+            () = session.renew.notified() => renew(&core, &session, &mut renewals).await,
         };
         if let Some(reason) = reason {
             break reason;
