@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use coord_tests::{EtcdServer, signal};
+use coord_tests::{EtcdServer, Proxy, signal};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -52,6 +52,32 @@ async fn every_example_runs_over_etcd() {
     for name in EXAMPLES {
         run(name, &format!("etcd://{address}/{name}")).await;
     }
+}
+
+/// Nobody is left to lead if those who wait give up with their places.
+#[tokio::test]
+async fn leader_job_outlasts_an_outage_of_more_than_a_ttl() {
+    let server = EtcdServer::start().await.expect("starts");
+    let address = server.endpoint().trim_start_matches("http://");
+    let network = Proxy::start(address.to_owned()).await.expect("a port is free");
+    let mut job = example("leader_job");
+    let url = format!("etcd://{}/outage", network.address());
+    let mut job = job.arg(url).stdout(Stdio::piped()).spawn().expect("starts");
+    let mut lines = BufReader::new(job.stdout.take().expect("is piped")).lines();
+    let (mut said, mut was_cut) = (Vec::<String>::new(), false);
+    while let Some(line) = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("is text") {
+        said.push(line);
+        // The others stand in the queue by then.
+        let is_leading = said.last().is_some_and(|line| line.ends_with("makes report 2"));
+        if is_leading && !std::mem::replace(&mut was_cut, true) {
+            network.cut();
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            network.restore();
+        }
+    }
+    let ended = timeout(LIMIT, job.wait()).await.expect("in time").expect("can be waited for");
+    assert!(ended.success(), "{ended}: {said:#?}");
+    assert!(said.iter().any(|line| line.ends_with("makes report 6")), "{said:#?}");
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Within a client a lock is handed on at once: the store hears of it afterwards, and nobody else comes between.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use coord_api::{Batch, DistributedLock, Error, LockGuard, Provider};
+use coord_api::{Batch, DistributedLock, Error, LockGuard, LossReason, Lost, Provider};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{EtcdServer, Late};
+use etcd_client::{DeleteOptions, GetOptions, SortOrder, SortTarget};
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
@@ -137,4 +141,100 @@ async fn who_gives_up_waiting_lets_the_next_one_through_at_once() {
     let third = at_once(third).await;
     assert!(!third.is_lost());
     drop(third);
+}
+
+/// How many tasks of one client wait.
+const WAITERS: usize = 50;
+
+/// Everybody who ever believed in a lock.
+#[derive(Clone, Default)]
+struct Believers(Arc<Mutex<Vec<Lost>>>);
+
+impl Believers {
+    /// Takes note of a holder, and fails if another one believes at this moment.
+    fn add(&self, guard: &LockGuard) {
+        let mut all = self.0.lock().expect("nothing panics while this is locked");
+        let others = all.iter().filter(|lost| lost.reason().is_none()).count();
+        all.push(guard.lost());
+        drop(all);
+        assert!(others == 0 || guard.is_lost(), "{others} others believe in the lock");
+    }
+}
+
+/// The places of a holder and of many tasks of its client go at one revision, as their lease does, or since someone clears
+/// the queue. None of them holds by it, and the next client does. More rounds by `COORD_VANISH_ROUNDS`.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_that_go_at_one_revision_let_nobody_of_theirs_hold() {
+    let rounds =
+        std::env::var("COORD_VANISH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(12);
+    let server = EtcdServer::start().await.expect("starts");
+    let (one, other) = (client(server.endpoint()).await.lock(), client(server.endpoint()).await.lock());
+    let admin = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    let queue = || {
+        Some(
+            GetOptions::new().with_prefix().with_keys_only().with_sort(SortTarget::Create, SortOrder::Ascend),
+        )
+    };
+    for round in 0..rounds {
+        let believers = Believers::default();
+        let waits = |locks: &Arc<dyn DistributedLock>| {
+            let (locks, believers) = (locks.clone(), believers.clone());
+            tokio::spawn(async move {
+                let guard = locks.acquire("job", TTL).await.expect("queues anew");
+                believers.add(&guard);
+                tokio::task::yield_now().await;
+                drop(guard.unlock().await);
+            })
+        };
+        let places = async |count: usize| {
+            let all = async {
+                loop {
+                    let found =
+                        admin.kv_client().get("/coord/locks/job/", queue()).await.expect("etcd answers");
+                    if found.kvs().len() == count {
+                        break found.kvs()[0].lease();
+                    }
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(SOON, all).await.expect("stand in the queue")
+        };
+        let held = one.acquire("job", TTL).await.expect("is free");
+        let mut waiters: Vec<_> = (0..WAITERS).map(|_| waits(&one)).collect();
+        let lease = places(WAITERS + 1).await;
+        waiters.push(waits(&other));
+        places(WAITERS + 2).await;
+        // For the events.
+        sleep(Duration::from_millis(50)).await;
+        if round % 2 == 0 {
+            admin.lease_client().revoke(lease).await.expect("is revoked");
+        } else {
+            let all = DeleteOptions::new().with_prefix();
+            admin.kv_client().delete("/coord/locks/job/", Some(all)).await.expect("etcd answers");
+        }
+        let told =
+            timeout(Duration::from_secs(2), held.lost()).await.expect("is told long before a renewal is due");
+        assert!(matches!(told, LossReason::Deleted | LossReason::Revoked), "round {round}: {told:?}");
+        for waiter in waiters {
+            soon(waiter).await;
+        }
+    }
+}
+
+/// What is on a lease that was revoked is lost as soon as the client hears of one of its places.
+#[tokio::test(flavor = "multi_thread")]
+async fn guards_on_a_revoked_lease_hear_of_it_from_a_queue_that_is_watched() {
+    let server = EtcdServer::start().await.expect("starts");
+    let locks = client(server.endpoint()).await.lock();
+    let admin = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+    let alone = locks.acquire("alone", TTL).await.expect("is free");
+    let held = locks.acquire("job", TTL).await.expect("is free");
+    let waiter = waits(&locks, 2).await;
+    let found = admin.kv_client().get(alone.key(), None).await.expect("etcd answers");
+    admin.lease_client().revoke(found.kvs()[0].lease()).await.expect("is revoked");
+    // The next renewal is due in twenty seconds.
+    let told = timeout(Duration::from_secs(5), alone.lost()).await.expect("is told at once");
+    assert_eq!(told, LossReason::Revoked);
+    assert!(held.is_lost());
+    assert!(!soon(waiter).await.is_lost(), "queues anew, on another lease");
 }

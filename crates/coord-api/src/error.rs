@@ -65,8 +65,8 @@ pub enum Error {
         by: Duration,
     },
 
-    /// What the caller held (or waited with) is gone, and someone else may have it now: stop the work that
-    /// relied on it, then acquire anew.
+    /// What the caller held is gone, and someone else may have it now: stop the work that relied on it, then acquire
+    /// anew. Whoever only waited is not told: it waits on.
     #[error("no longer held: {reason}")]
     Lost {
         /// How it was lost.

@@ -30,7 +30,8 @@ pub enum LossReason {
     Refused,
     /// The store says that the lease is gone: it expired there, or an operator revoked it.
     Revoked,
-    /// The entry was deleted from outside while its lease lived on.
+    /// The entry is gone from the store, and nobody here has given it back: it was deleted from outside, or with a lease
+    /// of which this client has not heard yet that it is gone.
     Deleted,
     /// A later registration of the same instance by the same client took its place.
     Superseded,

@@ -20,6 +20,7 @@ mod contact;
 mod entry;
 mod error;
 mod health;
+mod id_waits;
 mod ids;
 mod lease;
 mod lock;
@@ -42,6 +43,7 @@ pub use contact::{Contact, Freshness};
 pub use entry::{Entry, EntryEvent};
 pub use error::{BoxError, Error, Result};
 pub use health::{HEALTH_LIMIT, Health};
+pub use id_waits::InstanceIdAllocatorExt;
 pub use ids::{
     HeldId, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, MAX_IDENTITY_BYTES, MAX_MAX_ID,
     MAX_QUARANTINE, check_max_id,

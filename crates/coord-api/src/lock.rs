@@ -14,6 +14,8 @@ use crate::{Error, LockName, Lost, Owner, Result, backend::Place};
 ///   one process. Locks are not reentrant: a task that acquires twice waits for itself.
 /// - **Handed on at once** to the next in the queue if that is a task of the same client, whether the store can be
 ///   reached or not; to others when the store has freed it.
+/// - **Waiting holds nothing.** Whoever waits outlasts outages and lost leases: it takes another place in the queue,
+///   behind those who came meanwhile. [`Error::Lost`] is about a lock that was held.
 /// - **Leased.** A held lock lives on a lease of `ttl` that coord renews. `ttl` is 1 s to 24 h, fractions
 ///   are rounded up, and [`LockGuard::ttl`] tells what the store granted.
 /// - **Loss is told.** When renewals fail, [`LockGuard::lost`] fires before anyone else can get the lock. A
@@ -43,16 +45,25 @@ pub trait DistributedLock: fmt::Debug + Send + Sync {
     /// Waits in the queue until the lock is free, then holds it.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] before anything is sent; [`Error::Lost`] when the place in the queue was
-    /// lost while waiting; [`Error::Closed`]; [`Error::Unavailable`] or [`Error::Timeout`] when the store
-    /// could not be reached, in which case nothing stays behind.
+    /// [`Error::InvalidArgument`] before anything is sent; [`Error::Closed`]; [`Error::Unavailable`] or
+    /// [`Error::Timeout`] when the store could not be reached when it was asked first, in which case nothing stays
+    /// behind. Once it stands in the queue an outage only lets it wait: it takes another place when its own is lost,
+    /// and answers only errors that waiting does not mend, as [`Error::PermissionDenied`].
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard>;
 
-    /// Takes the lock if it is free now; `None` if someone holds it or waits for it.
+    /// Takes the lock if it is free now; `None` if someone holds it or waits for it. A place that this client has given
+    /// up before does not count: the store is asked when that one is gone.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
     async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>>;
+
+    /// Waits in the queue for `wait` at most. `None` only if the store has said that others are before, for which it
+    /// has half a second at least. [`acquire_within`](DistributedLockExt::acquire_within) is what users call.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire), but [`Error::Unavailable`] and [`Error::Timeout`] only when the time is over.
+    async fn acquire_waiting(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Option<LockGuard>>;
 
     /// Who stands in the queue of a lock now, in their order: the first holds it, the others wait.
     ///
@@ -89,10 +100,33 @@ impl Holder {
 
 /// Sugar over every [`DistributedLock`].
 pub trait DistributedLockExt: DistributedLock {
-    /// Waits at most `wait` for the lock; `None` if it was not free in that time.
+    /// Waits at most `wait` for the lock; `None` if the store has said that others are before. A wait of zero is
+    /// [`try_acquire`](DistributedLock::try_acquire). Within its time it outlasts outages, also at the beginning.
     ///
     /// # Errors
+    /// As [`acquire`](DistributedLock::acquire). A store that does not answer in the time is no contention but
+    /// [`Error::Unavailable`] or [`Error::Timeout`]; it has half a second at least, however short `wait` is.
+    ///
+    /// # Cancel safety
     /// As [`acquire`](DistributedLock::acquire).
+    ///
+    /// # Example
+    /// ```
+    /// use std::time::Duration;
+    /// use coord_api::{DistributedLock, DistributedLockExt, Error, Provider};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// let client = coord_memory::Store::new().client();
+    /// let (locks, ttl) = (client.lock(), Duration::from_secs(30));
+    /// let guard = locks.acquire_within("nightly-report", ttl, Duration::ZERO).await?.expect("is free");
+    /// let wait = Duration::from_millis(100);
+    /// assert!(locks.acquire_within("nightly-report", ttl, wait).await?.is_none(), "others are before");
+    /// client.disconnect();
+    /// let answer = locks.acquire_within("nightly-report", ttl, wait).await;
+    /// assert!(matches!(answer, Err(Error::Unavailable { .. })), "nobody knows");
+    /// # drop(guard);
+    /// # Ok(()) }
+    /// ```
     fn acquire_within(
         &self,
         name: &str,
@@ -100,9 +134,10 @@ pub trait DistributedLockExt: DistributedLock {
         wait: Duration,
     ) -> impl Future<Output = Result<Option<LockGuard>>> + Send {
         async move {
-            match tokio::time::timeout(wait, self.acquire(name, ttl)).await {
-                Ok(acquired) => acquired.map(Some),
-                Err(_elapsed) => Ok(None),
+            if wait.is_zero() {
+                self.try_acquire(name, ttl).await
+            } else {
+                self.acquire_waiting(name, ttl, wait).await
             }
         }
     }

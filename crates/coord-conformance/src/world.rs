@@ -36,6 +36,9 @@ pub trait World: Send + Sync {
     /// Deletes as another program would.
     async fn delete_raw(&self, at: Raw<'_>);
 
+    /// Deletes every place in the queue of a lock at one moment, as an operator would: the leases live on.
+    async fn delete_queue(&self, lock: &str);
+
     /// Every key that is stored in this world, sorted: of all areas, with the places in the queues of locks,
     /// in the form in which [`LockGuard::key`](coord_api::LockGuard::key) tells them.
     async fn keys(&self) -> Vec<String>;

@@ -65,6 +65,15 @@ pub(crate) fn again(error: &Error) -> Error {
     match error {
         Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
         Error::Closed => Error::Closed,
+        Error::Lost { reason } => Error::Lost { reason: *reason },
+        Error::Unavailable { what, source } => {
+            Error::Unavailable { what: what.clone(), source: source.as_ref().map(words) }
+        }
+        Error::NoSpace { what, hint, source } => {
+            Error::NoSpace { what: what.clone(), hint, source: words(source) }
+        }
+        Error::Backend { operation, source } => Error::Backend { operation, source: words(source) },
+        Error::InvalidArgument { field, reason } => Error::invalid(field, reason.as_str()),
         Error::PermissionDenied { operation, source } => {
             Error::PermissionDenied { operation, source: words(source) }
         }

@@ -3,7 +3,8 @@
 //! Two writes of one key can not. And places that are created in one transaction have the same create revision, so two
 //! contenders for one queue in one transaction would have no order. Hence a lane for each queue, or key of a value: its
 //! requests are sent in their order, at most one that enters in one transaction, and none while one before it is under
-//! way, unless it says that it may be.
+//! way, unless it says that it may be. What has a condition on its queue never travels with others of its lane: etcd looks
+//! at the conditions of nested transactions before it makes any operation of the outer one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,6 +25,8 @@ pub(crate) trait Lined {
     fn key(&self) -> &str;
     /// Whether it enters the queue, so that what it finds there matters.
     fn enters(&self) -> bool;
+    /// Whether what it does depends on what is in the queue, by a condition of its own.
+    fn is_conditional(&self) -> bool;
     /// How many operations it takes.
     fn operations(&self) -> usize;
     /// Whether it may be sent while others of its lane are under way, and so be done before them.
@@ -142,14 +145,16 @@ impl<R: Lined> Lanes<R> {
 /// Whether a request may travel with others of its lane.
 fn fits<R: Lined>(together: &[R], next: &R) -> bool {
     let one_enters = together.iter().any(Lined::enters);
-    !(next.enters() && one_enters) && together.iter().all(|other| other.key() != next.key())
+    let is_conditional = next.is_conditional() || together.iter().any(Lined::is_conditional);
+    let shares_no_key = together.iter().all(|other| other.key() != next.key());
+    together.is_empty() || !is_conditional && !(next.enters() && one_enters) && shares_no_key
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Its lane, and its key: with a `+` it enters, with a `~` before that it overlaps.
+    /// Its lane, and its key: with a `+` it enters, with a `?` on a condition, with a `~` before that it overlaps.
     #[derive(Debug, Clone, PartialEq)]
     struct Request(&'static str, &'static str);
 
@@ -160,10 +165,13 @@ mod tests {
             &self.0
         }
         fn key(&self) -> &str {
-            self.1.trim_start_matches(['~', '+'])
+            self.1.trim_start_matches(['~', '+', '?'])
         }
         fn enters(&self) -> bool {
-            self.1.contains('+')
+            self.1.contains(['+', '?'])
+        }
+        fn is_conditional(&self) -> bool {
+            self.1.contains('?')
         }
         fn operations(&self) -> usize {
             if self.enters() { 2 } else { 1 }
@@ -235,6 +243,26 @@ mod tests {
         assert_eq!(lanes.next_batch(), [Request("a", "7"), Request("a", "+1")]);
         lanes.answered(&"a");
         assert_eq!(lanes.next_batch(), [Request("a", "1")]);
+    }
+
+    #[test]
+    fn what_is_conditional_travels_with_nothing_of_its_lane() {
+        let mut lanes = lanes(&[
+            Request("a", "~7"),
+            Request("a", "?1"),
+            Request("a", "~8"),
+            Request("a", "+2"),
+            Request("b", "?3"),
+        ]);
+        assert_eq!(lanes.next_batch(), [Request("a", "~7"), Request("b", "?3")]);
+        assert!(lanes.next_batch().is_empty(), "not before that is done which it may depend on");
+        lanes.answered(&"a");
+        lanes.answered(&"b");
+        assert_eq!(lanes.next_batch(), [Request("a", "?1")]);
+        assert_eq!(lanes.next_batch(), [Request("a", "~8")], "by itself it may overlap");
+        lanes.answered(&"a");
+        lanes.answered(&"a");
+        assert_eq!(lanes.next_batch(), [Request("a", "+2")]);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use coord_api::{DistributedLock, FencingToken, Holder, LockGuard, LockName, Result, Ttl};
+use coord_api::{
+    DistributedLock, FencingToken, Holder, LockGuard, LockName, Result, Ttl,
+    backend::waiting::{Queue, QueuedPlace, wait_for_turn, wait_within},
+};
 use etcd_client::KeyValue;
 use tokio::time::Instant;
 
@@ -15,16 +18,55 @@ pub(crate) struct EtcdLock {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// The queue of one lock.
+struct LockQueue<'a> {
+    shared: &'a Arc<Shared>,
+    name: &'a LockName,
+    ttl: Ttl,
+}
+
+impl Queue for LockQueue<'_> {
+    type Place = Spot;
+
+    async fn enter(&self) -> Result<Spot> {
+        // Boxed, since entering takes far more memory than waiting, which can take long.
+        Box::pin(Spot::enter(self.shared, self.shared.core.keys.lock_queue(self.name), self.ttl)).await
+    }
+
+    async fn pause(&self) {
+        // Many lose their places at one moment. Closed: that is told by what is tried next.
+        let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(20..150)));
+        tokio::select! {
+            () = self.shared.core.closed() => {}
+            () = pause => {}
+        }
+    }
+}
+
+impl QueuedPlace for Spot {
+    async fn turn(&mut self) -> Result<()> {
+        self.wait_for_turn().await
+    }
+
+    fn is_behind(&self) -> bool {
+        Spot::is_behind(self)
+    }
+}
+
 #[async_trait]
 impl DistributedLock for EtcdLock {
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        // Boxed, since entering takes far more memory than waiting, which can take long.
-        let mut spot =
-            Box::pin(Spot::enter(&self.shared, self.shared.core.keys.lock_queue(&name), ttl)).await?;
-        spot.wait_for_turn().await?;
+        let spot = wait_for_turn(&LockQueue { shared: &self.shared, name: &name, ttl }).await?;
         Ok(guard(name, spot, asked))
+    }
+
+    async fn acquire_waiting(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Option<LockGuard>> {
+        let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
+        let asked = Instant::now();
+        let spot = wait_within(&LockQueue { shared: &self.shared, name: &name, ttl }, wait).await?;
+        Ok(spot.map(|spot| guard(name, spot, asked)))
     }
 
     async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>> {

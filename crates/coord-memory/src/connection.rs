@@ -141,7 +141,7 @@ impl Connection {
     pub(crate) async fn granted<T>(
         &self,
         lost: Lost,
-        grant: oneshot::Receiver<T>,
+        grant: impl Future<Output = Result<T, oneshot::error::RecvError>>,
         needs_link: impl Fn(&T) -> bool,
     ) -> Result<T> {
         let granted = async {

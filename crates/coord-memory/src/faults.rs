@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use coord_api::LossReason;
+use coord_api::{LockName, LossReason};
 use tokio::time::Instant;
 
 use crate::{
@@ -233,6 +233,27 @@ impl Store {
         self.lock_now().delete_raw(key)
     }
 
+    /// Deletes every place in the queue of a lock at one moment, as `etcdctl del --prefix` would: those who held it or
+    /// waited are told, and nobody gets it by one of these places.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use coord_api::{DistributedLock, LossReason, Provider};
+    /// use coord_memory::Store;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// let store = Store::new();
+    /// let guard = store.client().lock().acquire("nightly-report", Duration::from_secs(10)).await?;
+    /// store.delete_queue("nightly-report");
+    /// assert_eq!(guard.lost().await, LossReason::Deleted);
+    /// # Ok(()) }
+    /// ```
+    pub fn delete_queue(&self, lock: &str) {
+        if let Ok(name) = LockName::parse(lock) {
+            self.lock_now().delete_queue(&name);
+        }
+    }
+
     /// Every key in the store, in order: `config/<key>`, `ids/<service>/<n>` of ids that are held or rest, `locks/<name>/<n>` of holders
     /// and waiters, and `services/<name>/<id>`.
     pub fn keys(&self) -> Vec<String> {
@@ -241,6 +262,17 @@ impl Store {
 }
 
 impl State {
+    fn delete_queue(&mut self, name: &LockName) {
+        let places = self.places(name);
+        for grip in &places {
+            self.tell(grip.client, News::Hold(grip.hold.clone(), LossReason::Deleted));
+        }
+        // The youngest first: a waiter leaves before it could be given what it waits for.
+        for grip in places.iter().rev() {
+            self.take_away(grip);
+        }
+    }
+
     fn delete_raw(&mut self, key: &str) -> bool {
         let grip = match keys::locate(key) {
             Location::Nothing => return false,

@@ -10,7 +10,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use coord_api::{DistributedLock, FencingToken, HeldLock, Holder, LockGuard, LockName, Owner, Result, Ttl};
+use coord_api::{
+    DistributedLock, FencingToken, HeldLock, Holder, LockGuard, LockName, Owner, Result, Ttl,
+    backend::waiting::{Queue, QueuedPlace, wait_for_turn, wait_within},
+};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -98,6 +101,11 @@ impl State {
         Some(&queue[position(queue, place)?].grip)
     }
 
+    /// All places of a lock's queue, in their order.
+    pub(crate) fn places(&self, name: &LockName) -> Vec<Grip> {
+        self.locks.get(name).into_iter().flatten().map(|contender| contender.grip.clone()).collect()
+    }
+
     /// Whether the place that `held` names is the first of its lock's queue that nobody has left.
     pub(crate) fn is_held(&self, held: &HeldLock) -> bool {
         let Location::Lock(name, place) = keys::locate(&held.key) else {
@@ -136,23 +144,75 @@ impl Locks {
     }
 }
 
+/// The queue of one lock.
+struct LockQueue<'a> {
+    locks: &'a Locks,
+    name: LockName,
+    ttl: Ttl,
+}
+
+/// A place in it, with the guard over it.
+struct Waiting<'a> {
+    locks: &'a Locks,
+    guard: LockGuard,
+    since: Instant,
+    /// `None` once it is at the head.
+    granted: Option<oneshot::Receiver<Granted>>,
+}
+
+impl<'a> Queue for LockQueue<'a> {
+    type Place = Waiting<'a>;
+
+    async fn enter(&self) -> Result<Waiting<'a>> {
+        let connection = &self.locks.0;
+        let (grip, granted) = connection.call().await?.join_queue(connection, &self.name, self.ttl);
+        let guard = self.locks.guard(self.name.clone(), grip);
+        if granted.is_some() {
+            tracing::debug!(lock = guard.name(), token = %guard.token(), "waiting for the lock");
+        }
+        Ok(Waiting { locks: self.locks, guard, since: Instant::now(), granted })
+    }
+
+    async fn pause(&self) {
+        // Closed: that is told by what is tried next.
+        let _ = self.locks.0.online().await;
+    }
+}
+
+impl QueuedPlace for Waiting<'_> {
+    async fn turn(&mut self) -> Result<()> {
+        if let Some(granted) = &mut self.granted {
+            let needs_link = |from: &Granted| *from == Granted::ByTheStore;
+            self.locks.0.granted(self.guard.lost(), granted, needs_link).await?;
+            self.granted = None;
+        }
+        self.guard.check()
+    }
+
+    fn is_behind(&self) -> bool {
+        self.granted.is_some()
+    }
+}
+
+impl Waiting<'_> {
+    fn into_guard(self) -> LockGuard {
+        let (guard, waited) = (self.guard, self.since.elapsed());
+        tracing::debug!(lock = guard.name(), token = %guard.token(), ?waited, "lock acquired");
+        guard
+    }
+}
+
 #[async_trait]
 impl DistributedLock for Locks {
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
-        let (grip, granted) = self.0.call().await?.join_queue(&self.0, &name, ttl);
-        let guard = self.guard(name, grip);
-        if let Some(granted) = granted {
-            let since = Instant::now();
-            tracing::debug!(lock = guard.name(), token = %guard.token(), "waiting for the lock");
-            let needs_link = |from: &Granted| *from == Granted::ByTheStore;
-            self.0.granted(guard.lost(), granted, needs_link).await?;
-            let waited = since.elapsed();
-            tracing::debug!(lock = guard.name(), token = %guard.token(), ?waited, "lock acquired");
-        } else {
-            tracing::debug!(lock = guard.name(), token = %guard.token(), "lock acquired");
-        }
-        Ok(guard)
+        Ok(wait_for_turn(&LockQueue { locks: self, name, ttl }).await?.into_guard())
+    }
+
+    async fn acquire_waiting(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Option<LockGuard>> {
+        let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
+        let had = wait_within(&LockQueue { locks: self, name, ttl }, wait).await?;
+        Ok(had.map(Waiting::into_guard))
     }
 
     async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>> {
@@ -181,7 +241,7 @@ impl DistributedLock for Locks {
 
 #[cfg(test)]
 mod tests {
-    use coord_api::{ConfigExt, Error, LossReason, Provider};
+    use coord_api::{ConfigExt, Error, Provider};
     use futures::FutureExt;
 
     use super::*;
@@ -255,23 +315,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_waiter_whose_lease_is_lost_does_not_get_the_lock() -> Result<()> {
+    async fn a_waiter_whose_lease_is_lost_waits_in_another_place() -> Result<()> {
         let store = Store::new();
         let (holder, waiter) = (store.client(), store.client());
         let held = holder.lock().acquire("a", TTL).await?;
         let locks = waiter.lock();
         let mut waiting = locks.acquire("a", TTL);
         assert!((&mut waiting).now_or_never().is_none());
+        let place = holder.lock().holders("a").await?[1].token;
         waiter.disconnect();
-        let reason = LossReason::Expired;
-        assert!(matches!(waiting.await, Err(Error::Lost { reason: found }) if found == reason));
-        assert!(!held.is_lost());
-
-        let waiting = holder.lock();
-        let mut waiting = waiting.acquire("a", TTL);
+        tokio::time::sleep(TTL * 2).await;
+        assert!((&mut waiting).now_or_never().is_none() && !held.is_lost());
+        waiter.reconnect();
         assert!((&mut waiting).now_or_never().is_none());
+        assert!(holder.lock().holders("a").await?[1].token > place, "it stands there anew");
+
         store.revoke_leases();
-        assert!(matches!(waiting.await, Err(Error::Lost { .. })), "granted and lost at once");
+        let guard = waiting.await?;
+        assert!(held.is_lost() && !guard.is_lost());
+        assert_eq!(store.keys(), [guard.key()], "its old place was never at the head");
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Cron on one of many: every instance of a service runs this, one of them does the work, and when it goes another one
-//! takes over where it stopped.
+//! takes over where it stopped. While the store is away there is no leader, and nobody gives up: when it is back the work
+//! goes on.
 //!
 //! ```sh
 //! cargo run --example leader_job                                                    # three instances in memory
@@ -32,7 +33,7 @@ async fn main() -> coord::Result<()> {
     // The first leader is stopped in the middle of its work, as by a deployment.
     let (first, task) = instances.remove(0);
     tokio::time::sleep(PERIOD * 3).await;
-    first.close().await?;
+    close(&first).await;
     task.await.expect("does not panic")?;
 
     for (_, task) in &mut instances {
@@ -40,19 +41,26 @@ async fn main() -> coord::Result<()> {
     }
     instances[0].0.config().delete("leader-job/done").await?;
     for (coordinator, _) in instances {
-        coordinator.close().await?;
+        close(&coordinator).await;
     }
     Ok(())
+}
+
+/// An instance ends whether the store hears of it or not: what it held is free when its lease is over.
+async fn close(coordinator: &Coordinator) {
+    if let Err(error) = coordinator.close().await {
+        println!("closed without the store: {error}");
+    }
 }
 
 /// What every instance does from its start to its end.
 async fn instance(number: u32, coordinator: Coordinator) -> coord::Result<()> {
     loop {
-        // Everybody waits here but the leader.
+        // Everybody waits here but the leader, however long, also while the store is away.
         let guard = match coordinator.lock().acquire("leader-job", TTL).await {
             Ok(guard) => guard,
             Err(Error::Closed) => return Ok(()),
-            // While the store is away there is no leader; try again a little later.
+            // It was away when it was asked for the first time.
             Err(error) if error.is_retryable() => {
                 tokio::time::sleep(PERIOD).await;
                 continue;
@@ -62,24 +70,41 @@ async fn instance(number: u32, coordinator: Coordinator) -> coord::Result<()> {
         println!("[{number}] is the leader, with token {}", guard.token());
         // The work stops when the leadership is lost, wherever it is.
         match guard.run(lead(number, &coordinator, &guard)).await.and_then(|done| done) {
-            Ok(()) => return guard.unlock().await,
+            // Dropping the guard gives it back, as soon as the store can be reached.
+            Ok(()) | Err(Error::Closed) => return Ok(()),
             Err(Error::Lost { reason }) => println!("[{number}] is the leader no longer: {reason}"),
             Err(error) => return Err(error),
         }
     }
 }
 
+/// Works until all is done. An outage is waited out for as long as the leadership lasts.
 async fn lead(number: u32, coordinator: &Coordinator, guard: &LockGuard) -> coord::Result<()> {
-    let config = coordinator.config();
     loop {
-        // Not in a variable: the leader before may have been another process.
-        let done = config.get::<u32>("leader-job/done").await?.map_or(0, |found| found.value);
-        if done == ROUNDS {
-            return Ok(());
+        match make_report(number, coordinator, guard).await {
+            Ok(ROUNDS) => return Ok(()),
+            Ok(_) => {}
+            // It may have been stored or not, which the next round reads first.
+            Err(error) if error.is_retryable() => {
+                println!("[{number}] waits for the store: {error}");
+                tokio::time::sleep(PERIOD).await;
+            }
+            Err(error) => return Err(error),
         }
-        println!("[{number}] makes report {}", done + 1);
-        tokio::time::sleep(PERIOD).await;
-        // The store refuses this from one that was the leader, even if it does not know it yet.
-        config.set_if_held(guard, "leader-job/done", &(done + 1)).await?;
     }
+}
+
+/// Makes the next report, if one is missing; how many there are then.
+async fn make_report(number: u32, coordinator: &Coordinator, guard: &LockGuard) -> coord::Result<u32> {
+    let config = coordinator.config();
+    // Not in a variable: the leader before may have been another process.
+    let done = config.get::<u32>("leader-job/done").await?.map_or(0, |found| found.value);
+    if done >= ROUNDS {
+        return Ok(ROUNDS);
+    }
+    println!("[{number}] makes report {}", done + 1);
+    tokio::time::sleep(PERIOD).await;
+    // The store refuses this from one that was the leader, even if it does not know it yet.
+    config.set_if_held(guard, "leader-job/done", &(done + 1)).await?;
+    Ok(done + 1)
 }

@@ -53,10 +53,10 @@ pub use coordinator::Coordinator;
 pub use coord_api::{
     Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, Contact, DistributedLock,
     DistributedLockExt, Entry, EntryEvent, Error, FencingToken, Freshness, HEALTH_LIMIT, Health, HeldId,
-    HeldLock, Holder, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, Instances, LeaseHealth,
-    LockGuard, LossReason, Lost, Owner, Provider, Registration, RegistrationStatus, Result, Scope,
-    ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Snowflake, SnowflakeOptions, Ttl,
-    Version, Watch, Write,
+    HeldLock, Holder, IdHolder, IdOptions, InstanceIdAllocator, InstanceIdAllocatorExt, InstanceIds,
+    Instances, LeaseHealth, LockGuard, LossReason, Lost, Owner, Provider, Registration, RegistrationStatus,
+    Result, Scope, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Snowflake,
+    SnowflakeOptions, Ttl, Version, Watch, Write,
 };
 /// Live values, their history and gray releases.
 pub use coord_config as live;

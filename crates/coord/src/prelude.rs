@@ -16,9 +16,9 @@
 
 pub use crate::{
     ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, GrayExt,
-    HistoryExt, IdOptions, InstanceIdAllocator, InstanceIds, Live, LiveExt, LockGuard, Lost, Provider,
-    Registration, RegistrationStatus, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting,
-    Snowflake, Version, Watch,
+    HistoryExt, IdOptions, InstanceIdAllocator, InstanceIdAllocatorExt, InstanceIds, Live, LiveExt,
+    LockGuard, Lost, Provider, Registration, RegistrationStatus, ServiceEvent, ServiceInfo, ServiceRegistry,
+    ServiceView, Setting, Snowflake, Version, Watch,
 };
 
 #[cfg(feature = "schema")]

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use coord_conformance::{Backend, Link, Raw, TestClient, World};
 use coord_etcd::EtcdConfig;
-use etcd_client::{CompactionOptions, GetOptions, SortOrder, SortTarget};
+use etcd_client::{CompactionOptions, DeleteOptions, GetOptions, SortOrder, SortTarget};
 use futures::future::BoxFuture;
 use tokio::runtime::{Builder, Runtime};
 
@@ -157,6 +157,12 @@ impl World for EtcdWorld {
 
     async fn delete_raw(&self, at: Raw<'_>) {
         self.admin.kv_client().delete(self.key(at), None).await.expect("etcd answers");
+    }
+
+    async fn delete_queue(&self, lock: &str) {
+        let prefix = format!("/{}/locks/{}/", self.namespace, lock.replace('/', "%2F"));
+        let all = DeleteOptions::new().with_prefix();
+        self.admin.kv_client().delete(prefix, Some(all)).await.expect("etcd answers");
     }
 
     async fn keys(&self) -> Vec<String> {

@@ -44,6 +44,10 @@ impl World for MemoryWorld {
         self.0.delete_raw(&store_key(at));
     }
 
+    async fn delete_queue(&self, lock: &str) {
+        self.0.delete_queue(lock);
+    }
+
     async fn keys(&self) -> Vec<String> {
         self.0.keys()
     }

@@ -9,17 +9,20 @@ use coord_api::{
 use proptest::{collection::vec, prelude::*, sample::select};
 use tokio::time::{sleep, timeout};
 
-use crate::outcome::{Lines, Log};
+use crate::{
+    locks::{LockCall, Stage, lock_calls},
+    outcome::{Lines, Log},
+};
 
-const TTL: Duration = Duration::from_secs(60);
+pub(crate) const TTL: Duration = Duration::from_secs(60);
 /// How long something may take on a busy machine that is on its way.
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 const KEYS: [&str; 4] = ["a", "a/b", "c", "bad//key"];
-const LOCKS: [&str; 3] = ["l", "l/m", "../l"];
+pub(crate) const LOCKS: [&str; 3] = ["l", "l/m", "../l"];
 const INSTANCES: [&str; 3] = ["1", "x/y", " bad"];
 /// Ids are 1 and 2.
 const MAX_ID: u32 = 3;
-const SLOTS: usize = 3;
+pub(crate) const SLOTS: usize = 3;
 
 /// One call of one client, which ends before the next one begins. `slot` names what a client holds.
 #[derive(Clone, Debug)]
@@ -38,6 +41,7 @@ pub(crate) enum Call {
     Drop(usize),
     SetIfHeld(usize, &'static str, u8),
     Holders(&'static str),
+    Lock(LockCall),
     Register(&'static str, u8),
     Update(&'static str, u8),
     Deregister(&'static str),
@@ -81,6 +85,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => slot().prop_map(Call::Drop),
         2 => (slot(), key(), value()).prop_map(|(slot, key, value)| Call::SetIfHeld(slot, key, value)),
         1 => lock().prop_map(Call::Holders),
+        4 => lock_calls().prop_map(Call::Lock),
     ];
     let registry = prop_oneof![
         2 => (instance(), value()).prop_map(|(id, value)| Call::Register(id, value)),
@@ -107,15 +112,16 @@ struct Held {
 }
 
 struct Run<'a> {
-    clients: &'a [&'a dyn Provider; 2],
+    stage: &'a dyn Stage,
     held: [Held; 2],
     seen: Vec<Version>,
     log: Log,
 }
 
 /// Runs the steps on a store that nobody else uses, and closes the clients.
-pub(crate) async fn run(clients: &[&dyn Provider; 2], steps: &[Step]) -> Lines {
-    let mut run = Run { clients, held: Default::default(), seen: Vec::new(), log: Log::default() };
+pub(crate) async fn run(stage: &dyn Stage, steps: &[Step]) -> Lines {
+    let clients = [stage.client(0), stage.client(1)];
+    let mut run = Run { stage, held: Default::default(), seen: Vec::new(), log: Log::default() };
     for (client, held) in clients.iter().zip(&mut run.held) {
         for _ in 0..SLOTS {
             let options = IdOptions::new("svc", MAX_ID).quarantine(Duration::ZERO);
@@ -131,7 +137,7 @@ pub(crate) async fn run(clients: &[&dyn Provider; 2], steps: &[Step]) -> Lines {
         }
     }
     run.end(values, instances).await;
-    for client in clients {
+    for client in clients.into_iter().chain([stage.stranger()]) {
         client.close().await.expect("the store is there");
     }
     run.log.lines()
@@ -146,7 +152,7 @@ impl Run<'_> {
     #[expect(clippy::too_many_lines, reason = "an arm for each call, and nothing else")]
     async fn take(&mut self, step: &Step) -> Result<()> {
         let Step { client: number, call } = step;
-        let client = self.clients[*number];
+        let client = self.stage.client(*number);
         let config = client.config();
         match call {
             Call::Get(key) => match config.get::<u64>(key).await? {
@@ -199,6 +205,9 @@ impl Run<'_> {
                 let Some(guard) = &self.held[*number].guards[*slot] else { return Ok(()) };
                 let version = config.set_if_held(guard, key, &u64::from(*value)).await?;
                 self.saw(version);
+            }
+            Call::Lock(call) => {
+                call.take(self.stage, *number, &mut self.held[*number].guards, &mut self.log).await?;
             }
             Call::TryAcquire(name, slot) => self.try_acquire(*number, name, *slot).await?,
             Call::Unlock(slot) => {
@@ -262,7 +271,7 @@ impl Run<'_> {
         if slot.is_some() {
             return Ok(());
         }
-        *slot = self.clients[number].lock().try_acquire(name, TTL).await?;
+        *slot = self.stage.client(number).lock().try_acquire(name, TTL).await?;
         match slot {
             None => self.log.text("is held"),
             Some(guard) => {
@@ -290,7 +299,7 @@ impl Run<'_> {
     /// What the watches have told, up to a last write that both wait for.
     async fn end(&mut self, mut values: Watch<ConfigEvent<u64>>, mut instances: Watch<ServiceEvent>) {
         self.log.step("values".into());
-        self.clients[0].config().set("zz-last", &0_u64).await.expect("the store is there");
+        self.stage.client(0).config().set("zz-last", &0_u64).await.expect("the store is there");
         loop {
             let item = timeout(LIMIT, values.next()).await.expect("the last write is told").expect("goes on");
             match item.expect("all values are numbers") {
@@ -313,7 +322,7 @@ impl Run<'_> {
         }
         self.log.step("instances".into());
         let info = ServiceInfo::new("svc", "zz-last", "10.0.0.1", 80);
-        let last = self.clients[0].registry().register(info, TTL).await.expect("the store is there");
+        let last = self.stage.client(0).registry().register(info, TTL).await.expect("the store is there");
         loop {
             let item =
                 timeout(LIMIT, instances.next()).await.expect("the last one is told").expect("goes on");

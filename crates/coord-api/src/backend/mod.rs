@@ -1,7 +1,7 @@
 //! What backends are made of; users of coord need nothing from here.
 //!
 //! The promises that hold on every backend are kept once, here: the local deadline of a lease
-//! ([`Lease`](crate::Lease)), giving back what is held ([`Place`]), registrations that come back by
+//! ([`Lease`](crate::Lease)), giving back what is held ([`Place`]), waiting in a queue ([`waiting`]), registrations that come back by
 //! themselves ([`registration`]), "at most one id" ([`IdAllocator`]), the decoding of watches
 //! ([`service_events`]), views ([`Views`]) and whether they are up to date ([`ContactSource`]). A backend adds what
 //! differs: how a place is taken, kept alive and given back. What stands on a backend shares by [`Sharing`].
@@ -12,6 +12,7 @@ mod record;
 pub mod registration;
 mod sharing;
 mod views;
+pub mod waiting;
 
 pub use crate::{
     contact::ContactSource,

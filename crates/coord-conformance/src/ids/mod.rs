@@ -9,6 +9,7 @@ pub(crate) mod random;
 pub(crate) mod range;
 pub(crate) mod rest;
 pub(crate) mod snowflake;
+pub(crate) mod waiting;
 
 /// Takes an id that must become free soon.
 async fn acquire(allocator: &dyn InstanceIdAllocator) -> u32 {

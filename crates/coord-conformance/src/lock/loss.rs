@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, LossReason};
+use coord_api::LossReason;
 use tokio::time::Instant;
 
 use crate::{
@@ -157,44 +157,6 @@ tests! { "lock";
         let lost = guard.lost();
         drop(guard);
         assert_eq!(within(LIMIT, lost).await, LossReason::Released);
-    }
-
-    /// Contract 2: a waiter whose lease was revoked is told so; it never gets the lock on a lease that is
-    /// gone.
-    async fn a_waiter_whose_lease_was_revoked_is_told(world: &dyn World) {
-        let (holder, waiting) = (world.client().await.lock(), world.client().await.lock());
-        let guard = within(LIMIT, holder.acquire("job", SHORT)).await.expect("is free");
-        let waiter = spawn({
-            let waiting = waiting.clone();
-            async move { waiting.acquire("job", SHORT).await }
-        });
-        keys_become(world, 2).await;
-        world.revoke_leases().await;
-        expect_lost(waiter.join().await);
-        within(LIMIT, guard.lost()).await;
-        let again = within(LIMIT, waiting.acquire("job", SHORT)).await.expect("is free");
-        again.unlock().await.expect("is held");
-    }
-
-    /// Contract 2: a waiter that was cut off past its TTL has lost its place: it is told so and gets no lock,
-    /// also when the lock becomes free afterwards.
-    async fn a_waiter_that_is_cut_off_loses_its_place(world: &dyn World) {
-        let (holder, waiting) = (world.client().await.lock(), world.client().await);
-        let guard = within(LIMIT, holder.acquire("job", LONG)).await.expect("is free");
-        let waiter = spawn({
-            let locks = waiting.lock();
-            async move { locks.acquire("job", SHORT).await }
-        });
-        keys_become(world, 2).await;
-        waiting.link.cut();
-        match waiter.join().await {
-            Err(Error::Lost { .. } | Error::Unavailable { .. } | Error::Timeout { .. }) => {}
-            other => panic!("the place in the queue is gone, but the waiter got {other:?}"),
-        }
-        keys_become(world, 1).await;
-        guard.unlock().await.expect("is held");
-        waiting.link.restore();
-        keys_become(world, 0).await;
     }
 
     /// Contract 1: after the store revoked a lease, the client's next lock lives on a new one.

@@ -1,5 +1,6 @@
 //! The promises of [`DistributedLock`](coord_api::DistributedLock) and its guard.
 
+pub(crate) mod again;
 pub(crate) mod cancel;
 pub(crate) mod exclusion;
 pub(crate) mod health;
@@ -7,3 +8,5 @@ pub(crate) mod holders;
 pub(crate) mod loss;
 pub(crate) mod queue;
 pub(crate) mod random;
+pub(crate) mod vanish;
+pub(crate) mod waiting;

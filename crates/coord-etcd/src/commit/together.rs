@@ -95,6 +95,9 @@ impl Lined for Request {
     fn enters(&self) -> bool {
         false
     }
+    fn is_conditional(&self) -> bool {
+        false
+    }
     fn operations(&self) -> usize {
         1
     }

@@ -55,6 +55,8 @@ pub(crate) enum Look {
 pub(crate) struct Outcome {
     /// Whether the queue was empty, or the place was there.
     pub(crate) condition: bool,
+    /// Another place that is before the one that was entered, if it was looked for any.
+    pub(crate) other: Option<String>,
     /// Who is next before the place that was entered, if that was asked for.
     pub(crate) predecessor: Option<String>,
     /// The store's revision after it.
@@ -133,14 +135,14 @@ impl Action {
 
     /// Reads the answers to [`operations`](Self::operations).
     pub(super) fn outcome(&self, answers: &[TxnOpResponse], revision: i64) -> Outcome {
-        let outcome = |condition| Outcome { condition, predecessor: None, revision };
+        let outcome = |condition| Outcome { condition, other: None, predecessor: None, revision };
         match answers {
             [TxnOpResponse::Put(_), TxnOpResponse::Get(found)] => {
-                let others =
-                    found.kvs().iter().filter_map(|kv| kv.key_str().ok()).find(|key| *key != self.key());
+                let mut keys = found.kvs().iter().filter_map(|kv| kv.key_str().ok());
+                let other = keys.find(|key| *key != self.key()).map(ToOwned::to_owned);
                 // The one next to it, only if etcd was asked to sort them.
-                let predecessor = others.filter(|_| self.is_likely_first()).map(ToOwned::to_owned);
-                Outcome { predecessor, ..outcome(found.kvs().len() <= 1) }
+                let predecessor = other.clone().filter(|_| self.is_likely_first());
+                Outcome { other, predecessor, ..outcome(found.kvs().len() <= 1) }
             }
             [TxnOpResponse::Put(_)] => outcome(self.is_likely_first()),
             [TxnOpResponse::Txn(nested)] => outcome(nested.succeeded()),

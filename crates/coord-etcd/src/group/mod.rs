@@ -104,6 +104,9 @@ impl Lined for Request {
     fn enters(&self) -> bool {
         matches!(self.action, Action::Enter { .. } | Action::EnterIfEmpty { .. })
     }
+    fn is_conditional(&self) -> bool {
+        matches!(self.action, Action::EnterIfEmpty { .. })
+    }
     fn operations(&self) -> usize {
         self.action.size(false)
     }

@@ -39,6 +39,7 @@ impl Spot {
             None => self.predecessor(None).await?,
         };
         while let Some(Seen { key, at }) = before {
+            self.is_told_behind(&key);
             // From now on: a watch from a revision of the past is served by etcd only every 100 ms. One that begins
             // after the predecessor was seen may have missed its end, so it is looked for again.
             let mut changes = self.core().hub.subscribe(Range::Key(key.as_str().into()));
@@ -110,7 +111,7 @@ impl Spot {
             ]);
             match self.core().look("wait in a queue", look).await {
                 Ok(answer) if after.is_some_and(|after| revision(answer.header()) < after) => after = None,
-                Ok(answer) => return read_predecessor(&answer),
+                Ok(answer) => return self.read_predecessor(&answer),
                 Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
@@ -118,17 +119,19 @@ impl Spot {
             }
         }
     }
-}
-
-fn read_predecessor(answer: &TxnResponse) -> Result<Option<Seen>> {
-    let answers = answer.op_responses();
-    let key = |index: usize| pairs(answers.get(index)).first().map(|kv| kv.key_str().map(ToOwned::to_owned));
-    if key(0).is_none() {
-        return Err(Error::Lost { reason: LossReason::Deleted });
+    /// Reads the own place and the one before it, as they were at one moment.
+    fn read_predecessor(&self, answer: &TxnResponse) -> Result<Option<Seen>> {
+        let answers = answer.op_responses();
+        let own = pairs(answers.first()).first();
+        if own.is_none_or(|own| own.create_revision() != self.created()) {
+            self.is_gone();
+            return Err(Error::Lost { reason: LossReason::Deleted });
+        }
+        let at = revision(answer.header());
+        pairs(answers.get(1))
+            .first()
+            .map(|kv| kv.key_str().map(|key| Seen { key: key.to_owned(), at }))
+            .transpose()
+            .map_err(|error| Error::Backend { operation: "wait in a queue", source: Box::new(error) })
     }
-    let at = revision(answer.header());
-    key(1)
-        .map(|key| key.map(|key| Seen { key, at }))
-        .transpose()
-        .map_err(|error| Error::Backend { operation: "wait in a queue", source: Box::new(error) })
 }

@@ -141,7 +141,7 @@ mod tests {
 
     /// What is heard of the request of this number: that its place was created at a revision.
     fn came(line: &mut Line<u64>, number: u64, revision: i64, condition: bool) {
-        let outcome = Ok(Outcome { condition, predecessor: None, revision });
+        let outcome = Ok(Outcome { condition, other: None, predecessor: None, revision });
         tell(line.answered(number, Entered { place: number, outcome }));
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::{
     line::{Entered, Told},
     local::{Local, Next, Waiter},
+    mirror::{Affected, Mirror},
 };
 use crate::{
     core::Core,
@@ -53,7 +54,7 @@ impl Queues {
     pub(crate) fn forget(&self, lease: i64) {
         self.lock().retain(|_, local| {
             let mut state = local.state();
-            state.numbers.retain(|(on, _)| *on != lease);
+            state.forget(lease);
             !state.is_unused()
         });
     }
@@ -66,7 +67,7 @@ impl Queues {
         queue: &Arc<str>,
         session: Arc<Session>,
         if_occupied: IfOccupied,
-    ) -> oneshot::Receiver<Entered<Member>> {
+    ) -> (Arc<Local>, oneshot::Receiver<Entered<Member>>) {
         let local = {
             let mut queues = self.lock();
             let local = queues.entry(queue.clone()).or_insert_with(|| Arc::new(Local::new(queue.clone())));
@@ -103,7 +104,16 @@ impl Queues {
         // Whoever is told of one that is not sent looks into the state.
         drop(state);
         drop(not_sent);
-        answer
+        (local, answer)
+    }
+
+    /// Waits until the store has none of the places in `queue` any more that this client has left up to now. May be
+    /// dropped.
+    pub(super) async fn all_left(&self, queue: &str) {
+        let local = self.lock().get(queue).cloned();
+        if let Some(local) = local {
+            local.all_left().await;
+        }
     }
 }
 
@@ -115,7 +125,7 @@ impl Drop for Member {
         state.spots -= 1;
         state.mirror.forget(|| Keys::place_in(&self.local.queue, self.session.id, self.number));
         if !*self.is_retired.get_mut() || self.session.lease.loss().is_some() {
-            state.numbers.remove(&(self.session.id, self.number));
+            state.give_back(self.session.id, self.number);
         }
         if state.is_unused() {
             queues.remove(&self.local.queue);
@@ -161,7 +171,7 @@ impl Member {
         self.local.state().waiters.insert(key.to_owned(), Waiter { created, grant });
         let _waiting = Waiting { local: &self.local, key };
         // The turn may have come between the answer to the request and this moment.
-        self.local.update(|_| {});
+        self.local.update(|_| Affected::Nobody);
         // Whoever comes second starts the watch, and it serves the first as well.
         if self.is_among_others()
             && let Some(core) = self.core.upgrade()
@@ -173,14 +183,21 @@ impl Member {
 
     /// Takes note that a place of ours was deleted, which its successor need not hear from the watch.
     pub(super) fn left(&self, key: &str) {
-        self.local.update(|mirror| mirror.delete(key));
+        self.local.update(|mirror| {
+            mirror.delete(key);
+            Affected::Nobody
+        });
     }
 
     /// Takes note that nobody stands in a place of ours any more, though it is still there. Whoever is next then, if it is
     /// one of ours, is to be told at once; to others their turn comes when both places are gone.
     pub(super) fn hand_on(&self, key: &str, created: i64) -> Option<Next> {
         // Not worth it if nobody could follow.
-        if self.is_among_others() { self.local.change(|mirror| mirror.leave(key, created)) } else { None }
+        let leave = |mirror: &mut Mirror| {
+            mirror.leave(key, created);
+            Affected::Nobody
+        };
+        if self.is_among_others() { self.local.change(leave) } else { None }
     }
 }
 
@@ -243,10 +260,11 @@ impl Drop for Waiting<'_> {
 mod tests {
     use std::time::Duration;
 
-    use coord_api::LossReason;
+    use coord_api::{Hold, LossReason};
     use futures::FutureExt;
 
     use super::*;
+    use crate::queue::{local::Standing, mirror::Change};
 
     /// A place in a queue whose watch is kept by nobody but the test.
     fn member(spots: usize) -> Member {
@@ -257,12 +275,101 @@ mod tests {
         Member { core: Weak::new(), local, session, number: 0, is_retired: AtomicBool::new(false) }
     }
 
+    /// Somebody stands in a place, as what it holds tells.
+    fn stands(member: &Member, key: &str, created: i64) -> Hold {
+        let (hold, session) = (Hold::on(member.session.lease.clone()), Arc::downgrade(&member.session));
+        member.local.stand(key.into(), Standing { created, hold: hold.clone(), session });
+        hold
+    }
+
+    /// Changes are told in one delivery: keys, revisions, and when they were created.
+    fn told(member: &Member, changes: &[(&str, i64, Option<i64>)]) {
+        let changes = changes.iter().map(|(key, revision, created)| Change {
+            key,
+            revision: *revision,
+            created: *created,
+        });
+        member.local.update(|mirror| mirror.apply(changes));
+    }
+
+    #[test]
+    fn places_that_end_at_one_moment_make_nobody_the_head() {
+        let member = member(4);
+        let holds = [1, 2, 3].map(|n| stands(&member, &n.to_string(), n));
+        let (mut second, mut third) = (Box::pin(member.turn("2", 2)), Box::pin(member.turn("3", 3)));
+        assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+        member.local.update(|mirror| mirror.reset((1..=4).map(|n| (n.to_string(), n)), 4));
+        // The lease of the first three ends. The fourth is somebody else's.
+        told(&member, &[("1", 5, None), ("2", 5, None), ("3", 5, None)]);
+        for turn in [second, third] {
+            assert!(matches!(turn.now_or_never(), Some(Err(Error::Lost { reason: LossReason::Deleted }))));
+        }
+        assert_eq!(holds.map(|hold| hold.loss()), [Some(LossReason::Deleted); 3], "also of who held it");
+    }
+
+    #[test]
+    fn places_that_are_gone_when_the_queue_is_read_make_nobody_the_head() {
+        let member = member(3);
+        let (held, waits) = (stands(&member, "1", 1), stands(&member, "2", 2));
+        let later = stands(&member, "5", 9);
+        let mut turn = Box::pin(member.turn("2", 2));
+        assert!((&mut turn).now_or_never().is_none());
+        member.local.update(|mirror| mirror.reset([("3".into(), 3)], 8));
+        assert!(matches!(turn.now_or_never(), Some(Err(Error::Lost { .. }))));
+        assert!(held.loss().is_some() && waits.loss().is_some());
+        assert_eq!(later.loss(), None, "it was created after the read");
+    }
+
+    #[test]
+    fn a_place_whose_end_was_told_before_its_beginning_is_gone() {
+        let member = member(2);
+        member.local.update(|mirror| mirror.reset([], 5));
+        told(&member, &[("1", 6, Some(6)), ("1", 7, None)]);
+        assert_eq!(stands(&member, "1", 6).loss(), Some(LossReason::Deleted));
+        assert_eq!(stands(&member, "1", 8).loss(), None, "of this one nothing was told");
+    }
+
+    #[test]
+    fn the_end_of_a_place_that_was_left_is_nobodys_loss() {
+        let member = member(2);
+        let hold = stands(&member, "1", 6);
+        member.local.update(|mirror| mirror.reset([("1".into(), 6)], 6));
+        let leaving = member.local.leaving("1", Some(6));
+        told(&member, &[("1", 7, None)]);
+        assert_eq!(hold.loss(), None);
+        drop(leaving);
+    }
+
+    #[test]
+    fn who_waits_for_the_end_of_all_that_was_left_does_not_wait_for_more() {
+        let member = member(3);
+        let first = member.local.leaving("1", Some(1));
+        let mut all = Box::pin(member.local.all_left());
+        assert!((&mut all).now_or_never().is_none());
+        let second = member.local.leaving("2", Some(2));
+        drop(first);
+        assert!(all.now_or_never().is_some());
+        assert!(Box::pin(member.local.all_left()).now_or_never().is_none());
+        assert!(member.local.state().is_leaving("2") && !member.local.state().is_leaving("1"));
+        drop(second);
+        assert!(Box::pin(member.local.all_left()).now_or_never().is_some());
+    }
+
+    #[test]
+    fn whoever_waits_is_told_the_true_error() {
+        let member = member(2);
+        let mut turn = Box::pin(member.turn("1", 7));
+        assert!((&mut turn).now_or_never().is_none());
+        member.local.refuse(&Error::Backend { operation: "watch", source: "is broken".into() });
+        assert!(matches!(turn.now_or_never(), Some(Err(Error::Backend { operation: "watch", .. }))));
+    }
+
     #[test]
     fn the_head_of_the_mirror_is_told_and_nobody_else() {
         let member = member(2);
         let (mut first, mut second) = (Box::pin(member.turn("1", 7)), Box::pin(member.turn("2", 8)));
         assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
-        member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 7)]));
+        member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 7)], 8));
         assert!(matches!((&mut first).now_or_never(), Some(Ok(()))));
         assert!((&mut second).now_or_never().is_none());
         member.left("1");
@@ -274,35 +381,34 @@ mod tests {
         let member = member(3);
         let mut second = Box::pin(member.turn("2", 8));
         assert!((&mut second).now_or_never().is_none());
-        member.local.update(|mirror| mirror.reset([("1".into(), 7), ("2".into(), 8), ("3".into(), 9)]));
+        member.local.update(|mirror| mirror.reset([("1".into(), 7), ("2".into(), 8), ("3".into(), 9)], 9));
         member.hand_on("1", 7).expect("waits").tell();
         assert!(matches!(second.now_or_never(), Some(Ok(()))));
         // 3 is somebody else's, and 4 is behind it.
         let mut fourth = Box::pin(member.turn("4", 10));
-        member.local.update(|mirror| mirror.put("4".into(), 10));
+        told(&member, &[("4", 10, Some(10))]);
         assert!(member.hand_on("2", 8).is_none());
         assert!((&mut fourth).now_or_never().is_none());
-        member.local.update(|mirror| mirror.delete("3"));
+        told(&member, &[("3", 11, None)]);
         assert!(matches!(fourth.now_or_never(), Some(Ok(()))), "whatever the store says of the first two");
     }
 
     #[test]
     fn a_turn_that_came_before_anyone_waited_for_it_is_not_missed() {
         let member = member(2);
-        member.local.update(|mirror| mirror.put("1".into(), 7));
+        told(&member, &[("1", 7, Some(7))]);
         assert!(matches!(member.turn("1", 7).now_or_never(), Some(Ok(()))));
     }
 
     #[test]
     fn an_earlier_place_with_the_same_key_is_not_ones_own() {
         let member = member(2);
-        member.local.update(|mirror| mirror.put("1".into(), 7));
+        told(&member, &[("1", 7, Some(7))]);
         let mut turn = Box::pin(member.turn("1", 9));
         assert!((&mut turn).now_or_never().is_none(), "the place of revision 7 is another one");
-        member.local.update(|mirror| mirror.delete("1"));
-        member.local.tell_if_deleted("1", 8);
+        told(&member, &[("1", 8, None)]);
         assert!((&mut turn).now_or_never().is_none(), "the place of revision 9 was not deleted");
-        member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 9)]));
+        member.local.update(|mirror| mirror.reset([("2".into(), 8), ("1".into(), 9)], 9));
         assert!((&mut turn).now_or_never().is_none());
         member.left("2");
         assert!(matches!(turn.now_or_never(), Some(Ok(()))));
@@ -311,11 +417,12 @@ mod tests {
     #[test]
     fn a_waiter_whose_place_was_deleted_is_told() {
         let member = member(2);
+        let hold = stands(&member, "2", 8);
         let mut turn = Box::pin(member.turn("2", 8));
         assert!((&mut turn).now_or_never().is_none());
-        member.local.update(|mirror| mirror.reset([("1".into(), 7)]));
-        member.local.tell_if_deleted("2", 9);
+        member.local.update(|mirror| mirror.reset([("1".into(), 7)], 8));
         assert!(matches!(turn.now_or_never(), Some(Err(Error::Lost { reason: LossReason::Deleted }))));
+        assert_eq!(hold.loss(), Some(LossReason::Deleted));
     }
 
     #[test]

@@ -2,12 +2,32 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+/// One change of a place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change<'a> {
+    pub(super) key: &'a str,
+    pub(super) revision: i64,
+    /// When it was created; `None` if it was deleted.
+    pub(super) created: Option<i64>,
+}
+
+/// The places that may be gone after a change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Affected {
+    Nobody,
+    Places(Vec<String>),
+    All,
+}
+
 /// The places in a queue, kept from a read and the changes after it.
 ///
 /// Whoever finds its own place in here at the head is at the head: changes come in order, so all that were
-/// created before it are known, and a place that is gone never comes back.
+/// created before it are known, and a place that is gone never comes back. That is so between changes of two revisions,
+/// and not between those of one: a lease that ends takes all its places with it at one revision.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
+    /// The revision up to which all changes are in here; `None` while nobody keeps it.
+    seen: Option<i64>,
     order: BTreeSet<(i64, String)>,
     created: HashMap<String, i64>,
     /// The places that nobody stands in any more, whatever the store says of them, with the revisions at which they were
@@ -16,13 +36,42 @@ pub(super) struct Mirror {
 }
 
 impl Mirror {
-    /// Replaces everything by what was read: keys with the revisions at which they were created.
-    pub(super) fn reset(&mut self, places: impl IntoIterator<Item = (String, i64)>) {
-        self.order.clear();
-        self.created.clear();
+    /// Replaces everything by what was read at a revision: keys with the revisions at which they were created.
+    pub(super) fn reset(&mut self, places: impl IntoIterator<Item = (String, i64)>, at: i64) -> Affected {
+        self.clear();
+        self.seen = Some(at);
         for (key, created) in places {
             self.put(key, created);
         }
+        Affected::All
+    }
+
+    /// Nobody keeps it from now on.
+    pub(super) fn clear(&mut self) {
+        self.seen = None;
+        self.order.clear();
+        self.created.clear();
+    }
+
+    /// Takes all changes of one or several whole revisions, in their order.
+    pub(super) fn apply<'a>(&mut self, changes: impl IntoIterator<Item = Change<'a>>) -> Affected {
+        let mut deleted = Vec::new();
+        for Change { key, revision, created } in changes {
+            self.seen = self.seen.max(Some(revision));
+            match created {
+                Some(created) => self.put(key.to_owned(), created),
+                None => {
+                    self.delete(key);
+                    deleted.push(key.to_owned());
+                }
+            }
+        }
+        if deleted.is_empty() { Affected::Nobody } else { Affected::Places(deleted) }
+    }
+
+    /// Whether the store has told of a place that was created then, and that it is gone.
+    pub(super) fn is_gone(&self, key: &str, created: i64) -> bool {
+        self.seen.is_some_and(|seen| created <= seen) && self.created(key) != Some(created)
     }
 
     /// Takes note that a key was written.
@@ -79,7 +128,7 @@ mod tests {
     fn the_lowest_create_revision_is_the_head() {
         let mut mirror = Mirror::default();
         assert_eq!(mirror.head(), None);
-        mirror.reset([("b".to_owned(), 5), ("a".to_owned(), 7)]);
+        mirror.reset([("b".to_owned(), 5), ("a".to_owned(), 7)], 7);
         assert_eq!(mirror.head(), Some((5, "b")));
         mirror.put("c".into(), 9);
         mirror.delete("b");
@@ -97,12 +146,12 @@ mod tests {
     #[test]
     fn a_place_that_was_left_is_not_there_whatever_is_heard_of_it_later() {
         let mut mirror = Mirror::default();
-        mirror.reset([("a".to_owned(), 5), ("b".to_owned(), 7)]);
+        mirror.reset([("a".to_owned(), 5), ("b".to_owned(), 7)], 7);
         mirror.leave("a", 5);
         assert_eq!(mirror.head(), Some((7, "b")));
         mirror.leave("c", 9);
         mirror.put("c".into(), 9);
-        mirror.reset([("a".to_owned(), 5), ("c".to_owned(), 9), ("d".to_owned(), 10)]);
+        mirror.reset([("a".to_owned(), 5), ("c".to_owned(), 9), ("d".to_owned(), 10)], 10);
         assert_eq!(mirror.head(), Some((10, "d")), "the store has not deleted them yet");
         mirror.put("a".into(), 12);
         mirror.delete("d");
@@ -114,5 +163,22 @@ mod tests {
         }
         assert!(mirror.left.is_empty());
         mirror.forget(|| unreachable!("there are none"));
+    }
+    #[test]
+    fn a_place_is_gone_once_all_that_was_told_says_so() {
+        let mut mirror = Mirror::default();
+        assert!(!mirror.is_gone("a", 5), "nothing was told");
+        assert_eq!(mirror.reset([("a".to_owned(), 5)], 6), Affected::All);
+        assert!(!mirror.is_gone("a", 5) && mirror.is_gone("b", 6));
+        assert!(!mirror.is_gone("b", 7), "it was created later");
+        let change = |key, revision, created| Change { key, revision, created };
+        assert_eq!(mirror.apply([change("b", 7, Some(7))]), Affected::Nobody);
+        let affected = mirror.apply([change("c", 8, Some(8)), change("a", 9, None), change("c", 9, None)]);
+        assert_eq!(affected, Affected::Places(vec!["a".into(), "c".into()]));
+        assert_eq!(mirror.head(), Some((7, "b")));
+        assert!(mirror.is_gone("a", 5) && mirror.is_gone("c", 8) && !mirror.is_gone("b", 7));
+        assert!(!mirror.is_gone("a", 10), "a later place with the same key, of which nothing is told yet");
+        mirror.clear();
+        assert!(!mirror.is_gone("a", 5), "nobody keeps it");
     }
 }

@@ -6,6 +6,7 @@ mod line;
 mod local;
 mod member;
 mod mirror;
+mod numbers;
 mod shared;
 mod spot;
 

@@ -9,7 +9,7 @@ use coord_api::{Error, Result};
 use etcd_client::GetOptions;
 use tokio::time::Instant;
 
-use super::local::Local;
+use super::{local::Local, mirror::Change};
 use crate::{
     core::Core,
     error::may_pass,
@@ -49,16 +49,12 @@ async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
         Ok(Some(_)) => {}
         _ => return Err(Error::Unavailable { what: "etcd".into(), source: None }),
     }
-    let waiting: Vec<_> = local.state().waiters.keys().cloned().collect();
     let options = GetOptions::new().with_prefix().with_keys_only();
     let found = core.get(LOCK, &*local.queue, Some(options)).await?;
     let places =
         found.kvs().iter().filter_map(|kv| Some((kv.key_str().ok()?.to_owned(), kv.create_revision())));
-    local.update(|mirror| mirror.reset(places));
     let read_at = revision(found.header());
-    for key in &waiting {
-        local.tell_if_deleted(key, read_at + 1);
-    }
+    local.update(|mirror| mirror.reset(places, read_at));
     Ok((changes, read_at))
 }
 
@@ -68,14 +64,10 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
     while waited_at.elapsed() < LINGER {
         match tokio::time::timeout(LINGER, changes.next()).await {
             Ok(Some(Delivery::Changes(changes))) => {
-                for change in changes.iter().filter(|change| change.revision > read_at) {
-                    if change.value.is_some() {
-                        local.update(|mirror| mirror.put(change.key.clone(), change.created));
-                    } else {
-                        local.update(|mirror| mirror.delete(&change.key));
-                        local.tell_if_deleted(&change.key, change.revision);
-                    }
-                }
+                // As one step: a delivery has whole revisions, since etcd splits none in two answers unless that is
+                // asked for. A lease that ends takes the holder's place along with those of the waiters.
+                let later = changes.iter().filter(|change| change.revision > read_at);
+                local.update(|mirror| mirror.apply(later.map(change)));
             }
             Ok(Some(Delivery::Started { .. })) | Err(_) => {}
             Ok(Some(Delivery::Refused(_)) | None) => return,
@@ -84,4 +76,9 @@ async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
             waited_at = Instant::now();
         }
     }
+}
+
+fn change(change: &crate::watch::Change) -> Change<'_> {
+    let created = change.value.as_ref().map(|_| change.created);
+    Change { key: &change.key, revision: change.revision, created }
 }

@@ -3,19 +3,25 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use async_trait::async_trait;
-use coord_api::{Error, Hold, LossReason, Result, Ttl, backend::Place, backend::Release};
-use tokio::{sync::oneshot, time::Instant};
+use coord_api::{
+    Error, Hold, LossReason, Result, Ttl,
+    backend::{Place, Release},
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     alone::Seen,
     line::Entered,
-    local::Next,
+    local::{Leaving, Local, Next, Standing},
     member::{IfOccupied, Member},
 };
 use crate::{
@@ -30,6 +36,7 @@ use crate::{
 struct Asked {
     shared: Arc<Shared>,
     session: Arc<Session>,
+    local: Arc<Local>,
     /// Taken only when this ends.
     answer: Option<oneshot::Receiver<Entered<Member>>>,
 }
@@ -42,10 +49,14 @@ pub(crate) struct Spot {
     pub(super) key: String,
     state: State,
     at_head: bool,
-    /// The grip of whoever holds it.
-    hold: Option<Hold>,
+    /// The grip of whoever stands in it, or holds it.
+    hold: Hold,
     /// Who was next before it when it entered, if that is known.
     pub(super) predecessor: Option<Seen>,
+    /// Whether etcd has told of somebody before it.
+    behind: AtomicBool,
+    /// That nobody stands in it any more; set as soon as that is so.
+    leaving: OnceLock<Leaving>,
     /// Whether the store is known to have deleted it.
     left: AtomicBool,
     /// Whether a request to delete it was sent whose answer was not seen.
@@ -84,6 +95,8 @@ impl Drop for Asked {
             return;
         }
         let core = self.shared.core.clone();
+        // From this moment on. Which place it is will be known later.
+        let leaving = self.local.leaving("", None);
         self.shared.core.runtime.spawn(async move {
             if let Ok(Entered { place: member, outcome }) = answer.await {
                 let state = match outcome {
@@ -98,6 +111,7 @@ impl Drop for Asked {
                 };
                 leave(core, member, state, None).await;
             }
+            drop(leaving);
         });
     }
 }
@@ -119,7 +133,8 @@ impl Spot {
         }
     }
 
-    /// Enters a queue only if it is empty, in one request that writes nothing otherwise.
+    /// Enters a queue only if it is empty, in one request that writes nothing otherwise. A place that this client has
+    /// left before is waited for, since nobody stands in its way there.
     ///
     /// May be dropped: the place is left then.
     pub(crate) async fn enter_if_empty(
@@ -127,13 +142,22 @@ impl Spot {
         queue: String,
         ttl: Ttl,
     ) -> Result<Option<Self>> {
-        let queue = queue.into();
-        let begun = Instant::now();
+        let queue: Arc<str> = queue.into();
+        let (begun, core) = (Instant::now(), &shared.core);
+        let after = core.request_timeout;
         loop {
+            tokio::select! {
+                biased;
+                () = core.closed() => return Err(Error::Closed),
+                // Also a place of the attempt before, of which nothing was heard.
+                left = timeout_at(begun + after, core.queues.all_left(&queue)) => {
+                    left.map_err(|_elapsed| Error::Timeout { operation: LOCK, after })?;
+                }
+            }
             let ask = |session| Self::ask(shared, &queue, session, IfOccupied::LeaveAlone);
-            match shared.core.on_session(ttl, ask).await {
+            match core.on_session(ttl, ask).await {
                 Ok(spot) => return Ok(Some(spot).filter(|spot| spot.at_head)),
-                Err(error) => shared.core.begin_anew(begun, error).await?,
+                Err(error) => core.begin_anew(begun, error).await?,
             }
         }
     }
@@ -145,27 +169,32 @@ impl Spot {
         if_occupied: IfOccupied,
     ) -> Result<Self> {
         let core = &shared.core;
-        let answer = core.queues.enter(core, queue, session.clone(), if_occupied);
+        let (local, answer) = core.queues.enter(core, queue, session.clone(), if_occupied);
         // From here on a place may exist, and whoever has it leaves it if this future is dropped.
-        let asked = Asked { shared: shared.clone(), session, answer: Some(answer) };
+        let asked = Asked { shared: shared.clone(), session, local, answer: Some(answer) };
         let Entered { place: member, outcome } = asked.answer().await?;
         let mut spot = Self {
             shared: shared.clone(),
             key: member.key(),
+            hold: Hold::on(member.session().lease.clone()),
             member: Some(member),
             state: State::Refused,
             at_head: false,
-            hold: None,
             predecessor: None,
+            behind: AtomicBool::new(false),
+            leaving: OnceLock::new(),
             left: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
         };
         match outcome {
-            Ok(Outcome { condition, predecessor, revision }) => {
+            Ok(Outcome { condition, other, predecessor, revision }) => {
                 spot.at_head = condition;
+                if let Some(key) = &other {
+                    spot.is_told_behind(key);
+                }
                 spot.predecessor = predecessor.map(|key| Seen { key, at: revision });
                 if condition || if_occupied == IfOccupied::Wait {
-                    spot.state = State::Standing { created: revision };
+                    spot.stands(revision);
                 }
                 Ok(spot)
             }
@@ -180,7 +209,7 @@ impl Spot {
                 match Box::pin(spot.settle(since)).await {
                     Ok(Some(created)) => {
                         spot.at_head = if_occupied == IfOccupied::LeaveAlone;
-                        spot.state = State::Standing { created };
+                        spot.stands(created);
                         Ok(spot)
                     }
                     Ok(None) => {
@@ -198,6 +227,41 @@ impl Spot {
         self.core().shut(self.session(), since).await?;
         let found = self.core().get(LOCK, self.key.as_str(), None).await?;
         Ok(found.kvs().first().map(etcd_client::KeyValue::create_revision))
+    }
+
+    /// Takes note that the place is in the queue. From here on whoever stands in it is told if it is gone.
+    fn stands(&mut self, created: i64) {
+        self.state = State::Standing { created };
+        let (hold, session) = (self.hold.clone(), Arc::downgrade(self.session()));
+        self.member().local().stand(self.key.clone(), Standing { created, hold, session });
+    }
+
+    /// Takes note of a place that is before this one. One that this client has left is none that anybody stands in.
+    pub(super) fn is_told_behind(&self, key: &str) {
+        if !self.member().local().state().is_leaving(key) {
+            self.behind.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note that etcd does not have the place any more, which is not our doing.
+    pub(super) fn is_gone(&self) {
+        self.hold.end(LossReason::Deleted);
+        self.session().renew_now();
+    }
+
+    /// Whether etcd has told of somebody before it.
+    pub(crate) fn is_behind(&self) -> bool {
+        let is_told = || self.behind.load(Ordering::Relaxed);
+        !self.at_head && (is_told() || self.member().local().state().is_behind(self.created()))
+    }
+
+    /// Takes note that nobody stands in the place any more.
+    fn is_left(&self, member: &Member) -> &Leaving {
+        let created = match self.state {
+            State::Standing { created } => Some(created),
+            State::Unknown { .. } | State::Refused => None,
+        };
+        self.leaving.get_or_init(|| member.local().leaving(&self.key, created))
     }
 
     /// The key in etcd.
@@ -218,11 +282,9 @@ impl Spot {
         }
     }
 
-    /// Makes it a place that is held until its lease is lost.
-    pub(crate) fn into_place(mut self) -> Place {
-        let hold = Hold::on(self.session().lease.clone());
-        self.hold = Some(hold.clone());
-        Place::new(hold, self)
+    /// Makes it a place that is held until it is gone, or its lease is lost.
+    pub(crate) fn into_place(self) -> Place {
+        Place::new(self.hold.clone(), self)
     }
 
     /// Whoever is next, if it may have its turn before the store has deleted this place, but not before that is asked of
@@ -230,9 +292,7 @@ impl Spot {
     /// those of the next.
     fn hand_on(&self, member: &Member) -> Option<Next> {
         match self.state {
-            State::Standing { created } if !self.hold.as_ref().is_some_and(Hold::is_fence) => {
-                member.hand_on(&self.key, created)
-            }
+            State::Standing { created } if !self.hold.is_fence() => member.hand_on(&self.key, created),
             _ => None,
         }
     }
@@ -240,20 +300,22 @@ impl Spot {
     /// Waits until the place is at the head.
     ///
     /// May be dropped and called again.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the place is gone.
     pub(crate) async fn wait_for_turn(&mut self) -> Result<()> {
-        if self.at_head {
-            return Ok(());
+        if !self.at_head {
+            tokio::select! {
+                biased;
+                () = self.core().closed() => return Err(Error::Closed),
+                // Its own place is gone: whatever the queue looks like, it is not our turn.
+                reason = self.hold.lost() => return Err(Error::Lost { reason }),
+                turn = self.member().turn(&self.key, self.created()) => turn?,
+                turn = self.wait_alone() => turn?,
+            }
+            self.at_head = true;
         }
-        tokio::select! {
-            biased;
-            () = self.core().closed() => return Err(Error::Closed),
-            // Its own place is gone: whatever the queue looks like, it is not our turn.
-            reason = self.session().lease.lost() => return Err(Error::Lost { reason }),
-            turn = self.member().turn(&self.key, self.created()) => turn?,
-            turn = self.wait_alone() => turn?,
-        }
-        self.at_head = true;
-        Ok(())
+        self.hold.check()
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {
@@ -275,6 +337,7 @@ impl fmt::Debug for Spot {
 impl Release for Spot {
     async fn release(&self) -> Result<()> {
         self.core().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
+        self.is_left(self.member());
         let next = self.hand_on(self.member());
         let is_told_later = next.is_none() && self.member().is_among_others();
         let heirs = if is_told_later { Heirs::LeaverAndNext } else { Heirs::Leaver };
@@ -297,7 +360,11 @@ impl Release for Spot {
         let outcome = outcome?;
         self.left.store(true, Ordering::Relaxed);
         self.member().left(&self.key);
-        if outcome.condition { Ok(()) } else { Err(Error::Lost { reason: LossReason::Deleted }) }
+        if outcome.condition {
+            return Ok(());
+        }
+        self.session().renew_now();
+        Err(Error::Lost { reason: LossReason::Deleted })
     }
 
     fn release_in_background(&self) {
@@ -308,8 +375,12 @@ impl Release for Spot {
 impl Drop for Spot {
     fn drop(&mut self) {
         let Some(member) = self.member.take() else { return };
-        let is_gone = *self.left.get_mut() || member.session().lease.loss().is_some();
-        if is_gone || matches!(self.state, State::Refused) {
+        if matches!(self.state, State::Refused) {
+            return;
+        }
+        self.is_left(&member);
+        let leaving = self.leaving.take();
+        if *self.left.get_mut() || member.session().lease.loss().is_some() {
             return;
         }
         if *self.is_leaving.get_mut() {
@@ -321,7 +392,11 @@ impl Drop for Spot {
         if let Some(next) = self.hand_on(&member) {
             next.tell();
         }
-        self.core().runtime.spawn(leave(core, member, self.state, begun));
+        let leave = leave(core, member, self.state, begun);
+        self.core().runtime.spawn(async move {
+            leave.await;
+            drop(leaving);
+        });
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn keep_alive(core: Arc<Core>, leased: Arc<Leased>) {
             () = sleep_until(look_at) => continue,
             () = sleep_until(due) => renew(&core, &leased, &mut renewals).await,
             // What was on it is gone, and perhaps it is as well.
-            () = leased.doubts.raised() => renew(&core, &leased, &mut renewals).await,
+            () = leased.renew.notified() => renew(&core, &leased, &mut renewals).await,
             // An etcd that was away may have come back without the lease: better to know now.
             () = heard_again(&mut contact) => renew(&core, &leased, &mut renewals).await,
         };

@@ -28,28 +28,9 @@ pub(crate) struct Session {
     pub(crate) id: i64,
     pub(crate) lease: Lease,
     pub(crate) gate: Arc<Gate>,
-    /// Lets the lease be renewed at once.
-    pub(crate) doubts: Doubts,
+    /// Tells the task that renews the lease to do so at once.
+    renew: Arc<Notify>,
     pool: Weak<Mutex<Pool<Arc<Leased>>>>,
-}
-
-/// Doubts that etcd still has a lease: something that was on it is gone. Clones are about the same lease.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Doubts(Arc<Notify>);
-
-impl Doubts {
-    /// Lets the lease be renewed at once, which tells whether etcd has it.
-    #[allow(dead_code)]
-    pub(crate) fn raise(&self) {
-        self.0.notify_one();
-    }
-
-    /// Waits until there are some.
-    ///
-    /// May be dropped and called again.
-    pub(crate) async fn raised(&self) {
-        self.0.notified().await;
-    }
 }
 
 /// A granted lease with its local deadline.
@@ -59,7 +40,8 @@ struct Leased {
     lease: Lease,
     gate: Arc<Gate>,
     ttl: Ttl,
-    doubts: Doubts,
+    /// Tells the task that renews it to do so at once.
+    renew: Arc<Notify>,
     /// Tells the task that renews it that it may be of no more use.
     look: Notify,
 }
@@ -74,15 +56,15 @@ pub(crate) struct Sessions {
 
 impl Leased {
     fn new(id: i64, lease: Lease, gate: Arc<Gate>, ttl: Ttl) -> Arc<Self> {
-        Arc::new(Self { id, lease, gate, ttl, doubts: Doubts::default(), look: Notify::new() })
+        Arc::new(Self { id, lease, gate, ttl, renew: Arc::default(), look: Notify::new() })
     }
 }
 
 impl Session {
     fn new(leased: &Leased, pool: Weak<Mutex<Pool<Arc<Leased>>>>) -> Arc<Self> {
-        let Leased { id, lease, gate, doubts, .. } = leased;
-        let (lease, gate, doubts) = (lease.clone(), gate.clone(), doubts.clone());
-        Arc::new(Self { id: *id, lease, gate, doubts, pool })
+        let Leased { id, lease, gate, renew, .. } = leased;
+        let (lease, gate, renew) = (lease.clone(), gate.clone(), renew.clone());
+        Arc::new(Self { id: *id, lease, gate, renew, pool })
     }
 
     /// A session that nobody renews, for tests.
@@ -99,6 +81,11 @@ impl Session {
         if let Error::Lost { reason } = error {
             self.lease.lose(*reason);
         }
+    }
+
+    /// Asks for a renewal at once, which tells whether etcd still has the lease.
+    pub(crate) fn renew_now(&self) {
+        self.renew.notify_one();
     }
 }
 

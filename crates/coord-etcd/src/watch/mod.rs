@@ -14,7 +14,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use coord_api::{EntryEvent, Error, Result, Watch};
 use futures::stream;
 
-pub(crate) use change::{entry, version};
+pub(crate) use change::{Change, entry, version};
 use hub::{Delivery, Subscription};
 
 use crate::{core::Shared, keys::Range, telemetry};
