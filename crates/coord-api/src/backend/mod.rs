@@ -15,6 +15,7 @@ mod views;
 
 pub use crate::{
     contact::ContactSource,
+    json::to_json,
     moment::Moment,
     names::{Shown, ShownPath},
 };
