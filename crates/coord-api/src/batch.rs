@@ -3,18 +3,16 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::{Serialize, de::IgnoredAny};
+use serde::Serialize;
 
-use crate::{ConfigKey, Error, FencingToken, LockGuard, Result, Version};
+use crate::{ConfigKey, Error, FencingToken, LockGuard, Result, Version, json};
 
 /// The largest value, and the largest sum of values of one batch, in bytes: 1 MiB.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
 
-/// The most keys of one batch.
+/// The most keys that one batch writes, and the most conditions that it has: versions and locks together. Keys
+/// [beside](ConfigKey::beside) the values, of which a checked or recorded write adds some, are counted apart.
 pub const MAX_BATCH_KEYS: usize = 60;
-
-/// What readers can decode: `serde_json`'s own limit is 128.
-const MAX_DEPTH: usize = 127;
 
 /// Writes for [`ConfigCenter::commit`](crate::ConfigCenter::commit), checked as they are added.
 ///
@@ -162,32 +160,31 @@ impl Batch {
     /// # Errors
     /// As [`set`](Self::set).
     pub fn set_at<T: Serialize + ?Sized>(self, key: ConfigKey, value: &T) -> Result<Self> {
-        let json = serde_json::to_vec(value)
-            .map_err(|error| Error::invalid("value", format!("can not be written as JSON: {error}")))?;
-        self.set_json_at(key, json.into())
+        let json = json::write(key.as_str(), value)?;
+        self.set_json_at(key, json)
     }
 
     /// Writes JSON text as it is.
     ///
     /// # Errors
-    /// As [`set`](Self::set); [`Error::InvalidArgument`] for what is not JSON.
+    /// As [`set`](Self::set); [`Error::InvalidArgument`] for what is not JSON, or is not read by everyone as it is
+    /// written, such as a repeated field: with the key and the JSON path.
     pub fn set_json(self, key: &str, json: impl Into<Bytes>) -> Result<Self> {
-        let json = json.into();
-        let batch = self.set_json_at(ConfigKey::parse(key)?, json.clone())?;
-        // A number may be JSON and yet too large for anything that reads it.
-        serde_json::from_slice::<serde_json::Value>(&json).map_err(|error| not_json(&error))?;
-        Ok(batch)
+        self.set_json_at(ConfigKey::parse(key)?, json)
     }
 
-    fn set_json_at(self, key: ConfigKey, json: Bytes) -> Result<Self> {
+    /// Writes JSON text as it is, for a parsed key, which may be [beside](ConfigKey::beside) the values.
+    ///
+    /// # Errors
+    /// As [`set_json`](Self::set_json).
+    pub fn set_json_at(self, key: ConfigKey, json: impl Into<Bytes>) -> Result<Self> {
+        let json = json.into();
         if json.len() > MAX_VALUE_BYTES {
             return Err(Error::TooLarge { field: "value", size: json.len(), limit: MAX_VALUE_BYTES });
         }
-        if depth(&json) > MAX_DEPTH {
-            return Err(Error::invalid("value", format!("is nested deeper than {MAX_DEPTH} levels")));
-        }
-        let text = std::str::from_utf8(&json).map_err(|_| Error::invalid("value", "is not UTF-8"))?;
-        serde_json::from_str::<IgnoredAny>(text).map_err(|error| not_json(&error))?;
+        // What is beside may have a value within, of the greatest depth.
+        json::check(&json, json::MAX_DEPTH + usize::from(key.is_beside()))
+            .map_err(|flaw| flaw.of(key.as_str()))?;
         self.write(Write::Set(key, json))
     }
 
@@ -231,8 +228,13 @@ impl Batch {
     }
 
     fn within_limits(self) -> Result<Self> {
-        let conditions = self.requirements.len() + self.held.len();
-        if self.writes.len() > MAX_BATCH_KEYS || conditions > MAX_BATCH_KEYS {
+        // What is kept about values is counted apart, so that it takes no room from the caller's own keys.
+        let count = |beside: bool| {
+            let conditions = self.requirements.iter().filter(|(key, _)| key.is_beside() == beside).count();
+            let writes = self.writes.iter().filter(|write| write.key().is_beside() == beside).count();
+            writes.max(conditions + if beside { 0 } else { self.held.len() })
+        };
+        if count(false) > MAX_BATCH_KEYS || count(true) > MAX_BATCH_KEYS {
             return Err(Error::invalid("batch", format!("has more than {MAX_BATCH_KEYS} keys")));
         }
         let size = self.writes.iter().map(|w| if let Write::Set(_, json) = w { json.len() } else { 0 }).sum();
@@ -243,47 +245,10 @@ impl Batch {
     }
 }
 
-/// How deep arrays and objects are nested in JSON text; any number for what is not JSON.
-fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let mut bytes = json.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'[' | b'{' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            // Skip the string; a backslash hides whatever follows it.
-            b'"' => {
-                while bytes.next().is_some_and(|byte| match byte {
-                    b'\\' => bytes.next().is_some(),
-                    byte => *byte != b'"',
-                }) {}
-            }
-            _ => {}
-        }
-    }
-    deepest
-}
-
-fn not_json(error: &serde_json::Error) -> Error {
-    Error::invalid("value", format!("is not JSON: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Entry;
-
-    #[test]
-    fn depth_counts_brackets_but_not_those_in_strings() {
-        for (json, expected) in
-            [("1", 0), ("[]", 1), (r#"{"a":[{}],"b":[]}"#, 3), (r#"["[[\"[", "\\"]"#, 1), (r#""[[["#, 0)]
-        {
-            assert_eq!(depth(json.as_bytes()), expected, "{json}");
-        }
-    }
 
     #[test]
     fn every_limit_is_told_with_its_field() {
@@ -307,7 +272,7 @@ mod tests {
             ),
             (
                 message(Batch::new().set_json("a", "{")),
-                "invalid value: is not JSON: EOF while parsing an object at line 1 column 1",
+                "invalid value: of `a` is not JSON: EOF while parsing an object at line 1 column 1",
             ),
         ];
         for (message, expected) in table {

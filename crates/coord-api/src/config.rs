@@ -7,8 +7,8 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, LockGuard, Owner, Result, Turns,
-    Version, Watch, Write,
+    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Home, LockGuard, Owner, Result,
+    Turns, Version, Watch, Write,
 };
 
 /// Versioned JSON values under keys such as `common/mq`.
@@ -75,6 +75,12 @@ pub trait ConfigCenter: fmt::Debug + Send + Sync {
 
     /// The turns of this client's [updates](ConfigExt::update). All clones and all handles of one client have the same.
     fn turns(&self) -> &Turns;
+
+    /// The store and the namespace, without a request; `None` where they can not be told. A snapshot file is used by config
+    /// centers that tell the same.
+    fn home(&self) -> Option<Home> {
+        None
+    }
 }
 
 /// What a read or a watch covers.

@@ -52,6 +52,9 @@ impl Entry {
     fn decode_error(&self, path: String, error: &serde_json::Error) -> Error {
         // serde's own message may quote the value, which may be a secret: only the kind and place are kept.
         let kind = match error.classify() {
+            serde_json::error::Category::Syntax if self.value.starts_with(b"\xef\xbb\xbf") => {
+                "a byte order mark before the JSON, which another program wrote: save it as UTF-8 without BOM"
+            }
             serde_json::error::Category::Syntax => "not valid JSON",
             serde_json::error::Category::Eof => "the JSON ends too early",
             serde_json::error::Category::Data => "JSON of another shape than expected",
@@ -136,6 +139,7 @@ mod tests {
             (r#"{"sizes""#, "`.`", "line 1 column 8"),
             (r#"{"siz"#, "`.`", "line 1 column 5"),
             (r#"{"sizes":[1,x]}"#, "`sizes[1]`", "not valid JSON, line 1 column 13"),
+            ("\u{feff}{\"sizes\":[]}", "`.`", "a byte order mark before the JSON"),
         ];
         for (json, path, place) in table {
             let (message, source) = decode_error(json);

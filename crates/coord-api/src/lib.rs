@@ -20,14 +20,17 @@ mod contact;
 mod entry;
 mod error;
 mod health;
+mod home;
 mod id_waits;
 mod ids;
+mod json;
 mod lease;
 mod lock;
 mod moment;
 mod names;
 mod owner;
 mod provider;
+mod pulse;
 mod registry;
 mod snowflake;
 mod ttl;
@@ -43,6 +46,7 @@ pub use contact::{Contact, Freshness};
 pub use entry::{Entry, EntryEvent};
 pub use error::{BoxError, Error, Result};
 pub use health::{HEALTH_LIMIT, Health};
+pub use home::Home;
 pub use id_waits::InstanceIdAllocatorExt;
 pub use ids::{
     HeldId, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, MAX_IDENTITY_BYTES, MAX_MAX_ID,

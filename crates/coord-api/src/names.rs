@@ -156,6 +156,11 @@ impl ConfigKey {
         Ok(Self { path: key.into(), beside: false })
     }
 
+    /// Whether [`parse`](Self::parse) takes it, for what is found in a store that other programs write to as well.
+    pub fn is_key(key: &str) -> bool {
+        check("config key", key).is_ok()
+    }
+
     /// The place of something that is kept about the value of `key`: `kind/<key>/part`, or `kind/<key>` for an
     /// empty part, in a space of its own. No list or watch of values sees it, and no key of a value is the same.
     ///

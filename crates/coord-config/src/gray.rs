@@ -1,11 +1,6 @@
 //! A value for some of the instances, before all get it.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
 use coord_api::{Batch, ConfigCenter, ConfigKey, Entry, Error, InstanceId, Result, Scope, Version};
 use serde::{Deserialize, Serialize};
@@ -14,7 +9,7 @@ use serde_json::{Value, value::RawValue};
 use crate::HistoryExt;
 
 /// An instance of a service, as gray releases choose them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     id: String,
     labels: BTreeMap<String, String>,
@@ -187,8 +182,7 @@ impl GrayRelease {
                 format!("{} percent are not within 1 and 100", audience.percent),
             ));
         }
-        let value = serde_json::value::to_raw_value(value)
-            .map_err(|error| Error::invalid("value", format!("can not be written as JSON: {error}")))?;
+        let value = crate::history::raw(&key, value)?;
         if value.get().len() > crate::MAX_RECORDED_BYTES {
             let (size, limit) = (value.get().len(), crate::MAX_RECORDED_BYTES);
             return Err(Error::TooLarge { field: "gray value", size, limit });
@@ -208,7 +202,7 @@ impl GrayRelease {
         let Some((version, stored)) = self.read(&key).await? else { return Ok(None) };
         let Stored { value, audience, author, at_ms } = stored;
         let value = Entry::new(key.as_str(), version, value.get().to_owned()).decode()?;
-        let at = UNIX_EPOCH + Duration::from_millis(at_ms);
+        let at = crate::history::moment(at_ms);
         Ok(Some(GrayValue { version, value, audience, author, at }))
     }
 

@@ -11,7 +11,10 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use coord_api::{Batch, ConfigCenter, ConfigKey, Entry, Error, MAX_VALUE_BYTES, Result, Scope, Version};
+use bytes::Bytes;
+use coord_api::{
+    Batch, ConfigCenter, ConfigKey, Entry, Error, MAX_VALUE_BYTES, Result, Scope, Version, backend::to_json,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
@@ -58,6 +61,9 @@ struct Stored {
     deleted: bool,
 }
 
+/// The highest number of a record; whatever writes each nanosecond does not get there.
+const HIGHEST: u64 = u64::MAX >> 1;
+
 /// The last versions, the oldest first.
 struct Index {
     version: Version,
@@ -96,7 +102,8 @@ pub trait HistoryExt {
     /// The recorded versions of `key`, the latest first, at most [`MAX_HISTORY`].
     ///
     /// # Errors
-    /// As [`ConfigCenter::read`].
+    /// [`Error::Decode`] if another program has overwritten the history, which the next recorded write begins anew;
+    /// others as [`ConfigCenter::read`].
     fn history(&self, key: &str) -> impl Future<Output = Result<Vec<Record>>> + Send;
 
     /// The value of a recorded version, as JSON; `None` for a deletion.
@@ -105,6 +112,26 @@ pub trait HistoryExt {
     /// [`Error::Missing`] if the version was not recorded, or is not kept any more, or was found but is no JSON or
     /// too large to keep with the value after it; others as [`ConfigCenter::read`].
     fn recorded(&self, key: &str, version: Version) -> impl Future<Output = Result<Option<Entry>>> + Send;
+
+    /// Removes the history of `key` with all copies of values, whether the key exists or not, and tells whether there was
+    /// any. A deleted key keeps its history, for a rollback, until this is called.
+    ///
+    /// ```
+    /// use coord_api::Provider;
+    /// use coord_config::HistoryExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// # let config = coord_memory::Store::new().client().config();
+    /// config.record("limits").set(&10).await?;
+    /// config.record("limits").delete().await?;
+    /// assert!(config.forget_history("limits").await?);
+    /// assert!(config.history("limits").await?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad key; others as [`ConfigCenter::commit`].
+    fn forget_history(&self, key: &str) -> impl Future<Output = Result<bool>> + Send;
 
     /// What is different between two recorded versions, by JSON pointer. A deletion counts as `null`.
     ///
@@ -119,6 +146,13 @@ pub trait HistoryExt {
 }
 
 impl HistoryExt for Arc<dyn ConfigCenter> {
+    async fn forget_history(&self, key: &str) -> Result<bool> {
+        let key = ConfigKey::parse(key)?;
+        let places = (0..MAX_HISTORY as u64).map(|number| place_of(&key, number));
+        let all = places.chain([index_of(&key)]).try_fold(Batch::new(), Batch::delete_at)?;
+        Ok(self.commit(all).await?.deleted > 0)
+    }
+
     fn record(&self, key: &str) -> Recorder {
         let (center, key) = (self.clone(), key.to_owned());
         Recorder { center, key, author: None, comment: None, expected: None }
@@ -180,8 +214,7 @@ impl Recorder {
     /// [`MAX_RECORDED_BYTES`], before anything is sent; [`Error::Conflict`] if the key is not at the expected
     /// version; others as [`ConfigCenter::commit`].
     pub async fn set<T: Serialize + Sync + ?Sized>(self, value: &T) -> Result<Version> {
-        let json = serde_json::value::to_raw_value(value)
-            .map_err(|error| Error::invalid("value", format!("can not be written as JSON: {error}")))?;
+        let json = raw(&ConfigKey::parse(&self.key)?, value)?;
         self.write(Some(json), Ok).await
     }
 
@@ -228,7 +261,7 @@ impl Recorder {
             .build();
         loop {
             let (index, found) = futures::try_join!(
-                read_index(&*self.center, &key),
+                index_to_write(&*self.center, &key),
                 self.center.read(Scope::Key(key.as_str()))
             )?;
             let Index { version, mut records } = index;
@@ -258,12 +291,14 @@ impl Recorder {
             batch = batch.require_at(index_key.clone(), version)?.set_at(index_key.clone(), &records)?;
             let place = place_of(&key, number);
             batch = match &json {
-                Some(json) => batch.set_at(key.clone(), json)?.set_at(place, json)?,
+                Some(json) => {
+                    let json = Bytes::from(json.get().to_owned());
+                    batch.set_json_at(key.clone(), json.clone())?.set_json_at(place, json)?
+                }
                 None => batch.delete_at(key.clone())?.delete_at(place)?,
             };
             if let Some((place, found)) = found {
-                let json = found.decode::<Box<RawValue>>();
-                let with_copy = json.and_then(|json| batch.clone().set_at(place.clone(), &json));
+                let with_copy = batch.clone().set_json_at(place.clone(), found.as_bytes().clone());
                 batch = with_copy.or_else(|_| batch.delete_at(place))?;
             }
             match self.center.commit(also(batch)?).await {
@@ -301,8 +336,19 @@ impl Recorder {
 impl Stored {
     fn record(self) -> Record {
         let Self { version, author, at_ms, comment, deleted, .. } = self;
-        Record { version, author, at: UNIX_EPOCH + Duration::from_millis(at_ms), comment, deleted }
+        Record { version, author, at: moment(at_ms), comment, deleted }
     }
+}
+
+/// A value as JSON, of which nothing is lost.
+pub(crate) fn raw<T: Serialize + ?Sized>(key: &ConfigKey, value: &T) -> Result<Box<RawValue>> {
+    let json = RawValue::from_string(to_json(key.as_str(), value)?);
+    json.map_err(|error| Error::invalid("value", format!("of `{key}` can not be written as JSON: {error}")))
+}
+
+/// A time of another program, which may be one that this system can not express.
+pub(crate) fn moment(at_ms: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(at_ms)).unwrap_or(UNIX_EPOCH)
 }
 
 fn index_of(key: &ConfigKey) -> ConfigKey {
@@ -319,10 +365,32 @@ async fn read_index(center: &dyn ConfigCenter, key: &ConfigKey) -> Result<Index>
         return Ok(Index { version: Version::ABSENT, records: Vec::new() });
     };
     let mut records: Vec<Stored> = entry.decode()?;
+    if !records.is_sorted_by(|one, next| one.number < next.number)
+        || records.last().is_some_and(|last| last.number > HIGHEST)
+    {
+        let (key, version) = (entry.key().to_owned(), entry.version());
+        return Err(Error::Decode {
+            key,
+            version,
+            path: ".".into(),
+            source: "not the index of a history".into(),
+        });
+    }
     if let Some(latest) = records.last_mut() {
         latest.version = entry.version();
     }
     Ok(Index { version: entry.version(), records })
+}
+
+/// The index to write on. What another program has put there must not stop all writes: a new one replaces it.
+async fn index_to_write(center: &dyn ConfigCenter, key: &ConfigKey) -> Result<Index> {
+    match read_index(center, key).await {
+        Err(Error::Decode { version, path, source, .. }) => {
+            tracing::warn!(%key, path, %source, "the history can not be read and begins anew");
+            Ok(Index { version, records: Vec::new() })
+        }
+        read => read,
+    }
 }
 
 /// What is known of one version of a key.

@@ -22,7 +22,7 @@ pub use gray::{Audience, GrayExt, GrayRelease, GrayValue, Instance};
 pub use history::{HistoryExt, MAX_COMMENT_BYTES, MAX_HISTORY, MAX_RECORDED_BYTES, Record, Recorder};
 pub use live::{
     Change, Changes, Live, LiveBuilder, LiveCounters, LiveExt, LiveState, Origin, Rejection, RejectionCause,
-    Verdict, WhenDeleted,
+    Verdict, WhenDeleted, Whole, whole,
 };
 #[cfg(feature = "schema")]
-pub use schema::{SchemaExt, Schemas};
+pub use schema::{SchemaExt, SchemaScope, Schemas};

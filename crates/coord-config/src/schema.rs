@@ -8,8 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Owner, Result, Scope,
-    Turns, Version, Watch, Write, backend::ShownPath,
+    Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Home, Owner, Result,
+    Scope, Turns, Version, Watch, Write, backend::ShownPath,
 };
 use jsonschema::Validator;
 use schemars::JsonSchema;
@@ -20,7 +20,7 @@ use crate::gray;
 
 /// Schemas of a config center.
 pub trait SchemaExt {
-    /// The schemas, to set and to remove them.
+    /// The schemas, to set, read and remove them.
     fn schemas(&self) -> Schemas;
 
     /// The same config center, but a write is refused when a value does not fit the schema of its key or of a
@@ -83,6 +83,43 @@ impl Schemas {
         self.change(scope, Some(schema)).await
     }
 
+    /// The schema of a key, or of a prefix; not those of prefixes above it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a bad key or prefix; [`Error::Decode`] if another program has overwritten the
+    /// schemas; others as [`ConfigCenter::read`].
+    pub async fn get(&self, scope: Scope<'_>) -> Result<Option<Value>> {
+        let scope = SchemaScope::parse(scope)?;
+        let (_, mut stored) = read(&*self.0).await?;
+        Ok(stored.map(&scope).remove(&scope.name()))
+    }
+
+    /// All schemas: first those of keys, then those of prefixes, ordered by name.
+    ///
+    /// ```
+    /// use coord_api::{Provider, Scope};
+    /// use coord_config::{SchemaExt, SchemaScope};
+    /// use serde_json::json;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// # let config = coord_memory::Store::new().client().config();
+    /// config.schemas().set_json(Scope::Prefix("limits"), json!({ "type": "object" })).await?;
+    /// let all = config.schemas().list().await?;
+    /// assert_eq!(all, [(SchemaScope::Prefix("limits".into()), json!({ "type": "object" }))]);
+    /// assert_eq!(config.schemas().get(all[0].0.as_scope()).await?, Some(json!({ "type": "object" })));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn list(&self) -> Result<Vec<(SchemaScope, Value)>> {
+        let (_, Stored { keys, prefixes }) = read(&*self.0).await?;
+        let prefix =
+            |start: String| SchemaScope::Prefix(start.strip_suffix('/').unwrap_or_default().to_owned());
+        let keys = keys.into_iter().map(|(key, schema)| (SchemaScope::Key(key), schema));
+        Ok(keys.chain(prefixes.into_iter().map(|(start, schema)| (prefix(start), schema))).collect())
+    }
+
     /// Removes a schema, if there is one.
     ///
     /// # Errors
@@ -92,23 +129,63 @@ impl Schemas {
     }
 
     async fn change(&self, scope: Scope<'_>, schema: Option<Value>) -> Result<()> {
-        let (prefix, name) = match scope {
-            Scope::Key(key) => (false, ConfigKey::parse(key)?.as_str().to_owned()),
-            Scope::Prefix(prefix) => (true, ConfigPrefix::parse(prefix)?.as_key_start()),
-            Scope::Beside(_) => return Err(Error::invalid("scope", "is beside the values")),
-        };
+        let scope = SchemaScope::parse(scope)?;
         loop {
-            let (version, mut stored) = read(&*self.0).await?;
-            let map = if prefix { &mut stored.prefixes } else { &mut stored.keys };
-            match &schema {
-                Some(schema) => map.insert(name.clone(), schema.clone()),
-                None => map.remove(&name),
+            let (version, mut stored) = match read(&*self.0).await {
+                // What another program has put there stops all writes; this is the way out.
+                Err(Error::Decode { version, .. }) => (version, Stored::default()),
+                read => read?,
             };
-            let batch = Batch::new().require_at(place(), version)?.set_at(place(), &stored)?;
+            match &schema {
+                Some(schema) => stored.map(&scope).insert(scope.name(), schema.clone()),
+                None => stored.map(&scope).remove(&scope.name()),
+            };
+            let json = serde_json::to_vec(&stored).unwrap_or_default();
+            // Nobody could write anything any more.
+            if serde_json::from_slice::<Stored>(&json).is_err() {
+                return Err(Error::invalid("schema", "is nested too deeply to be kept"));
+            }
+            let batch = Batch::new().require_at(place(), version)?.set_json_at(place(), json)?;
             match self.0.commit(batch).await {
                 Err(Error::Conflict { .. }) => {}
                 done => return done.map(|_| ()),
             }
+        }
+    }
+}
+
+/// What a stored schema is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SchemaScope {
+    /// One key.
+    Key(String),
+    /// All keys below a prefix, which is empty for every key.
+    Prefix(String),
+}
+
+impl SchemaScope {
+    /// The same, as [`Schemas`] take it.
+    pub fn as_scope(&self) -> Scope<'_> {
+        match self {
+            Self::Key(key) => Scope::Key(key),
+            Self::Prefix(prefix) => Scope::Prefix(prefix),
+        }
+    }
+
+    fn parse(scope: Scope<'_>) -> Result<Self> {
+        Ok(match scope {
+            Scope::Key(key) => Self::Key(ConfigKey::parse(key)?.as_str().to_owned()),
+            Scope::Prefix(prefix) => ConfigPrefix::parse(prefix).map(|_| Self::Prefix(prefix.to_owned()))?,
+            Scope::Beside(_) => return Err(Error::invalid("scope", "is beside the values")),
+        })
+    }
+
+    /// As it is stored.
+    fn name(&self) -> String {
+        match self {
+            Self::Key(key) => key.clone(),
+            Self::Prefix(prefix) if prefix.is_empty() => String::new(),
+            Self::Prefix(prefix) => format!("{prefix}/"),
         }
     }
 }
@@ -120,6 +197,15 @@ struct Stored {
     keys: BTreeMap<String, Value>,
     #[serde(default)]
     prefixes: BTreeMap<String, Value>,
+}
+
+impl Stored {
+    fn map(&mut self, scope: &SchemaScope) -> &mut BTreeMap<String, Value> {
+        match scope {
+            SchemaScope::Key(_) => &mut self.keys,
+            SchemaScope::Prefix(_) => &mut self.prefixes,
+        }
+    }
 }
 
 /// In one place, so that a commit needs one condition to know that none has changed.
@@ -269,5 +355,9 @@ impl ConfigCenter for Checked {
 
     fn turns(&self) -> &Turns {
         self.center.turns()
+    }
+
+    fn home(&self) -> Option<Home> {
+        self.center.home()
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, Entry, EntryEvent, Error, Owner, Result, Scope, Turns, Watch, Write,
+    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, Home, Owner, Result, Scope, Turns,
+    Watch, Write,
 };
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use crate::{
     commit::{Settled, WRITE, Way, deleted, deletions, refusal, transaction},
     core::Shared,
     error::{Effect, Failure},
+    keys::Keys,
     read::revision,
     watch::{entry, follow, version},
 };
@@ -29,7 +31,8 @@ impl ConfigCenter for EtcdConfigCenter {
         let range = core.keys.config_scope(scope)?;
         core.check_open()?;
         let (_, pairs) = core.read("read config values", &range).await?;
-        Ok(pairs.iter().filter_map(|kv| Some(entry(kv, core.keys.config_name(kv.key_str().ok()?)))).collect())
+        let name = name(&core.keys, scope);
+        Ok(pairs.iter().filter_map(|kv| Some(entry(kv, name(kv.key_str().ok()?)?))).collect())
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {
@@ -74,9 +77,8 @@ impl ConfigCenter for EtcdConfigCenter {
     }
 
     async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
-        let keys = self.shared.core.keys.clone();
-        let range = keys.config_scope(scope)?;
-        follow(self.shared.clone(), range, Box::new(move |key| Some(keys.config_name(key)))).await
+        let keys = &self.shared.core.keys;
+        follow(self.shared.clone(), keys.config_scope(scope)?, Box::new(name(keys, scope))).await
     }
 
     fn owner(&self) -> Owner {
@@ -86,6 +88,16 @@ impl ConfigCenter for EtcdConfigCenter {
     fn turns(&self) -> &Turns {
         &self.shared.core.turns
     }
+
+    fn home(&self) -> Option<Home> {
+        Some(self.shared.core.home())
+    }
+}
+
+/// Names what is covered as users do. Below a prefix other programs may have keys that no call takes: they are left out.
+fn name(keys: &Keys, scope: Scope<'_>) -> impl Fn(&str) -> Option<String> + Send + Sync + 'static {
+    let (keys, is_listed) = (keys.clone(), matches!(scope, Scope::Prefix(_)));
+    move |key| Some(keys.config_name(key)).filter(|name| !is_listed || ConfigKey::is_key(name))
 }
 
 impl EtcdConfigCenter {

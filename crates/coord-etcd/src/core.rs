@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, Owner, Result, Ttl, Turns, backend::Views};
-use etcd_client::{KvClient, LeaseClient};
+use coord_api::{Error, Home, Owner, Result, Ttl, Turns, backend::Views};
+use etcd_client::{KvClient, LeaseClient, ResponseHeader};
 use tokio::{runtime, sync::watch};
 
 use crate::{
@@ -63,6 +63,10 @@ pub(crate) struct Core {
     /// The ids that this client may hold.
     pub(crate) held_ids: HeldIds,
     attempts: AtomicU64,
+    /// The addresses of the members.
+    addresses: Vec<String>,
+    /// The cluster that answered a read last; 0 before.
+    cluster: AtomicU64,
     closed: watch::Sender<bool>,
 }
 
@@ -89,6 +93,7 @@ pub(crate) struct Limits {
     pub(crate) request_timeout: Duration,
     pub(crate) try_limit: Option<Duration>,
     pub(crate) members: usize,
+    pub(crate) addresses: Vec<String>,
     pub(crate) close_timeout: Duration,
     pub(crate) id_ttl: Ttl,
     pub(crate) label: Option<String>,
@@ -131,6 +136,8 @@ impl Core {
             turns: Turns::new(),
             held_ids: HeldIds::default(),
             attempts: AtomicU64::new(1),
+            addresses: limits.addresses.clone(),
+            cluster: AtomicU64::new(0),
             closed: watch::Sender::new(false),
         })
     }
@@ -151,6 +158,22 @@ impl Core {
     /// A number that this client uses once.
     pub(crate) fn next_attempt(&self) -> u64 {
         self.attempts.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Remembers which cluster has answered.
+    pub(crate) fn heard(&self, header: Option<&ResponseHeader>) {
+        if let Some(header) = header {
+            self.cluster.store(header.cluster_id(), Ordering::Relaxed);
+        }
+    }
+
+    /// The cluster, and the part of it that config values are in.
+    pub(crate) fn home(&self) -> Home {
+        let home = Home::new(self.keys.config_root(), self.addresses.iter().cloned());
+        match self.cluster.load(Ordering::Relaxed) {
+            0 => home,
+            cluster => home.of_store(format!("{cluster:x}")),
+        }
     }
 
     /// `Ok` while the client is open.

@@ -84,6 +84,11 @@ impl Keys {
         }
     }
 
+    /// Where config values are.
+    pub(crate) fn config_root(&self) -> &str {
+        &self.0.config
+    }
+
     /// The keys that a config read or watch covers.
     pub(crate) fn config_scope(&self, scope: Scope<'_>) -> coord_api::Result<Range> {
         Ok(match scope.parse()? {

@@ -18,6 +18,7 @@ impl Core {
         match range {
             Range::Key(key) => {
                 let mut answer = self.get(operation, &**key, None).await?;
+                self.heard(answer.header());
                 Ok((revision(answer.header()), answer.take_kvs()))
             }
             Range::Prefix(prefix) => self.read_pages(operation, prefix).await,
@@ -47,6 +48,7 @@ impl Core {
             };
             if at == 0 {
                 at = revision(page.header());
+                self.heard(page.header());
             }
             let more = page.more();
             pairs.append(&mut page.take_kvs());

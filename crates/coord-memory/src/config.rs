@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, LossReason, Owner, Result, Scope,
-    Turns, Version, Watch, Write,
+    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, Home, LossReason, Owner, Result,
+    Scope, Turns, Version, Watch, Write,
 };
 
 use crate::{
@@ -92,6 +92,11 @@ impl ConfigCenter for Config {
 
     fn turns(&self) -> &Turns {
         self.0.turns()
+    }
+
+    fn home(&self) -> Option<Home> {
+        let name = self.0.store().lock().identity.to_string();
+        Some(Home::new("", [name.clone()]).of_store(name))
     }
 }
 

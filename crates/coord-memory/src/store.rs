@@ -7,7 +7,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -130,9 +134,27 @@ impl fmt::Debug for Store {
     }
 }
 
+/// The identity of a store, which no other one has, not even of a process that has the same id later.
+pub(crate) struct Identity(u64);
+
+impl Default for Identity {
+    fn default() -> Self {
+        static PROCESS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        static STORES: AtomicU64 = AtomicU64::new(0);
+        Self(PROCESS.hash_one(STORES.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory/{:016x}", self.0)
+    }
+}
+
 /// All that is stored. Each area's rules are in the file of that area.
 #[derive(Default)]
 pub(crate) struct State {
+    pub(crate) identity: Identity,
     pub(crate) revision: u64,
     /// The services and the config, by store key.
     pub(crate) entries: BTreeMap<String, Stored>,

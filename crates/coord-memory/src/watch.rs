@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use coord_api::{Covered, Entry, EntryEvent, Error, Result, Scope, ServiceName, Version, Watch};
+use coord_api::{ConfigKey, Covered, Entry, EntryEvent, Error, Result, Scope, ServiceName, Version, Watch};
 use futures::stream;
 use tokio::sync::watch;
 
@@ -84,7 +84,11 @@ impl View {
     fn name(&self, key: &str) -> Option<String> {
         match self {
             Self::Key(only) => (key == only).then(|| keys::config_name(key).to_owned()),
-            Self::Below(start) => key.starts_with(start).then(|| keys::config_name(key).to_owned()),
+            Self::Below(start) => {
+                // Other programs may have keys here that no call takes.
+                let is_covered = |name: &&str| key.starts_with(start) && ConfigKey::is_key(name);
+                Some(keys::config_name(key)).filter(is_covered).map(Into::into)
+            }
             Self::Service(start, service) => {
                 // Coord writes no `/` into an id: what has one belongs to another program's longer name.
                 let id = key.strip_prefix(start.as_str()).filter(|id| !id.contains('/'))?;
@@ -317,6 +321,8 @@ mod tests {
             (prefix("a"), "config/a/b", Some("a/b")),
             (prefix("a"), "config/a", None),
             (prefix("a"), "config/ab", None),
+            (prefix(""), "config/a//b", None),
+            (prefix("a"), "config/a/%2F", None),
             (key("a"), "config/a", Some("a")),
             (key("a"), "config/a/b", None),
         ];

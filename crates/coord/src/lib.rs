@@ -53,7 +53,7 @@ pub use coordinator::Coordinator;
 pub use coord_api::{
     Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, Contact, DistributedLock,
     DistributedLockExt, Entry, EntryEvent, Error, FencingToken, Freshness, HEALTH_LIMIT, Health, HeldId,
-    HeldLock, Holder, IdHolder, IdOptions, InstanceIdAllocator, InstanceIdAllocatorExt, InstanceIds,
+    HeldLock, Holder, Home, IdHolder, IdOptions, InstanceIdAllocator, InstanceIdAllocatorExt, InstanceIds,
     Instances, LeaseHealth, LockGuard, LossReason, Lost, Owner, Provider, Registration, RegistrationStatus,
     Result, Scope, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Snowflake,
     SnowflakeOptions, Ttl, Version, Watch, Write,

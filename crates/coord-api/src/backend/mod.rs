@@ -16,6 +16,7 @@ pub mod waiting;
 
 pub use crate::{
     contact::ContactSource,
+    json::to_json,
     moment::Moment,
     names::{Shown, ShownPath},
 };

@@ -2,9 +2,9 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use coord_api::{ConfigCenter, Error, Result};
+use coord_api::{ConfigCenter, Error, Result, backend::to_json};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{Live, Verdict, layers::Merge, start::start, verdict::ask};
 use crate::Instance;
@@ -30,7 +30,7 @@ pub struct LiveBuilder<T> {
     pub(super) over: Vec<String>,
     pub(super) instance: Option<Instance>,
     pub(super) default: Option<Arc<T>>,
-    pub(super) fill: Option<Result<Value>>,
+    pub(super) fill: Option<Result<Box<RawValue>>>,
     pub(super) checks: Vec<Check<T>>,
     pub(super) hook: Option<Hook<T>>,
     pub(super) when_deleted: WhenDeleted,
@@ -67,7 +67,7 @@ impl<T> LiveBuilder<T> {
     }
 
     /// As [`default`](Self::default), and fields that are missing in the stored value are the default's, also
-    /// within nested objects.
+    /// those of structs within structs. Anything else is taken whole; see [`over`](Self::over).
     ///
     /// ```
     /// use coord_api::{ConfigExt, Provider};
@@ -95,15 +95,23 @@ impl<T> LiveBuilder<T> {
     where
         T: Serialize,
     {
-        let json = serde_json::to_value(&value);
-        self.fill = Some(
-            json.map_err(|error| Error::invalid("default", format!("can not be written as JSON: {error}"))),
-        );
+        let json = to_json(&self.key, &value).map_err(|error| match error {
+            Error::InvalidArgument { reason, .. } => Error::invalid("default", reason),
+            other => other,
+        });
+        self.fill = Some(json.and_then(|json| {
+            let wrong = |error| Error::invalid("default", format!("can not be written as JSON: {error}"));
+            RawValue::from_string(json).map_err(wrong)
+        }));
         self.default(value)
     }
 
     /// Lays the value over that of another key, such as one that the whole environment shares: fields that are
     /// missing in the one are those of the other. May be called again; what was named last is above.
+    ///
+    /// Only where the type asks for a struct are fields taken one by one. Enums, maps, lists, structs with flattened
+    /// fields, untyped JSON and a [`Whole`](crate::Whole) are one unit: the highest that is there counts, and from a complete
+    /// value the same is read as [`get`](coord_api::ConfigExt::get) reads.
     pub fn over(mut self, key: &str) -> Self {
         self.over.push(key.into());
         self
@@ -138,7 +146,11 @@ impl<T> LiveBuilder<T> {
     }
 
     /// Saves each value that comes into use in this file, readable for this user only, so that the service can
-    /// start while the store is away. Its folder must exist, and no other live value may use it.
+    /// start while the store is away. Its folder must exist. [`start`](Self::start) refuses a file that another live value
+    /// of this process has.
+    ///
+    /// The file names the store, the namespace, the key and the instance that it was written for, and is not used for
+    /// others. A deletion is saved as well: what was in use last is what is used.
     ///
     /// The file has the value in plain text. For etcd, connect
     /// [lazily](https://docs.rs/coord/latest/coord/enum.Config.html#method.lazily).
@@ -170,9 +182,9 @@ impl<T> LiveBuilder<T> {
     /// How entries are laid over each other, if they are.
     pub(super) fn merge(&mut self) -> Result<Option<Merge>> {
         match self.fill.take() {
-            Some(lowest) => Ok(Some(Merge { lowest: lowest? })),
+            Some(lowest) => Ok(Some(Merge { lowest: Some(lowest?) })),
             None if self.over.is_empty() => Ok(None),
-            None => Ok(Some(Merge { lowest: Value::Object(serde_json::Map::new()) })),
+            None => Ok(Some(Merge { lowest: None })),
         }
     }
 

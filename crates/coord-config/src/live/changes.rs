@@ -87,8 +87,8 @@ impl<T> Changes<T> {
         let current = self.taken.take()?;
         let old = std::mem::replace(&mut self.last, current.clone());
         Some(Change {
-            old: old.value.clone(),
-            new: current.value.clone(),
+            old: old.value.get().clone(),
+            new: current.value.get().clone(),
             origin: current.origin,
             record,
             missed: current.number - old.number - 1,

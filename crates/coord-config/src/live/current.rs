@@ -10,12 +10,14 @@ use std::{
 
 use coord_api::{Freshness, Version, backend::ShownPath};
 
+use super::held::Held;
+
 /// The value in use. Replaced as a whole, so that all of it always belongs together: who sees a new value does not
 /// see the rejection of the one before.
 pub(super) struct Current<T> {
     /// Grows with every change of the value.
     pub(super) number: u64,
-    pub(super) value: Arc<T>,
+    pub(super) value: Held<T>,
     pub(super) origin: Origin,
     /// The latest update, if it was refused and this value stays.
     pub(super) rejection: Option<Arc<Rejection>>,
@@ -109,7 +111,7 @@ impl fmt::Display for Rejection {
 pub struct LiveCounters {
     /// Changes of the value.
     pub changes: u64,
-    /// Updates that were refused.
+    /// Updates that were refused, and values that panicked when they were dropped.
     pub rejections: u64,
     /// Deletions of the key.
     pub deletions: u64,
@@ -124,7 +126,7 @@ pub struct LiveCounters {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) changes: AtomicU64,
-    pub(super) rejections: AtomicU64,
+    pub(super) rejections: Arc<AtomicU64>,
     pub(super) deletions: AtomicU64,
     pub(super) snapshots: AtomicU64,
     pub(super) reconciliations: AtomicU64,

@@ -19,7 +19,8 @@ use super::{
     LiveBuilder, Shared, WhenDeleted,
     bell::Ringer,
     current::{Current, Origin, Rejection, RejectionCause, count},
-    file::Saver,
+    file::{Audience, Part, Saver, State},
+    held::Held,
     layers::{Ingredients, Layers, Step},
 };
 use crate::{Instance, gray};
@@ -49,6 +50,10 @@ impl Source {
             Self::Key(key) => Scope::Key(key.as_str()),
             Self::Gray { place, .. } => Scope::Beside(place),
         }
+    }
+
+    pub(super) fn is_gray(&self) -> bool {
+        matches!(self, Self::Gray { .. })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -127,8 +132,10 @@ pub(super) struct Follower<T> {
     rules: LiveBuilder<T>,
     sources: Vec<Source>,
     layers: Layers,
-    /// What was looked at last, whether it was taken or refused.
-    considered: Ingredients,
+    /// What was looked at last, whether it was taken or refused; `None` before the store was heard.
+    considered: Option<Ingredients>,
+    /// What the value in use was made of.
+    in_use: State,
     shared: Arc<Shared<T>>,
     contact: ContactSource,
     ringer: Ringer,
@@ -147,14 +154,22 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         (ringer, each): (Ringer, broadcast::Sender<Arc<Current<T>>>),
         saver: Option<Saver>,
     ) -> Self {
-        let considered = layers.ingredients();
-        Self { rules, sources, layers, considered, shared, contact, ringer, each, saver }
+        let (considered, in_use) = (None, State::default());
+        Self { rules, sources, layers, considered, in_use, shared, contact, ringer, each, saver }
     }
 
-    /// Follows until the provider is closed, or the last handle is gone and aborts this.
-    pub(super) async fn run(mut self, mut feed: Option<Feed>) {
-        if matches!(self.shared.now.load().origin, Origin::Store(_)) {
-            self.save();
+    /// Follows until the provider is closed, or the last handle is gone and aborts this. What the value in use was made
+    /// of is in the layers, or is what the snapshot file has `saved`.
+    pub(super) async fn run(mut self, mut feed: Option<Feed>, saved: Option<State>) {
+        if feed.is_some() {
+            self.considered = Some(self.layers.ingredients());
+        }
+        match (saved, self.shared.now.load().origin) {
+            (Some(saved), _) => self.in_use = saved,
+            (None, Origin::Store(_)) => self.took(State { deleted: false, entries: self.parts() }),
+            // The store said that nothing is there, or nothing that can be used.
+            (None, _) if feed.is_some() => self.took(State::default()),
+            (None, _) => {}
         }
         loop {
             let open = match feed.take() {
@@ -280,15 +295,18 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
             count(&self.shared.counters.deletions);
         }
         let ingredients = self.layers.ingredients();
-        if ingredients == self.considered {
+        if self.considered.as_ref() == Some(&ingredients) {
             // Written anew, but the same.
-            if self.shared.now.load().rejection.is_none() && self.layers.entries().iter().any(Option::is_some)
-            {
-                self.same_value(Origin::Store(self.layers.version()), None);
+            let origin = Origin::Store(self.layers.version());
+            let now = self.shared.now.load_full();
+            let is_used = now.rejection.is_none() && self.layers.entries().iter().any(Option::is_some);
+            if is_used && now.origin != origin {
+                self.same_value(origin, None);
+                self.took(State { deleted: false, entries: self.parts() });
             }
             return;
         }
-        self.considered = ingredients;
+        self.considered = Some(ingredients);
         let made = match self.layers.compose::<T>() {
             Ok(Some(made)) => made,
             Ok(None) => return self.gone(),
@@ -296,33 +314,36 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         };
         let refused =
             |cause, reason| Rejection { key: self.shared.key.clone(), version: made.version, cause, reason };
-        if let Err(reason) = self.rules.check(&made.value) {
+        if let Err(reason) = self.rules.check(made.value.get()) {
             return self.reject(refused(RejectionCause::Validator, reason));
         }
         let old = self.shared.now.load_full();
-        if let Err(reason) = self.rules.ask_hook(&old.value, &made.value) {
+        if let Err(reason) = self.rules.ask_hook(old.value.get(), made.value.get()) {
             return self.reject(refused(RejectionCause::Hook, reason));
         }
-        self.publish(Arc::new(made.value), Origin::Store(made.version));
-        self.save();
+        self.publish(made.value, Origin::Store(made.version));
+        self.took(State { deleted: false, entries: self.parts() });
     }
 
     /// Nothing is stored any more.
     fn gone(&mut self) {
         let old = self.shared.now.load_full();
+        if old.origin == Origin::Default {
+            self.same_value(Origin::Default, None);
+            return self.took(State { deleted: self.in_use.deleted, entries: Vec::new() });
+        }
         let default = self.rules.default.clone().filter(|_| self.rules.when_deleted == WhenDeleted::Default);
-        let Some(default) = default else {
-            let origin = old.origin;
-            return self.publish(
-                old.value.clone(),
-                if origin == Origin::Default { origin } else { Origin::Kept(origin.version()) },
-            );
+        let Some(default) = default.map(Held::new) else {
+            self.publish(old.value.clone(), Origin::Kept(old.origin.version()));
+            let entries = std::mem::take(&mut self.in_use.entries);
+            return self.took(State { deleted: true, entries });
         };
-        if let Err(reason) = self.rules.ask_hook(&old.value, &default) {
+        if let Err(reason) = self.rules.ask_hook(old.value.get(), default.get()) {
             let (key, version) = (self.shared.key.clone(), Version::ABSENT);
             return self.reject(Rejection { key, version, cause: RejectionCause::Hook, reason });
         }
         self.publish(default, Origin::Default);
+        self.took(State { deleted: true, entries: Vec::new() });
     }
 
     fn reject(&self, rejection: Rejection) {
@@ -331,8 +352,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         count(&self.shared.counters.rejections);
     }
 
-    fn publish(&self, value: Arc<T>, origin: Origin) {
+    fn publish(&self, value: Held<T>, origin: Origin) {
         let number = self.shared.now.load().number + 1;
+        let value = value.counting(&self.shared.counters.rejections);
         let current = Arc::new(Current { number, value, origin, rejection: None });
         self.shared.now.store(current.clone());
         count(&self.shared.counters.changes);
@@ -348,11 +370,22 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         self.shared.now.store(Arc::new(Current { number, value, origin, rejection }));
     }
 
-    fn save(&self) {
+    /// What the layers have.
+    fn parts(&self) -> Vec<Part> {
+        let sources = self.sources.iter().zip(self.layers.entries());
+        let part = |(source, entry): (&Source, &Option<Entry>)| {
+            Some(Part { gray: source.is_gray(), entry: entry.clone()? })
+        };
+        sources.filter_map(part).collect()
+    }
+
+    /// Something came into use: the snapshot file is to say so.
+    fn took(&mut self, state: State) {
+        self.in_use = state;
         if let Some(saver) = &self.saver {
-            let names = self.sources.iter().map(|source| source.name().to_owned());
-            let entries = names.zip(self.layers.entries());
-            saver.save(entries.filter_map(|(name, entry)| Some((name, entry.clone()?))).collect());
+            let (home, key) = (self.rules.center.home(), self.rules.key.clone());
+            let audience = Audience { home, key, instance: self.rules.instance.clone() };
+            saver.save(audience, self.in_use.clone());
         }
     }
 }

@@ -1,11 +1,18 @@
 //! From entries to a value: which of them count, and how they are laid over each other. No I/O.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use coord_api::{Entry, EntryEvent, Error, Version};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::current::{Rejection, RejectionCause};
+use super::{
+    current::{Rejection, RejectionCause},
+    held::Held,
+    merge::{self, Misfit, Text},
+    verdict::guarded,
+};
 
 /// What is stored in the places that a live value is made of, the lowest first.
 #[derive(Clone)]
@@ -14,11 +21,11 @@ pub(super) struct Layers {
     merge: Option<Merge>,
 }
 
-/// Objects are merged field by field; without it the highest entry counts alone.
+/// Structs are merged field by field; without it the highest entry counts alone.
 #[derive(Clone)]
 pub(super) struct Merge {
-    /// What fields have that no entry has; an empty object for nothing.
-    pub(super) lowest: Value,
+    /// What fields have that no entry has, as JSON, if there is a default for that.
+    pub(super) lowest: Option<Box<RawValue>>,
 }
 
 /// What an event meant.
@@ -34,7 +41,7 @@ pub(super) enum Step {
 
 /// A value made of entries.
 pub(super) struct Composed<T> {
-    pub(super) value: T,
+    pub(super) value: Held<T>,
     pub(super) version: Version,
 }
 
@@ -97,24 +104,43 @@ impl Layers {
     /// Makes the value; `None` if nothing is there.
     pub(super) fn compose<T: DeserializeOwned>(&self) -> Result<Option<Composed<T>>, Rejection> {
         let Some(top) = self.entries.iter().flatten().next_back() else { return Ok(None) };
-        let version = self.version();
-        let value = match &self.merge {
-            None => top.decode().map_err(|error| rejection(top, error))?,
-            Some(Merge { lowest }) => {
-                let mut merged = lowest.clone();
-                for entry in self.entries.iter().flatten() {
-                    lay_over(&mut merged, entry.decode().map_err(|error| rejection(entry, error))?);
-                }
-                serde_path_to_error::deserialize(merged).map_err(|error| Rejection {
-                    key: top.key().into(),
-                    version,
-                    cause: RejectionCause::Decode { path: error.path().to_string() },
-                    // serde's own words may quote the value.
-                    reason: "JSON of another shape than expected".into(),
-                })?
+        let made = guarded(|| match &self.merge {
+            None => top.decode().map_err(|error| rejection(top, error)),
+            Some(merge) => self.merged(top, merge),
+        });
+        let value = made.unwrap_or_else(|| {
+            Err(Rejection {
+                key: top.key().into(),
+                version: top.version(),
+                cause: RejectionCause::Decode { path: ".".into() },
+                reason: "its `Deserialize` panicked".into(),
+            })
+        })?;
+        Ok(Some(Composed { value: Held::new(Arc::new(value)), version: self.version() }))
+    }
+
+    fn merged<T: DeserializeOwned>(&self, top: &Entry, merge: &Merge) -> Result<T, Rejection> {
+        let entries = || self.entries.iter().flatten().rev();
+        let texts = entries().map(|entry| {
+            // Fails where the text as a whole is bad, in words that fit.
+            serde_json::from_slice::<&RawValue>(entry.as_bytes()).map(RawValue::get).map_err(|error| {
+                let told = entry.decode::<Box<RawValue>>().err();
+                rejection(entry, told.unwrap_or_else(|| Error::invalid("value", error.to_string())))
+            })
+        });
+        let mut texts = texts.collect::<Result<Vec<_>, _>>()?;
+        texts.extend(merge.lowest.as_ref().map(|lowest| lowest.get()));
+        let texts: Vec<_> = texts.into_iter().enumerate().map(|(layer, json)| Text { layer, json }).collect();
+        merge::read(&texts).map_err(|Misfit { layer, path }| {
+            let from = layer.and_then(|layer| entries().nth(layer)).unwrap_or(top);
+            Rejection {
+                key: from.key().into(),
+                version: from.version(),
+                cause: RejectionCause::Decode { path },
+                // serde's own words may quote the value.
+                reason: "JSON of another shape than expected".into(),
             }
-        };
-        Ok(Some(Composed { value, version }))
+        })
     }
 }
 
@@ -127,21 +153,9 @@ fn rejection(entry: &Entry, error: Error) -> Rejection {
     Rejection { key: entry.key().into(), version: entry.version(), cause, reason }
 }
 
-/// Objects are merged, anything else is replaced.
-fn lay_over(below: &mut Value, above: Value) {
-    match (below, above) {
-        (Value::Object(below), Value::Object(above)) => {
-            for (field, value) in above {
-                lay_over(below.entry(field).or_insert(Value::Null), value);
-            }
-        }
-        (below, above) => *below = above,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -151,11 +165,16 @@ mod tests {
     }
 
     fn layers(merge: Option<Value>) -> Layers {
-        Layers::new(2, merge.map(|lowest| Merge { lowest }))
+        let lowest = |json: Value| serde_json::value::to_raw_value(&json).expect("is JSON");
+        Layers::new(2, merge.map(|json| Merge { lowest: Some(lowest(json)) }))
+    }
+
+    fn made<T: DeserializeOwned + Clone>(layers: &Layers) -> Option<(T, u64)> {
+        layers.compose::<T>().expect("is good").map(|made| ((**made.value.get()).clone(), made.version.get()))
     }
 
     fn composed(layers: &Layers) -> Option<(Value, u64)> {
-        layers.compose::<Value>().expect("is good").map(|made| (made.value, made.version.get()))
+        made(layers)
     }
 
     #[test]
@@ -169,12 +188,26 @@ mod tests {
     }
 
     #[test]
-    fn or_objects_are_merged_from_the_default_up() {
+    fn structs_are_merged_from_the_default_up() {
+        #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+        struct Outer {
+            a: Option<u32>,
+            r#in: Inner,
+            list: Vec<u32>,
+        }
+        #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+        struct Inner {
+            x: u32,
+            y: u32,
+            z: Option<u32>,
+        }
         let mut layers = layers(Some(json!({"a": 0, "in": {"x": 0, "y": 0}, "list": [1, 2]})));
         layers.put(0, entry("common", 9, r#"{"a":1,"in":{"x":1}}"#));
         layers.put(1, entry("own", 3, r#"{"in":{"z":3},"list":[3],"a":null}"#));
-        let expected = json!({"a": null, "in": {"x": 1, "y": 0, "z": 3}, "list": [3]});
-        assert_eq!(composed(&layers), Some((expected, 9)));
+        let expected = Outer { a: None, r#in: Inner { x: 1, y: 0, z: Some(3) }, list: vec![3] };
+        assert_eq!(made(&layers), Some((expected, 9)));
+        // What is no struct is one unit.
+        assert_eq!(composed(&layers), Some((json!({"in": {"z": 3}, "list": [3], "a": null}), 9)));
     }
 
     #[test]
@@ -194,6 +227,38 @@ mod tests {
             layers.put(1, entry("own", 4, "{s3cret"));
             let rejection = layers.compose::<Limits>().map(|_| ()).expect_err("is bad");
             assert_eq!(rejection.key, "own");
+        }
+        // The entry that the part is from.
+        let mut layers = layers(Some(json!({})));
+        layers.put(0, entry("common", 5, r#"{"sizes":["s3cret"]}"#));
+        layers.put(1, entry("own", 3, "{}"));
+        let rejection = layers.compose::<Limits>().map(|_| ()).expect_err("is bad");
+        assert_eq!((rejection.key.as_str(), rejection.version.get()), ("common", 5));
+        layers.put(0, entry("common", 6, "{}"));
+        let rejection = layers.compose::<Limits>().map(|_| ()).expect_err("has no sizes");
+        assert_eq!(
+            (rejection.key.as_str(), rejection.cause),
+            ("own", RejectionCause::Decode { path: ".".into() })
+        );
+    }
+
+    #[test]
+    fn a_deserialize_that_panics_is_a_rejection() {
+        #[derive(Debug)]
+        struct Panics;
+        impl<'de> serde::Deserialize<'de> for Panics {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                panic!("expected: it panics")
+            }
+        }
+        for merge in [None, Some(json!({}))] {
+            let mut layers = layers(merge);
+            layers.put(1, entry("own", 3, "1"));
+            let rejection = layers.compose::<Panics>().map(|_| ()).expect_err("panics");
+            assert_eq!(
+                (rejection.version.get(), rejection.reason.as_str()),
+                (3, "its `Deserialize` panicked")
+            );
         }
     }
 

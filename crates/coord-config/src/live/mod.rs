@@ -6,26 +6,30 @@ mod changes;
 mod current;
 mod file;
 mod follow;
+mod held;
 mod layers;
+mod merge;
 mod sharing;
 mod start;
 mod verdict;
+mod whole;
 
 use std::{fmt, future::poll_fn, sync::Arc, task::Poll};
 
 use arc_swap::ArcSwap;
 use coord_api::{ConfigCenter, ConfigKey, Contact, Error, Result, Version};
-use futures::FutureExt;
 use tokio::{sync::broadcast, task::AbortHandle};
 
 pub use builder::{LiveBuilder, WhenDeleted};
 pub use changes::{Change, Changes};
 pub use current::{LiveCounters, LiveState, Origin, Rejection, RejectionCause};
 pub use verdict::Verdict;
+pub use whole::{Whole, whole};
 
 use crate::history::{Record, record_of};
 use bell::{Bell, Ear};
 use current::{Counters, Current};
+use file::Claim;
 
 /// Live values of a config center.
 pub trait LiveExt {
@@ -69,10 +73,12 @@ impl LiveExt for Arc<dyn ConfigCenter> {
 /// - [`current`](Self::current) never waits and never fails. It is the last value that was decoded, passed the
 ///   validator and was not refused by the hook.
 /// - An update that is refused is counted and told by [`state`](Self::state), with the JSON path where it does not
-///   fit. The next good one is taken.
+///   fit. The next good one is taken. A panic in code of the type (`Deserialize`, `Drop`), a validator or the hook is a
+///   rejection, and ends nothing.
 /// - Nothing is missed between the first value and the changes, and no value older than one that was seen comes
 ///   later. Values that were replaced before this process heard of them may be skipped.
-/// - While the store is away the value stays, and [`state`](Self::state) says that it is stale and since when.
+/// - While the store is away the value stays, and [`state`](Self::state) says that it is stale and since when; so it does
+///   from three seconds on after the runtime that the value was started on was driven last.
 /// - After the provider was closed the value stays, stale.
 ///
 /// Clones are the same value; each has its own place in [`changed`](Self::changed). So are all live values of one key
@@ -113,6 +119,8 @@ impl<T> Shared<T> {
 struct Task<T> {
     shared: Arc<Shared<T>>,
     follower: AbortHandle,
+    /// No other live value has it meanwhile.
+    _file: Option<Claim>,
 }
 
 impl<T> Task<T> {
@@ -146,13 +154,13 @@ impl<T> Live<T> {
     /// The value now, without waiting: some ten nanoseconds. Keep it as long as one piece of work has to see one
     /// value.
     pub fn current(&self) -> Arc<T> {
-        self.shared.now.load().value.clone()
+        self.shared.now.load().value.get().clone()
     }
 
     /// As [`current`](Self::current), for a short look: no counter is shared between threads, so many of them may
     /// look in tight loops without slowing each other.
     pub fn look<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&self.shared.now.load().value)
+        look(self.shared.now.load().value.get())
     }
 
     /// Where the value comes from, with its version.
@@ -193,7 +201,7 @@ impl<T> Live<T> {
         let now = self.shared.now.load();
         // The bell may be about to ring for this one.
         self.told = now.number;
-        Some(now.value.clone())
+        Some(now.value.get().clone())
     }
 
     /// Every change from now on, with who made it and when, where its writer said so.
@@ -211,10 +219,8 @@ impl<T> Live<T> {
 
     /// Tells when the value becomes stale, and fresh again.
     pub fn contact(&self) -> Contact {
-        let mut contact = self.shared.contact.clone();
         // The shared handle was never asked: to the new one, what was before is no change.
-        let _ = contact.changed().now_or_never();
-        contact
+        self.shared.contact.from_now_on()
     }
 
     /// What happened so far, for metrics.

@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use coord_api::{ConfigKey, Error, Result, backend::ContactSource};
+use coord_api::{ConfigKey, Error, Result, Version, backend::ContactSource};
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 
 use super::{
-    Live, LiveBuilder, Shared, Task,
+    Live, LiveBuilder, Shared, Task, WhenDeleted,
     bell::{Bell, Ringer},
     current::{Counters, Current, Origin, Rejection, RejectionCause, count},
-    file::File,
+    file::{Audience, Claim, File, Part, State},
     follow::{Feed, Follower, Source},
+    held::Held,
     layers::Layers,
     sharing::Plain,
 };
@@ -31,7 +32,10 @@ where
     }
     let plain = Plain::of(&builder);
     let merge = builder.merge()?;
-    let file = builder.file.take().map(File::new).transpose()?;
+    let file = match builder.file.take() {
+        Some(path) => Some(File::open(path).await?),
+        None => None,
+    };
     let mut layers = Layers::new(sources.len(), merge);
     let mut saved = layers.clone();
 
@@ -49,16 +53,17 @@ where
                 layers.put(layer, entry);
             }
             match usable(&mut builder, &layers) {
-                Ok(Some((value, version))) => (value, Origin::Store(version)),
-                Ok(None) => match &builder.default {
-                    Some(default) => (default.clone(), Origin::Default),
+                Ok(Some((value, version))) => First { value, origin: Origin::Store(version), saved: None },
+                Ok(None) => match default(&builder) {
+                    Some(default) => default,
                     None => return Err(Error::Missing { what: format!("config key {}", builder.key) }),
                 },
                 Err(refused) => {
                     tracing::warn!(reason = %refused, "the stored value can not be used");
                     let fallback = from_file(&mut builder, &sources, file.as_ref(), &mut saved).await;
-                    let default = || builder.default.clone().map(|default| (default, Origin::Default));
-                    let Some(first) = fallback.or_else(default) else { return Err(to_error(refused)) };
+                    let Some(first) = fallback.or_else(|| default(&builder)) else {
+                        return Err(to_error(refused));
+                    };
                     rejection = Some(Arc::new(refused));
                     first
                 }
@@ -66,12 +71,9 @@ where
         }
         Err(error) if error.is_retryable() => {
             let fallback = from_file(&mut builder, &sources, file.as_ref(), &mut saved).await;
-            let default = || {
-                let default = builder.default.clone().filter(|_| builder.default_while_away);
-                default.map(|default| (default, Origin::Default))
-            };
+            let default = || default(&builder).filter(|_| builder.default_while_away);
             let Some(first) = fallback.or_else(default) else { return Err(error) };
-            tracing::warn!(%error, key = builder.key, origin = ?first.1, "started without the store");
+            tracing::warn!(%error, key = builder.key, origin = ?first.origin, "started without the store");
             first
         }
         Err(error) => return Err(error),
@@ -82,6 +84,19 @@ where
         Some(plain) => plain.share(&center, version, launch),
         None => launch(),
     }))
+}
+
+/// The value that a live value begins with.
+struct First<T> {
+    value: Held<T>,
+    origin: Origin,
+    /// What the snapshot file says, if that decided.
+    saved: Option<State>,
+}
+
+fn default<T>(builder: &LiveBuilder<T>) -> Option<First<T>> {
+    let value = Held::new(builder.default.clone()?);
+    Some(First { value, origin: Origin::Default, saved: None })
 }
 
 fn sources<T>(builder: &LiveBuilder<T>) -> Result<Vec<Source>> {
@@ -100,31 +115,43 @@ fn sources<T>(builder: &LiveBuilder<T>) -> Result<Vec<Source>> {
 fn usable<T: DeserializeOwned>(
     builder: &mut LiveBuilder<T>,
     layers: &Layers,
-) -> Result<Option<(Arc<T>, coord_api::Version)>, Rejection> {
+) -> Result<Option<(Held<T>, Version)>, Rejection> {
     let Some(made) = layers.compose::<T>()? else { return Ok(None) };
-    builder.check(&made.value).map_err(|reason| Rejection {
+    builder.check(made.value.get()).map_err(|reason| Rejection {
         key: builder.key.clone(),
         version: made.version,
         cause: RejectionCause::Validator,
         reason,
     })?;
-    Ok(Some((Arc::new(made.value), made.version)))
+    Ok(Some((made.value, made.version)))
 }
 
 /// What was saved last, if that can be used.
 async fn from_file<T: DeserializeOwned>(
     builder: &mut LiveBuilder<T>,
     sources: &[Source],
-    file: Option<&File>,
-    saved: &mut Layers,
-) -> Option<(Arc<T>, Origin)> {
-    for entry in file?.load().await? {
-        if let Some(layer) = sources.iter().position(|source| source.name() == entry.key()) {
-            saved.put(layer, Some(entry));
+    file: Option<&Claim>,
+    layers: &mut Layers,
+) -> Option<First<T>> {
+    let (home, key) = (builder.center.home(), builder.key.clone());
+    let saved = file?.load(Audience { home, key, instance: builder.instance.clone() }).await?;
+    // Nothing was stored, or it was deleted and is not kept.
+    let is_gone = saved.deleted && builder.when_deleted == WhenDeleted::Default;
+    if saved.entries.is_empty() || is_gone && builder.default.is_some() {
+        let saved = State { entries: Vec::new(), ..saved };
+        return default(builder).map(|first| First { saved: Some(saved), ..first });
+    }
+    for Part { gray, entry } in &saved.entries {
+        let is_it = |source: &Source| source.name() == entry.key() && source.is_gray() == *gray;
+        if let Some(layer) = sources.iter().position(is_it) {
+            layers.put(layer, Some(entry.clone()));
         }
     }
-    match usable(builder, saved) {
-        Ok(found) => found.map(|(value, version)| (value, Origin::File(version))),
+    match usable(builder, layers) {
+        Ok(found) => {
+            let (value, version) = found?;
+            Some(First { value, origin: Origin::File(version), saved: Some(saved) })
+        }
         Err(refused) => {
             tracing::warn!(reason = %refused, "the snapshot file can not be used");
             None
@@ -148,14 +175,14 @@ fn launch<T>(
     sources: Vec<Source>,
     layers: Layers,
     feed: Option<Feed>,
-    (value, origin): (Arc<T>, Origin),
+    First { value, origin, saved }: First<T>,
     rejection: Option<Arc<Rejection>>,
-    file: Option<File>,
+    file: Option<Claim>,
 ) -> Arc<Task<T>>
 where
     T: DeserializeOwned + Send + Sync + 'static,
 {
-    let source = ContactSource::default();
+    let source = ContactSource::of_this_runtime();
     if feed.is_none() {
         source.lost();
     }
@@ -165,7 +192,8 @@ where
     if rejection.is_some() {
         count(&counters.rejections);
     }
-    let saver = file.map(|file| file.keep(counters.file_errors.clone()));
+    let saver = file.as_ref().map(|file| file.keep(counters.file_errors.clone()));
+    let value = value.counting(&counters.rejections);
     let shared = Arc::new(Shared {
         key: builder.key.clone(),
         center: builder.center.clone(),
@@ -177,6 +205,6 @@ where
     });
     let follower =
         Follower::new(builder, sources, layers, shared.clone(), source, (Ringer(bell), each), saver);
-    let follower = tokio::spawn(follower.run(feed)).abort_handle();
-    Arc::new(Task { shared, follower })
+    let follower = tokio::spawn(follower.run(feed, saved)).abort_handle();
+    Arc::new(Task { shared, follower, _file: file })
 }

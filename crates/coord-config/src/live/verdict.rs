@@ -1,4 +1,4 @@
-//! What validators and hooks answer.
+//! Code of the user, and the answers of validators and hooks.
 
 use std::{
     fmt,
@@ -26,9 +26,14 @@ impl<E: fmt::Display> Verdict for Result<(), E> {
     }
 }
 
-/// Asks code of the user. A panic there is a refusal: it must not end the task that follows the key.
+/// Runs code of the user; `None` if it panics, which must not end the task that follows the key.
+pub(super) fn guarded<R>(code: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(code)).ok()
+}
+
+/// Asks code of the user. A panic there is a refusal.
 pub(super) fn ask(question: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(question)).unwrap_or_else(|_| Err("panicked".into()))
+    guarded(question).unwrap_or_else(|| Err("panicked".into()))
 }
 
 #[cfg(test)]

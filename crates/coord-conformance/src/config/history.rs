@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigExt, Entry, EntryEvent, Error, Owner, Result, Scope, Turns,
-    Version, Watch,
+    Batch, Committed, ConfigCenter, ConfigExt, ConfigKey, Entry, EntryEvent, Error, Owner, Result, Scope,
+    Turns, Version, Watch,
 };
 use coord_config::{HistoryExt, LiveExt, MAX_HISTORY, MAX_RECORDED_BYTES};
 use serde_json::json;
@@ -163,6 +163,51 @@ tests! { "config";
             deletion.join_within(LIMIT).await;
         }
         assert_eq!(config.history("gone").await.expect("is read").len(), 4);
+    }
+
+    /// Contract 8: a history that another program has overwritten is begun anew by the next recorded write.
+    async fn an_overwritten_history_begins_anew(world: &dyn World) {
+        let config = world.client().await.config();
+        let index = ConfigKey::parse("limits").expect("is good").beside("history", "index");
+        let record = |number: u64| json!([{"number": number, "version": 1, "author": "x", "at_ms": u64::MAX}]);
+        let nonsense = [json!({"not": "ours"}), json!(null), json!([1]), record(u64::MAX)];
+        for (round, value) in (0_u32..).zip(nonsense) {
+            config.record("limits").set(&round).await.expect("is written");
+            let spoiled = Batch::new().set_at(index.clone(), &value).expect("is valid");
+            config.commit(spoiled).await.expect("is written");
+            let read = config.history("limits").await;
+            assert!(matches!(read, Err(Error::Decode { .. })), "{value}: {read:?}");
+            let first = config.record("limits").set(&(round + 100)).await.expect("is written");
+            let second = config.record("limits").set(&(round + 200)).await.expect("is written");
+            let history = config.history("limits").await.expect("is read");
+            assert_eq!((history[0].version, history[1].version), (second, first), "{value}");
+            config.record("limits").rollback(first).await.expect("is kept");
+            let found = config.get::<u32>("limits").await.expect("is read").expect("exists");
+            assert_eq!(found.value, round + 100);
+        }
+    }
+
+    /// Contract 8: the history of a key that is deleted is kept for a rollback, and removed when it is not wanted.
+    async fn a_history_is_forgotten_when_asked(world: &dyn World) {
+        let config = world.client().await.config();
+        assert!(!config.forget_history("limits").await.expect("is answered"));
+        let mut last = Version::ABSENT;
+        for number in 0..25 {
+            last = config.record("limits").set(&number).await.expect("is written");
+        }
+        config.record("limits").delete().await.expect("is deleted");
+        config.record("limits").rollback(last).await.expect("is kept");
+        config.record("limits").delete().await.expect("is deleted");
+        assert!(config.forget_history("limits").await.expect("is answered"));
+        assert!(!config.forget_history("limits").await.expect("is answered"));
+        assert_eq!(world.keys().await, [""; 0]);
+        assert!(config.history("limits").await.expect("is read").is_empty());
+        config.record("limits").set(&1).await.expect("is written");
+        config.forget_history("limits").await.expect("is answered");
+        assert_eq!(config.get::<u32>("limits").await.expect("is read").expect("exists").value, 1);
+        config.record("limits").set(&2).await.expect("is written");
+        assert_eq!(config.history("limits").await.expect("is read").len(), 2, "the value before is taken in");
+        expect_invalid("config key", "/", config.forget_history("/").await);
     }
 
     /// Contract 8: however many writers there are, each record fits its value, and the history is bounded.

@@ -7,6 +7,8 @@ use futures::{StreamExt, stream};
 
 use crate::{Raw, World, tools::within};
 
+pub(crate) mod exact;
+pub(crate) mod file;
 pub(crate) mod gray;
 pub(crate) mod held;
 pub(crate) mod history;
@@ -14,6 +16,7 @@ pub(crate) mod live;
 pub(crate) mod resume;
 pub(crate) mod schema;
 pub(crate) mod secrets;
+pub(crate) mod user_code;
 pub(crate) mod values;
 pub(crate) mod watch;
 pub(crate) mod writes;

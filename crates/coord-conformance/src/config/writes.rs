@@ -168,6 +168,30 @@ tests! { "config";
         }
     }
 
+    /// Contract 11: keys of other programs that no call takes are in no list and no watch.
+    async fn keys_that_no_call_takes_are_left_out(world: &dyn World) {
+        let config = world.client().await.config();
+        let mut watch = config.watch_prefix::<u32>("foo").await.expect("is answered");
+        assert!(matches!(next(&mut watch).await, Ok(ConfigEvent::Snapshot { .. })));
+        let long = format!("foo/{}", "x".repeat(300));
+        let bad = ["foo//a", "foo/ a", "foo/a/", "foo/%2F", "foo/..", "foo/a\u{1}b", "foo/", &long];
+        for key in bad {
+            world.put_raw(crate::Raw::Config { key }, b"1").await;
+        }
+        world.delete_raw(crate::Raw::Config { key: bad[0] }).await;
+        config.set("foo/good", &2).await.expect("is written");
+        for prefix in ["foo", ""] {
+            let listed = config.list(prefix).await.expect("is read");
+            let keys: Vec<_> = listed.iter().map(coord_api::Entry::key).collect();
+            assert_eq!(keys, ["foo/good"], "below {prefix:?}");
+        }
+        let Ok(ConfigEvent::Set(setting)) = next(&mut watch).await else { panic!("nothing else is told") };
+        assert_eq!((setting.key.as_str(), setting.value), ("foo/good", 2));
+        let mut late = config.watch_prefix::<u32>("foo").await.expect("is answered");
+        let Ok(ConfigEvent::Snapshot { settings, .. }) = next(&mut late).await else { panic!("comes first") };
+        assert_eq!(settings, [setting]);
+    }
+
     /// Contract 8: a batch is written whole, and all its keys get one version.
     async fn a_batch_is_written_whole(world: &dyn World) {
         let config = world.client().await.config();
