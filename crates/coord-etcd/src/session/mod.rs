@@ -29,6 +29,7 @@ pub(crate) struct Session {
     pub(crate) lease: Lease,
     pub(crate) gate: Arc<Gate>,
     /// Lets the lease be renewed at once.
+    #[allow(dead_code, reason = "for places that find themselves gone")]
     pub(crate) doubts: Doubts,
     pool: Weak<Mutex<Pool<Arc<Leased>>>>,
 }
@@ -39,7 +40,7 @@ pub(crate) struct Doubts(Arc<Notify>);
 
 impl Doubts {
     /// Lets the lease be renewed at once, which tells whether etcd has it.
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "for places that find themselves gone")]
     pub(crate) fn raise(&self) {
         self.0.notify_one();
     }
