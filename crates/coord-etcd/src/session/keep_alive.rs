@@ -64,9 +64,10 @@ pub(super) async fn keep_alive(core: Arc<Core>, leased: Arc<Leased>) {
 }
 
 /// Returns when a lease is to be renewed: at most three times a TTL, and not all leases that were granted together at
-/// once.
+/// once. Counted from the request whose answer came last, as the deadline is: that answer may have taken long.
 fn next_renewal(leased: &Leased) -> Instant {
-    Instant::now() + leased.lease.ttl().mul_f64(fastrand::f64().mul_add(0.05, 0.34))
+    let kept = leased.lease.ttl().mul_f64(fastrand::f64().mul_add(0.05, 0.61));
+    Instant::now() + leased.lease.remaining().saturating_sub(kept)
 }
 
 /// Boxed, since granting a session starts the task that this is called from.
