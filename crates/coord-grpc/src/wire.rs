@@ -77,7 +77,7 @@ pub(crate) struct Wire {
     /// When the last of them was, in microseconds since it was made.
     last_read: AtomicU64,
     writes: AtomicU64,
-    /// The other side sends nothing any more, and gets nothing any more.
+    /// The other side gets nothing any more.
     ended: AtomicBool,
     served: AtomicBool,
     speaks: Notify,
@@ -240,21 +240,37 @@ impl Socket {
         Poll::Ready(())
     }
 
-    /// Nothing leaves once the other side has ended: its calls are told that, and may go elsewhere if nothing of them was
-    /// sent.
-    fn may_write(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes, unless the other side has ended: then nothing leaves any more, and what was to be sent is dropped. A failed
+    /// write alone ends nothing, since the other side's last words may be here and not read yet: they say which of the
+    /// requests it has processed. The end comes after them.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        all: usize,
+        send: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.after_others(cx));
         if self.wire.ended.load(SeqCst) {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            return Poll::Ready(Ok(all));
         }
-        self.after_others(cx).map(Ok)
+        let outcome = ready!(send(Pin::new(&mut self.stream), cx));
+        match &outcome {
+            Ok(0) => {}
+            Ok(_) => drop(self.wire.writes.fetch_add(1, SeqCst)),
+            Err(error) if is_end(error.kind()) => {
+                self.wire.ended.store(true, SeqCst);
+                return Poll::Ready(Ok(all));
+            }
+            Err(_) => {}
+        }
+        Poll::Ready(outcome)
     }
+}
 
-    fn wrote(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(1..)) = outcome {
-            self.wire.writes.fetch_add(1, SeqCst);
-        }
-        outcome
-    }
+/// Whether a write failed since the other side is gone, so that reading ends as well.
+fn is_end(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset)
 }
 
 impl Drop for Socket {
@@ -292,9 +308,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.may_write(cx))?;
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(outcome)
+        self.poll_send(cx, bytes.len(), |stream, cx| stream.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -302,9 +316,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.may_write(cx))?;
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.wrote(outcome)
+        let all = bytes.iter().map(|bytes| bytes.len()).sum();
+        self.poll_send(cx, all, |stream, cx| stream.poll_write_vectored(cx, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -348,5 +361,35 @@ mod tests {
             assert!(!lets_others_run(&mut socket, b"body").await, "they had it already");
             socket.flush().await.expect("is open");
         }
+    }
+
+    #[tokio::test]
+    async fn last_words_are_read_after_writes_have_failed() {
+        use std::io::{Read, Write};
+
+        use tokio::io::AsyncReadExt;
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let address = listener.local_addr().expect("is bound").to_string();
+        let wire = Arc::new(Wire::new());
+        let mut socket = Socket::connect(address, wire.clone(), Arc::new(|_| ())).await.expect("it listens");
+        let (mut other, _) = listener.accept().expect("is connected");
+        socket.write_all(b"head and body").await.expect("is open");
+        other.read_exact(&mut [0; 4]).expect("has come");
+        other.write_all(b"last words").expect("is open");
+        // With bytes that were not read, this resets the connection.
+        drop(other);
+        let written = wire.written();
+        // The runtime has not looked at the socket since.
+        for _ in 0..9 {
+            socket.write_all(b"more").await.expect("is dropped");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(wire.written() <= written + 1, "the first one may have left");
+        let mut words = [0; 10];
+        socket.read_exact(&mut words).await.expect("are here");
+        assert_eq!(&words, b"last words");
+        let end = socket.read(&mut words).await;
+        assert!(end.as_ref().map_or(true, |length| *length == 0), "{end:?}");
     }
 }
