@@ -36,7 +36,7 @@ use crate::{Error, LockName, Lost, Owner, Result, backend::Place};
 /// let locks = store.client().lock();
 /// let guard = locks.acquire("nightly-report", Duration::from_secs(30)).await?;
 /// assert!(locks.try_acquire("nightly-report", Duration::from_secs(30)).await?.is_none());
-/// guard.run(async { /* work that must not be done twice */ }).await?;
+/// guard.run(async { /* work for one process at a time */ }).await?;
 /// guard.unlock().await?;
 /// # Ok(()) }
 /// ```

@@ -10,7 +10,7 @@ async fn main() -> coord::Result<()> {
     let coordinator = Coordinator::connect("memory://").await?;
     let guard = coordinator.lock().acquire("nightly-report", Duration::from_secs(30)).await?;
     println!("holding {} with token {}", guard.name(), guard.token());
-    guard.run(async { println!("doing what must not be done twice") }).await?;
+    guard.run(async { println!("doing what one process may do at a time") }).await?;
     guard.unlock().await?;
     coordinator.close().await
 }

@@ -8,7 +8,7 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> coord::Result<()> {
 //! let coordinator = Coordinator::connect("memory://").await?;
 //! let guard = coordinator.lock().acquire("nightly-report", Duration::from_secs(30)).await?;
-//! guard.run(async { /* work that must not be done twice */ }).await?;
+//! guard.run(async { /* work for one process at a time */ }).await?;
 //! guard.unlock().await?;
 //! coordinator.close().await?;
 //! # Ok(()) }

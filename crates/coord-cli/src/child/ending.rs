@@ -36,7 +36,7 @@ pub(crate) enum Left {
     OutOfReach,
 }
 
-/// What to do next.
+/// The next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Wait until a process ends, at most so long.
@@ -88,7 +88,7 @@ impl Ending {
     }
 }
 
-/// What made CMD end.
+/// The cause of CMD's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// Nothing that `coord` knows of.

@@ -32,9 +32,9 @@ pub(super) struct Family {
 /// The process group of CMD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Group {
-    /// That of `coord`: signals of the terminal come to both.
+    /// The group of `coord`: signals of the terminal come to both.
     Shared,
-    /// One of its own.
+    /// A group of its own.
     Own,
 }
 
@@ -169,6 +169,14 @@ impl Family {
             None => {}
         }
         all
+    }
+
+    /// Sends a signal to all that has not ended and is not in the group of CMD, which has got it.
+    pub(super) fn signal_outside(&mut self, signal: Signal) {
+        let group = self.command.as_raw_pid();
+        for process in self.living().into_iter().flatten().filter(|process| process.group != group) {
+            send(process.pid, signal);
+        }
     }
 
     /// Continues what the terminal has stopped together with this process.

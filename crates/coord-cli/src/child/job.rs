@@ -21,7 +21,7 @@ pub(super) struct Job {
     asked: bool,
 }
 
-/// What has changed.
+/// A change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// A child has ended, was stopped or was continued.

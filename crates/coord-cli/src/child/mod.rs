@@ -1,7 +1,7 @@
 //! The command that is run while something is held.
 //!
-//! What it relies on is given back only when all that it has started has ended, or has got SIGKILL. When that is lost, all
-//! of it is stopped; and on Linux the system kills the command when `coord` itself dies, however that happens ([`birth`]).
+//! The lock or id that it relies on is given back only when all that it has started has ended, or has got SIGKILL. When it is
+//! lost, all of that is stopped; and on Linux the system kills the command when `coord` itself dies, however that happens ([`birth`]).
 //!
 //! Where this process has a terminal, the command stays in its process group: so Ctrl-C, Ctrl-Z, `fg`, pipes and reading
 //! from the terminal work as without `coord`. Elsewhere it gets a group of its own, and signals go to all of that group.
@@ -44,6 +44,8 @@ pub(crate) struct Child {
     grace: Duration,
     /// Whether it was asked to end.
     asked: Asked,
+    /// Whether all in the group of the command have got SIGTERM already.
+    group_had_term: bool,
     finished: bool,
 }
 
@@ -56,7 +58,7 @@ pub(crate) enum Ended {
     Lost,
 }
 
-/// What happens while a command runs.
+/// An event while a command runs.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The command itself has ended; what it has started may go on.
@@ -85,7 +87,7 @@ impl Child {
         }
         let process = starting.spawn().map_err(|error| birth::not_started(&command[0], &error))?;
         let family = Family::new(Pid::from_child(&process), group, strangers);
-        Ok(Self { family, job, grace, asked: Asked::ByNobody, finished: false })
+        Ok(Self { family, job, grace, asked: Asked::ByNobody, group_had_term: false, finished: false })
     }
 
     /// Passes a signal on, unless the terminal has sent it to the command already.
@@ -96,6 +98,7 @@ impl Child {
         if self.family.group() == Group::Shared && heard.is_key() {
             return;
         }
+        self.group_had_term |= self.family.group() == Group::Own && heard.signal == Signal::TERM;
         if self.family.signal_command(heard.signal) == Reached::NotAll {
             subject.not_signalled().await;
         }
@@ -197,7 +200,11 @@ impl Child {
                     if self.asked == Asked::ByNobody && self.family.status().is_some() && reason.is_none() {
                         subject.left_behind(&self.family.pids()).await;
                     }
-                    self.family.signal_all(Signal::TERM);
+                    if self.group_had_term {
+                        self.family.signal_outside(Signal::TERM);
+                    } else {
+                        self.family.signal_all(Signal::TERM);
+                    }
                     continue;
                 }
                 Step::Kill => {
@@ -213,7 +220,7 @@ impl Child {
                     reason = Some(why);
                     ending.hurry();
                 }
-                // Whoever sends one more has no patience.
+                // A further signal means that there is no patience left.
                 heard = signals.next() => {
                     if heard.asks_to_end() {
                         ending.hurry();

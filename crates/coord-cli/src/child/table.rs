@@ -43,6 +43,11 @@ impl Table {
     /// A process whose parent ends meanwhile is seen below a parent that is not: then it looks again.
     pub(super) fn read() -> io::Result<Self> {
         const LOOKS: usize = 5;
+        // A `/proc` of another namespace has other numbers.
+        let own = fs::read_link("/proc/self")?;
+        if own.to_str() != Some(&std::process::id().to_string()) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "/proc is of another namespace"));
+        }
         let mut table = Self::read_once()?;
         for _ in 1..LOOKS {
             if table.is_whole() {
@@ -61,7 +66,7 @@ impl Table {
             else {
                 continue;
             };
-            // One that has ended since it was listed is not there.
+            // A process that has ended since it was listed is not there.
             let Ok(stat) = fs::read(format!("/proc/{name}/stat")) else { continue };
             processes.extend(Process::parse(&String::from_utf8_lossy(&stat)));
         }

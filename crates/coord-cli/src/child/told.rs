@@ -1,4 +1,4 @@
-//! What is said of CMD while it is held to what it relies on.
+//! Notes on stderr about CMD and the lock or id that it relies on.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::out::Out;
 
-/// What CMD relies on, as it is told.
+/// The lock, id or instance that CMD runs for, as notes name it.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
     out: Out,

@@ -77,7 +77,7 @@ fn differences(old: &str, new: &str) -> Vec<Difference> {
 }
 
 fn compare(pointer: &str, old: &str, new: &str, depth: usize, found: &mut Vec<Difference>) {
-    // What is nested deeper is told as a whole.
+    // Deeper values are told as a whole.
     const DEEPEST: usize = 100;
     if compact(old) == compact(new) {
         return;

@@ -27,7 +27,7 @@ pub(super) async fn edit(
     let layout = text_of(stored).map_or(Layout::Own, Layout::of);
     let before = match text_of(stored) {
         Some(text) => format!("{}\n", layout.to_edit(text)),
-        // What is not JSON is shown as it is.
+        // A value that is not JSON is shown as it is.
         None => String::from_utf8_lossy(stored).into_owned(),
     };
     // Readable by its owner alone: a value may be a secret.
@@ -42,7 +42,7 @@ pub(super) async fn edit(
     }
     let outcome = match parse(&after) {
         Ok(value) => {
-            // What nobody has edited stays byte by byte.
+            // The text that nobody has edited stays byte by byte.
             let text = layout.apply(value.get());
             let value = RawValue::from_string(text).expect("was JSON before it was laid out");
             why.record(center, key).expecting(version).set(&*value).await.map_err(Failure::from)

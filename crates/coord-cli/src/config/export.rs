@@ -23,7 +23,7 @@ pub(super) struct Export {
 }
 
 impl Export {
-    /// What can not be a file is left out and told; all others are written.
+    /// Writes all values. A value that can not be a file is left out and told.
     pub(super) async fn call(self, center: &Arc<dyn ConfigCenter>, out: Out) -> Result<Exit, Failure> {
         let prefix = self.prefix.trim_end_matches('/');
         fs::create_dir_all(&self.dir).map_err(|error| {

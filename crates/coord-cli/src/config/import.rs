@@ -70,6 +70,7 @@ impl State {
 impl Import {
     /// Each value is a write of its own, on the condition that nobody has written it since it was looked at.
     pub(super) async fn call(self, center: &Arc<dyn ConfigCenter>, out: Out) -> Result<Exit, Failure> {
+        self.why.check()?;
         let prefix = self.prefix.trim_end_matches('/');
         let folder = Folder::read(&self.dir, prefix);
         let stored = center.list(prefix).await?;

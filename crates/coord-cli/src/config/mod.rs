@@ -11,8 +11,8 @@ mod values;
 use std::{borrow::Cow, sync::Arc};
 
 use clap::{Args, Subcommand};
-use coord_api::{ConfigCenter, Entry, Provider, Version};
-use coord_config::{HistoryExt, Recorder, SchemaExt};
+use coord_api::{ConfigCenter, Entry, Owner, Provider, Version};
+use coord_config::{HistoryExt, MAX_COMMENT_BYTES, Recorder, SchemaExt};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
@@ -134,11 +134,33 @@ fn version(text: &str) -> Result<Version, String> {
 }
 
 impl Why {
+    fn author(&self) -> Option<String> {
+        let user = || ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+        self.author.clone().or_else(user).filter(|author| !author.is_empty())
+    }
+
+    /// Refuses what the history would refuse, before anything is sent.
+    fn check(&self) -> Result<(), Failure> {
+        if let Some(author) = self.author() {
+            let refused = |error| Failure::usage(format!("the author can not be recorded: {error}"));
+            Owner::check_label(&author).map_err(refused)?;
+        }
+        let bad = |c: char| c.is_control() && c != '\n';
+        if self
+            .comment
+            .as_ref()
+            .is_some_and(|comment| comment.len() > MAX_COMMENT_BYTES || comment.contains(bad))
+        {
+            let words = format!("a comment has at most {MAX_COMMENT_BYTES} bytes and no control characters");
+            return Err(Failure::usage(words));
+        }
+        Ok(())
+    }
+
     /// A write that is recorded in the history.
     fn record(&self, center: &Arc<dyn ConfigCenter>, key: &str) -> Recorder {
-        let user = || ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
         let mut recorder = center.record(key);
-        if let Some(author) = self.author.clone().or_else(user).filter(|author| !author.is_empty()) {
+        if let Some(author) = self.author() {
             recorder = recorder.author(author);
         }
         match &self.comment {

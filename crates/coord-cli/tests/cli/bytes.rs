@@ -1,4 +1,4 @@
-//! What nobody has edited stays byte by byte, and no output harms a terminal.
+//! Values stay byte by byte where nobody has edited them, and no output harms a terminal.
 
 use std::path::Path;
 
@@ -109,6 +109,8 @@ async fn import_checks_all_files_before_it_writes_any() {
         assert!(named.iter().all(|words| text.contains(words)) && !text.contains("a.json"), "{text}");
         assert_eq!(shop.json(&["config", "list"]).await, json!([]));
     }
+    let bad_author = ["config", "import", dir, "--dry-run", "--author", "a\u{7}"];
+    assert_eq!(shop.fails(&bad_author).await.0, 2, "the history would refuse it");
     file("z/limits.json", "10");
     std::fs::remove_file(folder.path().join("z/large.json")).expect("is there");
     std::fs::remove_file(folder.path().join("z/broken.json")).expect("is there");

@@ -17,7 +17,7 @@ struct Terminal {
     process: Child,
     keys: ChildStdin,
     screen: ChildStdout,
-    /// What was shown and not looked for yet.
+    /// Text that was shown and not looked for yet.
     shown: String,
 }
 
@@ -112,6 +112,48 @@ async fn ctrl_z_stops_coord_with_the_command_and_fg_continues_both() {
     terminal.type_("hello\n").await;
     terminal.until("got-hello").await;
     terminal.until("prompt> ").await;
+    terminal.close().await;
+}
+
+/// Also where stdin is no terminal.
+#[tokio::test]
+async fn ctrl_z_stops_coord_with_a_command_that_reads_a_pipe() {
+    let shop = Shop::open().await;
+    let folder = tempfile::tempdir().expect("can be made");
+    let script = "echo pid=$$=; while :; do sleep 0.05; done";
+    std::fs::write(folder.path().join("job.sh"), script).expect("is written");
+    let mut terminal = Terminal::open(&shop, folder.path()).await;
+    terminal.type_("true | coord lock job --ttl 1h -- sh job.sh; echo code=$?=\n").await;
+    terminal.until("pid=").await;
+    let command = terminal.until("=").await;
+    let coord = coord_pid(&shop).await;
+    terminal.type_("\u{1a}").await;
+    terminal.until("prompt> ").await;
+    assert_eq!((state(&command), state(&coord)), (Some('T'), Some('T')));
+    terminal.type_("fg\n").await;
+    terminal.until("coord lock job").await;
+    terminal.type_("\u{3}").await;
+    terminal.until("prompt> ").await;
+    assert!(!lives(&command) && !lives(&coord));
+    terminal.close().await;
+}
+
+#[tokio::test]
+async fn lock_that_was_lost_behind_ctrl_z_stops_the_command_after_fg() {
+    let shop = Shop::open().await;
+    let folder = tempfile::tempdir().expect("can be made");
+    let mut terminal = Terminal::open(&shop, folder.path()).await;
+    let worker = start_family(&mut terminal, folder.path()).await;
+    terminal.type_("\u{1a}").await;
+    terminal.until("prompt> ").await;
+    revoke_all(&shop).await;
+    let next = shop.client().await.lock().acquire("job", LIMIT).await.expect("it is free");
+    assert_eq!(state(&worker), Some('T'));
+    terminal.type_("fg\n").await;
+    terminal.until("was lost").await;
+    terminal.until("prompt> ").await;
+    assert!(!lives(&worker));
+    next.unlock().await.expect("is held");
     terminal.close().await;
 }
 

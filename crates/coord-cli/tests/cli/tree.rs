@@ -130,7 +130,7 @@ async fn command_that_ends_leaves_no_process_behind() {
     assert_eq!(output.status.code(), Some(3), "that of the command");
     assert!(!lives(stdout(&output).trim()));
     assert!(crate::tools::stderr(&output).contains("left process"), "{output:?}");
-    // What ends by itself in half of the grace is left alone, such as a `tee` that reads to the end.
+    // A process that ends by itself in half of the grace is left alone, such as a `tee` that reads to the end.
     let script = "(sleep 0.2; echo late) & exit 0";
     let mut coord = shop.coord(&["lock", "job", "--grace", "20s", "--", "sh", "-c", script]);
     let output = crate::tools::output(&mut coord).await;
