@@ -1,6 +1,6 @@
 //! What is different between two JSON values. No I/O.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The differences, in the order of the fields.
+/// The differences, ordered by the names of the fields.
 pub(crate) fn differences(old: &Value, new: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
     compare(String::new(), Some(old), Some(new), &mut found);
@@ -39,8 +39,8 @@ fn compare(pointer: String, old: Option<&Value>, new: Option<&Value>, found: &mu
     match (old, new) {
         (Some(old), Some(new)) if old == new => {}
         (Some(Value::Object(old)), Some(Value::Object(new))) => {
-            let added = new.keys().filter(|field| !old.contains_key(*field));
-            for field in old.keys().chain(added) {
+            // The order of a map depends on a feature of serde_json.
+            for field in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
                 let escaped = field.replace('~', "~0").replace('/', "~1");
                 compare(format!("{pointer}/{escaped}"), old.get(field), new.get(field), found);
             }

@@ -8,7 +8,7 @@ use coord_config::{HistoryExt, LiveExt};
 async fn floats_come_back_bit_by_bit_without_other_features() {
     let config = coord_memory::Store::new().client().config();
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut floats: Vec<f64> = (0..20_000).map(|_| f64::from_bits(rng.u64(..))).collect();
+    let mut floats: Vec<f64> = (0..12_000).map(|_| f64::from_bits(rng.u64(..))).collect();
     floats.retain(|float| float.is_finite());
     let bits = |floats: &[f64]| floats.iter().map(|float| float.to_bits()).collect::<Vec<_>>();
     let first = config.record("floats").set(&floats).await.expect("is written");

@@ -37,6 +37,10 @@ pub(crate) fn run() -> Result<()> {
         command.env("PROTOC", "/nonexistent/protoc").env("CARGO_TARGET_DIR", target.join("without-protoc"));
         steps.run_noted(&mut command, "  (without protoc)");
     }
+    // With this package alone no other crate switches on features of serde_json, on which the values would then depend.
+    let mut alone = shell::cargo(["test", "--package", "coord-config", "--test", "floats"]);
+    alone.env("PROTOC", "/nonexistent/protoc").env("CARGO_TARGET_DIR", target.join("without-protoc"));
+    steps.run_noted(&mut alone, "  (numbers, with no features of others)");
     for task in [["api", "--check"].as_slice(), &["package"]] {
         steps.run(&mut shell::xtask(task));
     }

@@ -184,8 +184,8 @@ impl Claim {
         let file = self.0.clone();
         tokio::spawn(async move {
             while latest.changed().await.is_ok() {
-                let (file, saved) = (file.clone(), latest.borrow_and_update().clone());
-                let Some((audience, state)) = saved else { continue };
+                let Some((audience, state)) = latest.borrow_and_update().clone() else { continue };
+                let file = file.clone();
                 let path = file.path.clone();
                 let written = tokio::task::spawn_blocking(move || file.write(audience, &state)).await;
                 if let Err(error) = written.unwrap_or_else(|panic| Err(io::Error::other(panic))) {

@@ -56,9 +56,10 @@ impl Source {
         matches!(self, Self::Gray { .. })
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// The key whose value it has.
+    pub(super) fn key(&self) -> &str {
         match self {
-            Self::Key(key) | Self::Gray { place: key, .. } => key.as_str(),
+            Self::Key(key) | Self::Gray { key, .. } => key.as_str(),
         }
     }
 

@@ -142,7 +142,7 @@ async fn from_file<T: DeserializeOwned>(
         return default(builder).map(|first| First { saved: Some(saved), ..first });
     }
     for Part { gray, entry } in &saved.entries {
-        let is_it = |source: &Source| source.name() == entry.key() && source.is_gray() == *gray;
+        let is_it = |source: &Source| source.is_gray() == *gray && source.key() == entry.key();
         if let Some(layer) = sources.iter().position(is_it) {
             layers.put(layer, Some(entry.clone()));
         }

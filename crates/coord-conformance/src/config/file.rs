@@ -54,7 +54,7 @@ fn becomes(live: &Live<u32>, value: u32) -> impl Future<Output = ()> {
     eventually(LIMIT * 2, move || async move { *live.current() == value })
 }
 
-async fn away(client: &TestClient) -> Arc<dyn ConfigCenter> {
+fn away(client: &TestClient) -> Arc<dyn ConfigCenter> {
     client.link.cut();
     client.config()
 }
@@ -72,7 +72,7 @@ tests! { "config";
         becomes(&first, 9).await;
         folder.holds("\"deleted\": true").await;
         drop(first);
-        let config = away(&other).await;
+        let config = away(&other);
         let second = within(LIMIT, back(live(&config, &folder)).start()).await.expect("has a file");
         assert_eq!((*second.current(), second.origin()), (9, Origin::Default));
         assert!(!second.state().is_good());
@@ -86,7 +86,7 @@ tests! { "config";
         eventually(LIMIT, || async { keeping.origin() == Origin::Kept(version) }).await;
         folder.holds("\"deleted\": true").await;
         drop(keeping);
-        let config = away(&other).await;
+        let config = away(&other);
         let second = within(LIMIT, live(&config, &folder).default(9).start()).await.expect("has a file");
         assert_eq!((*second.current(), second.origin()), (2, Origin::File(version)));
         drop(second);
@@ -106,7 +106,7 @@ tests! { "config";
         let without = live(&writer, &folder).default(9).start().await.expect("has a default");
         folder.holds("\"entries\": []").await;
         drop(without);
-        let config = away(&other).await;
+        let config = away(&other);
         let second = within(LIMIT, live(&config, &folder).default(9).start()).await.expect("has a file");
         assert_eq!((*second.current(), second.origin()), (9, Origin::Default));
         let version = writer.set("limits", &3).await.expect("is written");
@@ -129,7 +129,7 @@ tests! { "config";
             let first = live(&writer, &folder).start().await.expect("exists");
             folder.holds(&format!("\"version\": {version}")).await;
             drop(first);
-            let config = away(&other).await;
+            let config = away(&other);
             let builder = live(&config, &folder).default(9).when_deleted(when);
             let second = within(LIMIT, builder.start()).await.expect("has a file");
             assert_eq!(second.origin(), Origin::File(version));
@@ -157,7 +157,7 @@ tests! { "config";
         assert_eq!(*first.current(), 2);
         folder.holds(&format!("\"version\": {released}")).await;
         drop(first);
-        let config = away(&other).await;
+        let config = away(&other);
         for (instance, expected) in [
             (Some(eu), (2, Origin::File(released))),
             (Some(us), (1, Origin::File(version))),
