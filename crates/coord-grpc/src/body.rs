@@ -57,7 +57,7 @@ impl Counted {
                 });
                 Poll::Ready(Some(Ok(frame.unwrap_or_else(|frame| frame))))
             }
-            other => other,
+            other @ Poll::Ready(_) => other,
         }
     }
 }

@@ -115,19 +115,15 @@ impl Attempt {
             self.balancer.options.try_timeout.unwrap_or(Duration::MAX),
             self.deadline,
         );
-        let answer = match limit.end() {
-            None => answer.await,
-            Some(end) => match tokio::time::timeout_at(end, answer).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    let waited = end - self.begun;
-                    let trouble = match limit.callers() {
-                        Some(deadline) => self.late(deadline),
-                        None => self.hung(waited),
-                    };
-                    return Err(trouble);
-                }
-            },
+        let in_time = match limit.end() {
+            None => Some(answer.await),
+            Some(end) => tokio::time::timeout_at(end, answer).await.ok(),
+        };
+        let Some(answer) = in_time else {
+            return Err(match limit.callers() {
+                Some(deadline) => self.late(deadline),
+                None => self.hung(),
+            });
         };
         match answer {
             Ok(mut response) => {
@@ -187,7 +183,8 @@ impl Attempt {
         format!("{} at {}", self.balancer.service, self.slot.node.authority)
     }
 
-    fn hung(self, limit: Duration) -> Trouble {
+    fn hung(self) -> Trouble {
+        let limit = self.balancer.options.try_timeout.unwrap_or_default();
         self.failed(self.silence_or(Failure::Answer));
         let node = self.slot.node.id.clone();
         let status = Status::deadline_exceeded(format!("{} did not answer within {limit:?}", self.place()));

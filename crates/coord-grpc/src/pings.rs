@@ -13,7 +13,7 @@ use crate::{options::KeepAlive, wire::Wire};
 
 /// Pings after a time of silence. No timer runs while no call is in flight.
 pub(crate) struct Pings {
-    pings: PingPong,
+    sender: PingPong,
     keep_alive: KeepAlive,
     wire: Arc<Wire>,
     state: State,
@@ -28,8 +28,8 @@ enum State {
 }
 
 impl Pings {
-    pub(crate) fn new(pings: PingPong, keep_alive: KeepAlive, wire: Arc<Wire>) -> Self {
-        Self { pings, keep_alive, wire, state: State::Idle }
+    pub(crate) fn new(sender: PingPong, keep_alive: KeepAlive, wire: Arc<Wire>) -> Self {
+        Self { sender, keep_alive, wire, state: State::Idle }
     }
 
     /// Ready when a ping was not answered in time. To be polled before the connection, which sends them.
@@ -43,7 +43,7 @@ impl Pings {
                 State::Silent(silence) => {
                     ready!(silence.as_mut().poll(cx));
                     let has_spoken = self.due().is_none_or(|at| at > Instant::now());
-                    if has_spoken || !in_use || self.pings.send_ping(Ping::opaque()).is_err() {
+                    if has_spoken || !in_use || self.sender.send_ping(Ping::opaque()).is_err() {
                         self.state = State::Idle;
                         if !has_spoken {
                             return Poll::Pending;
@@ -52,7 +52,7 @@ impl Pings {
                         self.state = State::Sent(Box::pin(sleep(self.keep_alive.timeout)));
                     }
                 }
-                State::Sent(patience) => match self.pings.poll_pong(cx) {
+                State::Sent(patience) => match self.sender.poll_pong(cx) {
                     Poll::Ready(Ok(_)) => self.state = State::Idle,
                     Poll::Ready(Err(_)) => return Poll::Pending,
                     Poll::Pending => return patience.as_mut().poll(cx),

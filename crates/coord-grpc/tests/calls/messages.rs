@@ -32,8 +32,8 @@ impl HttpBody for Fed {
 pub(crate) fn stream(
     connection: &Connection,
 ) -> (mpsc::UnboundedSender<Bytes>, JoinHandle<Result<Body, Status>>) {
-    let (feed, fed) = mpsc::unbounded_channel();
-    let mut request = Request::post("http://raw/a/B").body(Body::new(Fed(fed))).expect("is good");
+    let (feed, messages) = mpsc::unbounded_channel();
+    let mut request = Request::post("http://raw/a/B").body(Body::new(Fed(messages))).expect("is good");
     request.headers_mut().insert(CONTENT_TYPE, "application/grpc".parse().expect("is good"));
     let answer = Service::call(&mut connection.clone(), request);
     (feed, spawn(async move { answer.await.map(http::Response::into_body) }))

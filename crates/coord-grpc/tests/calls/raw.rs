@@ -192,8 +192,9 @@ impl Peer {
 
     /// Reads on until the client closes the connection.
     pub(crate) fn drain(&mut self) -> Result<()> {
-        while self.frame().is_ok() {}
-        Ok(())
+        loop {
+            self.frame()?;
+        }
     }
 }
 

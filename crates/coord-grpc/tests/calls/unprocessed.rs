@@ -1,4 +1,4 @@
-//! Requests that a server certainly did not process: it said so with GOAWAY or REFUSED_STREAM. They are sent again, all
+//! Requests that a server certainly did not process: it said so with GOAWAY or `REFUSED_STREAM`. They are sent again, all
 //! others are not.
 
 use std::{
