@@ -223,7 +223,7 @@ async fn places_that_go_at_one_revision_let_nobody_of_theirs_hold() {
 
 /// What is on a lease that was revoked is lost as soon as the client hears of one of its places.
 #[tokio::test(flavor = "multi_thread")]
-async fn guards_on_a_revoked_lease_hear_of_it_from_a_queue_that_is_watched() {
+async fn guards_on_a_revoked_lease_hear_from_a_watched_queue() {
     let server = EtcdServer::start().await.expect("starts");
     let locks = client(server.endpoint()).await.lock();
     let admin = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");

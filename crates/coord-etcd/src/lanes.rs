@@ -144,10 +144,10 @@ impl<R: Lined> Lanes<R> {
 
 /// Whether a request may travel with others of its lane.
 fn fits<R: Lined>(together: &[R], next: &R) -> bool {
-    let one_enters = together.iter().any(Lined::enters);
+    let two_enter = next.enters() && together.iter().any(Lined::enters);
     let is_conditional = next.is_conditional() || together.iter().any(Lined::is_conditional);
-    let shares_no_key = together.iter().all(|other| other.key() != next.key());
-    together.is_empty() || !is_conditional && !(next.enters() && one_enters) && shares_no_key
+    let shares_a_key = together.iter().any(|other| other.key() == next.key());
+    together.is_empty() || !(two_enter || is_conditional || shares_a_key)
 }
 
 #[cfg(test)]
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_conditional_travels_with_nothing_of_its_lane() {
+    fn conditional_request_travels_alone_in_its_lane() {
         let mut lanes = lanes(&[
             Request("a", "~7"),
             Request("a", "?1"),

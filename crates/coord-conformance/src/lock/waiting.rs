@@ -134,11 +134,15 @@ tests! { "lock";
             keys_become(world, number + 2).await;
         }
         answered().await;
-        clients.iter().for_each(|client| client.link.cut());
+        for client in &clients {
+            client.link.cut();
+        }
         within(LIMIT, guard.lost()).await;
         tokio::time::sleep(SHORT * 3).await;
         assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
-        clients.iter().for_each(|client| client.link.restore());
+        for client in &clients {
+            client.link.restore();
+        }
         for waiter in waiters {
             waiter.join_within(LONG_LIMIT).await;
         }
@@ -157,7 +161,9 @@ tests! { "lock";
         let waiters = [wait(&dropped), wait(&closed)];
         keys_become(world, 3).await;
         answered().await;
-        [&dropped, &closed].into_iter().for_each(|client| client.link.cut());
+        for client in [&dropped, &closed] {
+            client.link.cut();
+        }
         keys_become(world, 1).await;
         tokio::time::sleep(SHORT * 2).await;
         let [gives_up, is_closed] = waiters;

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_the_end_of_all_that_was_left_does_not_wait_for_more() {
+    fn waiting_for_what_was_left_does_not_wait_for_more() {
         let member = member(3);
         let first = member.local.leaving("1", Some(1));
         let mut all = Box::pin(member.local.all_left());
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_is_told_the_true_error() {
+    fn waiters_are_told_the_true_error() {
         let member = member(2);
         let mut turn = Box::pin(member.turn("1", 7));
         assert!((&mut turn).now_or_never().is_none());

@@ -58,12 +58,11 @@ impl Mirror {
         let mut deleted = Vec::new();
         for Change { key, revision, created } in changes {
             self.seen = self.seen.max(Some(revision));
-            match created {
-                Some(created) => self.put(key.to_owned(), created),
-                None => {
-                    self.delete(key);
-                    deleted.push(key.to_owned());
-                }
+            if let Some(created) = created {
+                self.put(key.to_owned(), created);
+            } else {
+                self.delete(key);
+                deleted.push(key.to_owned());
             }
         }
         if deleted.is_empty() { Affected::Nobody } else { Affected::Places(deleted) }

@@ -144,7 +144,7 @@ async fn a_lost_place_is_replaced_for_as_long_as_the_caller_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_for_the_first_time_is_told_what_is_wrong() {
+async fn first_entry_that_is_refused_tells_its_error() {
     for error in [away(), full(), denied(), Error::Closed] {
         let told = error.to_string();
         let queue = Fake::new([Fate::Refused(error)]);
@@ -158,7 +158,7 @@ async fn who_asks_for_the_first_time_is_told_what_is_wrong() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_stood_there_outlasts_what_passes_and_nothing_else() {
+async fn waiter_outlasts_what_passes_and_nothing_else() {
     let queue = Fake::new([Fate::Gone(SECOND), Fate::Refused(full()), Fate::Turn(SECOND)]);
     assert!(wait_for_turn(&queue).await.is_ok());
     let queue = Fake::new([Fate::Gone(SECOND), Fate::Refused(denied())]);
