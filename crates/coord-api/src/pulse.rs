@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, LazyLock, Mutex, PoisonError, Weak,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,6 +15,7 @@ use std::{
 
 use tokio::{
     runtime::{Handle, Id},
+    task::AbortHandle,
     time::Instant,
 };
 
@@ -31,6 +32,14 @@ pub(crate) struct Pulse {
     begun: Instant,
     /// Milliseconds from the beginning to the last beat.
     last: AtomicU64,
+    /// The task that beats, if there is one.
+    task: OnceLock<AbortHandle>,
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.task.get().into_iter().for_each(AbortHandle::abort);
+    }
 }
 
 impl Pulse {
@@ -48,19 +57,21 @@ impl Pulse {
         let pulse = Arc::new(Self::unattended());
         pulses.insert(runtime.id(), Arc::downgrade(&pulse));
         let beating = Arc::downgrade(&pulse);
-        runtime.spawn(async move {
+        let task = runtime.spawn(async move {
             loop {
                 tokio::time::sleep(BEAT).await;
                 let Some(pulse) = beating.upgrade() else { return };
                 pulse.last.store(pulse.age(), Ordering::Relaxed);
             }
         });
+        // Nobody else has set it.
+        let _ = pulse.task.set(task.abort_handle());
         pulse
     }
 
     /// A pulse that nobody keeps going.
     pub(crate) fn unattended() -> Self {
-        Self { begun: Instant::now(), last: AtomicU64::new(0) }
+        Self { begun: Instant::now(), last: AtomicU64::new(0), task: OnceLock::new() }
     }
 
     /// The last beat, if the next one is overdue.
@@ -115,8 +126,10 @@ mod tests {
             .build()
             .expect("can be built");
         runtime.block_on(async {
-            drop(Pulse::here());
+            let pulse = Pulse::here();
             tokio::time::sleep(2 * BEAT).await;
+            drop(pulse);
+            tokio::task::yield_now().await;
         });
         assert_eq!(runtime.metrics().num_alive_tasks(), 0);
     }
