@@ -29,6 +29,7 @@ mod owner;
 mod provider;
 mod registry;
 mod snowflake;
+mod timer;
 mod ttl;
 mod turns;
 mod version;
