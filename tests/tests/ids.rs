@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{HeldId, Provider, Snowflake, SnowflakeOptions};
+use coord_api::{Error, HeldId, Provider, Snowflake, SnowflakeOptions};
+use coord_etcd::EtcdConfig;
 use coord_memory::{Options, Store};
-use coord_tests::{EtcdServer, signal};
+use coord_tests::{Cluster, EtcdServer, NODES, Proxy, signal};
+use etcd_client::{Compare, CompareOp, Txn};
+use futures::future::join_all;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -127,7 +130,7 @@ async fn killed_and_frozen_processes_share_no_id_and_no_number() {
         let faults = PER_SERVICE.min(faults - n * PER_SERVICE);
         torment(&server, service, looks, faults)
     });
-    let done = futures::future::join_all(all).await;
+    let done = join_all(all).await;
     sleep(Duration::from_millis(200)).await;
     let (kills, freezes) = done.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     let mut holds = 0;
@@ -187,4 +190,69 @@ async fn a_hundred_freezes_on_memory_make_no_two_holders() {
     let holds = holds.lock().expect("nothing panics while this is locked");
     let changes: usize = holds.values().map(|(_, _, count)| count).sum();
     assert!(changes > 20, "only {changes} holds");
+}
+
+/// A member that is cut off from the others answers whatever may be answered without them, from a state in which these
+/// ids were not taken yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_are_kept_while_a_follower_that_is_behind_is_asked() {
+    const IDS: u32 = 50;
+    let ttl = Duration::from_secs(12);
+    // A member that knows of no leader says so. It takes the one that it does not hear for its leader for so long.
+    let cluster = Cluster::start_with(&["--election-timeout", "10000"]).await.expect("starts");
+    let follower = cluster.follower().await.expect("there is a leader");
+    let to = |node| cluster.direct(node).trim_start_matches("http://").to_owned();
+    let way = Proxy::start(to((follower + 1) % NODES)).await.expect("a port is free");
+    let config = EtcdConfig::new([way.address()]).instance_id_ttl(ttl);
+    let client = coord_etcd::Client::connect(config).await.expect("etcd answers");
+    let warm = client.instance_id_allocator("warm-up", 2).expect("is valid");
+    warm.acquire_id().await.expect("is free");
+    cluster.cut_peers(follower);
+    let begun = tokio::time::Instant::now();
+    let held: Vec<_> =
+        (0..IDS).map(|_| client.instance_id_allocator("svc", IDS + 1).expect("is valid")).collect();
+    for acquired in join_all(held.iter().map(|ids| ids.acquire_id())).await {
+        acquired.expect("is free");
+    }
+    // Each id is looked at first between 0.3 and 0.35 of the TTL: then there is nobody else to ask.
+    tokio::time::sleep_until(begun + ttl.mul_f64(0.28)).await;
+    way.redirect(to(follower));
+    // What is so only if that member answers by itself, and does not know of any of them.
+    let behind = etcd_client::Client::connect([cluster.direct(follower)], None).await.expect("is up");
+    let taken = Compare::create_revision("/coord/ids/svc/ids/1", CompareOp::Greater, 0);
+    let answer = behind.kv_client().txn(Txn::new().when([taken])).await.expect("asks nobody");
+    assert!(!answer.succeeded(), "it is behind");
+    tokio::time::sleep_until(begun + ttl.mul_f64(0.37)).await;
+    way.redirect(to((follower + 1) % NODES));
+    tokio::time::sleep_until(begun + ttl).await;
+    let lost: Vec<_> = held.iter().filter_map(|ids| ids.lost()?.reason()).collect();
+    assert!(lost.is_empty(), "{} of {IDS} ids were lost: {lost:?}", lost.len());
+}
+
+/// What the store refuses ends nothing: numbers go on when it takes stamps again, and until then callers hear why.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_go_on_when_a_store_that_was_full_has_room_again() {
+    let ttl = Duration::from_secs(6);
+    let cluster = Cluster::start().await.expect("starts");
+    let config = EtcdConfig::new(cluster.endpoints()).instance_id_ttl(ttl);
+    let client = coord_etcd::Client::connect(config).await.expect("etcd answers");
+    let ids = client.instance_id_allocator("svc", 8).expect("is valid");
+    ids.acquire_id().await.expect("is free");
+    let snowflake = Snowflake::start(&*ids).await.expect("an id is held");
+    cluster.alarm().await.expect("is raised");
+    let mut last = 0;
+    while let Some(number) = snowflake.try_next_id().expect("is held") {
+        last = number;
+        sleep(Duration::from_millis(20)).await;
+    }
+    let refused = tokio::time::timeout(ttl * 3, snowflake.next_id()).await.expect("does not wait for ever");
+    assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
+    cluster.disarm().await.expect("is ended");
+    let number = loop {
+        match tokio::time::timeout(ttl * 3, snowflake.next_id()).await.expect("does not wait for ever") {
+            Ok(number) => break number,
+            Err(error) => assert!(matches!(error, Error::NoSpace { .. }), "{error:?}"),
+        }
+    };
+    assert!(number > last);
 }

@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Home, LockGuard, Owner, Result,
-    Turns, Version, Watch, Write,
+    Turns, Version, Watch, Write, timer,
 };
 
 /// Versioned JSON values under keys such as `common/mq`.
@@ -284,7 +284,7 @@ pub trait ConfigExt: ConfigCenter {
                     }
                     Err(Error::Conflict { .. }) if is_guess => {}
                     Err(Error::Conflict { .. }) => {
-                        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+                        timer::sleep(pauses.next().unwrap_or_default()).await;
                     }
                     Err(error) => return Err(error),
                 }

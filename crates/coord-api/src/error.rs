@@ -1,6 +1,6 @@
 //! One error type whose variants tell the caller's next move.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::{LossReason, Version, names::ShownPath};
 
@@ -57,12 +57,15 @@ pub enum Error {
         max: u32,
     },
 
-    /// The clock is so far behind what it was that no number can be made that is larger than those before: mend the
-    /// clock, or wait for it to catch up.
-    #[error("the clock is {by:?} behind the numbers that were made before: mend it, or wait")]
+    /// The clock is so far behind the numbers that were made before that no larger one can be made: mend the clock that is
+    /// wrong, or wait. With a `mark` they were made by an earlier holder of the id: then another id will do as well.
+    #[error("the clock is {by:?} behind the numbers that were made before{}", ShownMark(mark.as_deref()))]
     ClockWentBack {
         /// How far.
         by: Duration,
+        /// The key in the store that says up to when an earlier holder of the id made numbers, in milliseconds since
+        /// 1970. `None` if this clock itself went back.
+        mark: Option<String>,
     },
 
     /// What the caller held is gone, and someone else may have it now: stop the work that relied on it, then acquire
@@ -185,6 +188,21 @@ pub enum Error {
         #[source]
         source: BoxError,
     },
+}
+
+/// Whose clock is wrong, and what to do about it.
+struct ShownMark<'a>(Option<&'a str>);
+
+impl fmt::Display for ShownMark<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(mark) = self.0 else { return f.write_str(": mend it, or wait") };
+        let key = ShownPath(mark);
+        write!(
+            f,
+            " with this id: the clock of an earlier holder was ahead, as {key} tells, or this one is wrong: mend it, take \
+             another id, or delete that key while nobody holds the id"
+        )
+    }
 }
 
 impl Error {

@@ -187,6 +187,8 @@ impl IdHolder {
 #[derive(Clone, Debug)]
 pub struct HeldId {
     id: NonZeroU32,
+    /// The exclusive upper bound of the ids that its allocator may get.
+    bound: u32,
     hold: Hold,
     stamps: Arc<dyn Stamps>,
     numbers: Arc<Mutex<Numbers>>,
@@ -205,7 +207,13 @@ impl HeldId {
     /// A hold, for backends. `stamped` is up to when holders before it may have stamped data.
     pub(crate) fn new(id: NonZeroU32, hold: Hold, stamps: Arc<dyn Stamps>, stamped: Option<u64>) -> Self {
         let numbers = Numbers { until: stamped, being_made: false };
-        Self { id, hold, stamps, numbers: Arc::new(Mutex::new(numbers)) }
+        let bound = id.get().saturating_add(1);
+        Self { id, bound, hold, stamps, numbers: Arc::new(Mutex::new(numbers)) }
+    }
+
+    /// The same hold, of an allocator of ids below `bound`.
+    pub(crate) fn below(self, bound: u32) -> Self {
+        Self { bound: bound.max(self.bound), ..self }
     }
 
     /// The id.
@@ -231,6 +239,16 @@ impl HeldId {
         self.hold.lost()
     }
 
+    /// The exclusive upper bound of the ids that its allocator may get.
+    pub(crate) fn bound(&self) -> u32 {
+        self.bound
+    }
+
+    /// The key in the store that says up to when data may have been stamped with the id.
+    pub(crate) fn mark(&self) -> String {
+        self.stamps.key()
+    }
+
     /// How long a hold lasts without renewals.
     pub(crate) fn ttl(&self) -> Duration {
         self.hold.lease().ttl()
@@ -246,10 +264,16 @@ impl HeldId {
         Ok(Numbering { after: *until, numbers: self.numbers.clone() })
     }
 
-    /// Stores that this holder stamps data up to `until`, in milliseconds since 1970.
+    /// Stores that this holder stamps data up to `until` at least, in milliseconds since 1970.
     pub(crate) async fn stamp(&self, until: u64) -> Result<()> {
         self.check()?;
         self.stamps.stamp(until).await
+    }
+
+    /// Stores that this holder stamped data up to `until` and will stamp no more.
+    pub(crate) async fn settle(&self, until: u64) -> Result<()> {
+        self.check()?;
+        self.stamps.settle(until).await
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
-use crate::{Error, Result, moment::Moment};
+use crate::{Error, Result, moment::Moment, timer};
 
 /// How a lock, a registration, an id or a lease was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -229,7 +229,7 @@ impl Lease {
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep(state.deadline.since(now)) => {}
+                () = timer::sleep(state.deadline.since(now)) => {}
             }
         }
     }
@@ -326,8 +326,8 @@ impl Hold {
 
 /// A future that resolves when something held is lost, to the reason.
 ///
-/// Clones wait independently, and one that is made after the loss resolves at once. Polling it needs a tokio
-/// runtime with time enabled, since the local deadline is a timer.
+/// Clones wait independently, and one that is made after the loss resolves at once. Any executor may poll it; a tokio
+/// runtime needs its timers enabled, since the local deadline is a timer.
 ///
 /// # Cancel safety
 /// Dropping it changes nothing; a clone or a new one can be awaited later.

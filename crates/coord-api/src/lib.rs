@@ -33,6 +33,7 @@ mod provider;
 mod pulse;
 mod registry;
 mod snowflake;
+mod timer;
 mod ttl;
 mod turns;
 mod version;

@@ -1,25 +1,28 @@
 //! Snowflake ids: 64-bit numbers that are unique and grow, made in this process without asking anyone.
 
+mod clock;
 mod options;
+mod reserve;
 
 use std::{
     fmt,
     num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, watch},
-    task::AbortHandle,
-};
+use tokio::task::AbortHandle;
 
 pub use options::SnowflakeOptions;
 
-use crate::{Error, HeldId, InstanceIdAllocator, Result, ids::Numbering};
+use crate::{
+    Error, HeldId, InstanceIdAllocator, Result,
+    ids::Numbering,
+    timer::{self, Driver},
+};
+use clock::{Clock, Standstill};
+use reserve::{Patience, Reserve, keep_reserving};
 
 /// How often the end of a millisecond is looked for before a timer is set.
 const SPINS: usize = 100;
@@ -36,9 +39,11 @@ const SPINS: usize = 100;
 ///   written about every third of a TTL while numbers are made.
 /// - When the clock goes back, numbers go on growing: small steps are waited for, larger ones are
 ///   [`Error::ClockWentBack`].
+/// - Time goes on being reserved, whatever the store answered before and whatever became of the runtime it was started
+///   on, until the id is lost. A caller waits for that at most one TTL, and gets the store's last error then.
 /// - Making a number takes no lock.
 ///
-/// Dropping it ends its task; the id stays held by its allocator.
+/// Dropping it ends its task; the id stays held by its allocator. It works on any executor.
 ///
 /// # Cancel safety
 /// Every future here may be dropped at any point.
@@ -59,7 +64,8 @@ const SPINS: usize = 100;
 #[derive(Debug)]
 pub struct Snowflake {
     maker: Arc<Maker>,
-    reserving: AbortHandle,
+    /// The task that reserves time, and what drives it.
+    reserving: Mutex<(AbortHandle, Option<Driver>)>,
     numbering: Numbering,
 }
 
@@ -67,17 +73,13 @@ pub struct Snowflake {
 struct Maker {
     held: HeldId,
     options: SnowflakeOptions,
+    clock: Clock,
     /// In milliseconds since 1970.
     epoch: u64,
     /// The time and sequence of the number that was made last.
     last: AtomicU64,
-    /// Before which time numbers may be made: what the store has. In milliseconds since the epoch.
-    reserved: AtomicU64,
-    /// From when on more time should be reserved.
-    low: AtomicU64,
-    is_low: Notify,
-    /// Counts how often time was reserved.
-    news: watch::Sender<u64>,
+    /// What is reserved, in milliseconds since the epoch.
+    reserve: Reserve,
 }
 
 impl fmt::Debug for Maker {
@@ -100,8 +102,7 @@ enum Busy {
 impl Snowflake {
     /// Starts making numbers with the id that `allocator` holds, with the default options.
     ///
-    /// Needs a tokio runtime, on which it keeps reserving time. It waits if the holder before reserved more time than
-    /// has passed.
+    /// It waits if the holder before reserved more time than has passed.
     ///
     /// # Errors
     /// As [`start_with`](Self::start_with).
@@ -112,40 +113,46 @@ impl Snowflake {
     /// Starts making numbers with the id that `allocator` holds.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for options that can not be used, or `allocator` if it holds no id or another
-    /// `Snowflake` uses that; [`Error::ClockWentBack`] if the clock is far behind that of the holder before; [`Error::Lost`]; others as the
-    /// store answers.
+    /// - [`Error::InvalidArgument`] for options that can not be used; `bits`, if one of the ids that the allocator may
+    ///   get has more bits than the worker; `allocator`, if it holds no id or another `Snowflake` uses that.
+    /// - [`Error::ClockWentBack`] with a mark if the clock is far behind that of an earlier holder, or stands still.
+    /// - [`Error::Lost`]; others as the store answers.
     pub async fn start_with<A: InstanceIdAllocator + ?Sized>(
         allocator: &A,
         options: SnowflakeOptions,
     ) -> Result<Self> {
         let held =
             allocator.held().ok_or_else(|| Error::invalid("allocator", "holds no id: acquire one first"))?;
-        let epoch = options.check(held.id())?;
+        let clock = options.chosen_clock();
+        let epoch = options.check(held.bound(), clock.now())?;
         let numbering = held.make_numbers()?;
         let start = numbering.after().unwrap_or(0).max(epoch);
-        let ttl = held.ttl().as_millis() as u64;
-        let ahead = start.saturating_sub(options.now());
-        if ahead > ttl + options.clock_step.as_millis() as u64 {
-            return Err(Error::ClockWentBack { by: Duration::from_millis(ahead) });
+        let ttl = millis(held.ttl());
+        let ahead_by = |by| Error::ClockWentBack { by: Duration::from_millis(by), mark: Some(held.mark()) };
+        let ahead = start.saturating_sub(clock.now());
+        let fits = (start - epoch).checked_shr(options.time_bits).is_none_or(|rest| rest == 0);
+        if ahead > ttl.saturating_add(millis(options.clock_step)) || !fits {
+            return Err(ahead_by(ahead));
         }
-        while let ahead @ 1.. = start.saturating_sub(options.now()) {
+        let mut standstill = Standstill::default();
+        while let ahead @ 1.. = start.saturating_sub(clock.now()) {
             held.check()?;
-            tokio::time::sleep(Duration::from_millis(ahead)).await;
+            if standstill.is_seen(clock.now()) {
+                return Err(ahead_by(ahead));
+            }
+            timer::sleep(standstill.pause(ahead)).await;
         }
         let maker = Arc::new(Maker {
             // One before the first of that time, which no number of an earlier holder reached.
             last: AtomicU64::new(((start - epoch) << options.sequence_bits).saturating_sub(1)),
+            reserve: Reserve::of(ttl),
             held,
             options,
+            clock,
             epoch,
-            reserved: AtomicU64::new(0),
-            low: AtomicU64::new(0),
-            is_low: Notify::new(),
-            news: watch::Sender::new(0),
         });
-        maker.reserve(ttl).await?;
-        let reserving = tokio::spawn(keep_reserving(maker.clone(), ttl)).abort_handle();
+        maker.reserve_now().await?;
+        let reserving = Mutex::new(begin_reserving(&maker));
         Ok(Self { maker, reserving, numbering })
     }
 
@@ -160,32 +167,48 @@ impl Snowflake {
     /// # Errors
     /// [`Error::Lost`] once the id is lost or released; [`Error::ClockWentBack`].
     pub fn try_next_id(&self) -> Result<Option<u64>> {
-        Ok(self.maker.make()?.ok())
+        Ok(self.make()?.ok())
     }
 
     /// The next number; waits for it.
     ///
     /// # Errors
-    /// [`Error::Lost`] once the id is lost or released; [`Error::ClockWentBack`].
+    /// - [`Error::Lost`] once the id is lost or released.
+    /// - [`Error::ClockWentBack`], also if the clock stands still while timers go on.
+    /// - As the store answers, if it lets no time be reserved for a whole TTL. The next call may succeed.
     pub async fn next_id(&self) -> Result<u64> {
-        let mut news = None;
+        let (mut patience, mut standstill) = (Patience::default(), Standstill::default());
         let mut spins = 0..SPINS;
         loop {
-            match self.maker.make()? {
+            match self.make()? {
                 Ok(number) => return Ok(number),
                 // Timers are coarser than what is left of a millisecond.
                 Err(Busy::Wait(1)) if spins.next().is_some() => tokio::task::yield_now().await,
-                Err(Busy::Wait(ahead)) => tokio::time::sleep(Duration::from_millis(ahead)).await,
-                // Subscribed before looking again, so that no news falls between.
-                Err(Busy::Reserve) => match &mut news {
-                    None => news = Some(self.maker.news.subscribe()),
-                    Some(news) => tokio::select! {
-                        // The sender is a part of the maker, so this can not fail.
-                        _ = news.changed() => {}
-                        reason = self.maker.held.lost() => return Err(Error::Lost { reason }),
-                    },
-                },
+                Err(Busy::Wait(ahead)) => {
+                    if standstill.is_seen(self.maker.clock.now()) {
+                        return Err(Error::ClockWentBack { by: Duration::from_millis(ahead), mark: None });
+                    }
+                    timer::sleep(standstill.pause(ahead)).await;
+                }
+                Err(Busy::Reserve) => self.maker.more_time(&mut patience).await?,
             }
+        }
+    }
+
+    fn make(&self) -> Result<Result<u64, Busy>> {
+        let made = self.maker.make();
+        if self.maker.reserve.is_asked() {
+            self.go_on_reserving();
+        }
+        made
+    }
+
+    /// Begins the task again that reserves time, if it ended with the runtime that it was on.
+    fn go_on_reserving(&self) {
+        // Whoever has it looks for all.
+        let Ok(mut reserving) = self.reserving.try_lock() else { return };
+        if reserving.0.is_finished() && !self.maker.held.is_lost() {
+            *reserving = begin_reserving(&self.maker);
         }
     }
 
@@ -196,81 +219,76 @@ impl Snowflake {
     /// [`Error::Lost`] if the id was lost before; others as the store answers.
     pub async fn finish(self) -> Result<()> {
         // A reservation that is under way may come after this: then the next holder waits all the same.
-        self.reserving.abort();
-        self.maker.held.stamp(self.maker.made_until()).await
+        self.end_reserving();
+        self.maker.held.settle(self.maker.made_until()).await
+    }
+
+    fn end_reserving(&self) {
+        self.reserving.lock().unwrap_or_else(PoisonError::into_inner).0.abort();
     }
 }
 
 impl Drop for Snowflake {
     fn drop(&mut self) {
-        self.reserving.abort();
+        self.end_reserving();
         self.numbering.made(self.maker.made_until());
     }
 }
 
+fn begin_reserving(maker: &Arc<Maker>) -> (AbortHandle, Option<Driver>) {
+    let (runtime, driver) = timer::driven();
+    (runtime.spawn(keep_reserving(maker.clone())).abort_handle(), driver)
+}
+
+/// In milliseconds; a time that does not fit is longer than anything.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Maker {
+    /// The time of the number that was made last, in milliseconds since the epoch.
+    fn last_time(&self) -> u64 {
+        self.last.load(Ordering::SeqCst) >> self.options.sequence_bits
+    }
+
     /// Before which time all numbers are that were made, in milliseconds since 1970.
     fn made_until(&self) -> u64 {
-        self.epoch + (self.last.load(Ordering::SeqCst) >> self.options.sequence_bits) + 1
+        self.epoch.saturating_add(self.last_time()).saturating_add(1)
+    }
+
+    /// By the clock, in milliseconds since the epoch.
+    fn now(&self) -> u64 {
+        self.clock.now().saturating_sub(self.epoch)
     }
 
     fn make(&self) -> Result<Result<u64, Busy>> {
         let Self { options, .. } = self;
         loop {
             self.held.check()?;
-            let now = options.now().saturating_sub(self.epoch);
+            let now = self.now();
+            if now >> options.time_bits != 0 {
+                return Err(Error::invalid("epoch", "is so long ago that the bits of the time are over"));
+            }
             let last = self.last.load(Ordering::SeqCst);
-            let next = (now << options.sequence_bits).max(last + 1);
+            let next = (now << options.sequence_bits).max(last.wrapping_add(1));
             let time = next >> options.sequence_bits;
             if time > now {
                 let ahead = time - now;
                 let step = Duration::from_millis(ahead - 1);
                 return if step > options.clock_step {
-                    Err(Error::ClockWentBack { by: step })
+                    Err(Error::ClockWentBack { by: step, mark: None })
                 } else {
                     Ok(Err(Busy::Wait(ahead)))
                 };
             }
-            if time >= self.low.load(Ordering::SeqCst) {
-                self.is_low.notify_one();
-                if time >= self.reserved.load(Ordering::SeqCst) {
-                    return Ok(Err(Busy::Reserve));
-                }
-            }
-            if time >> options.time_bits != 0 {
-                return Err(Error::invalid("epoch", "is so long ago that the bits of the time are over"));
+            if !self.reserve.covers(time) {
+                return Ok(Err(Busy::Reserve));
             }
             if self.last.compare_exchange(last, next, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 let sequence = next & ((1 << options.sequence_bits) - 1);
                 let worker = u64::from(self.held.id().get()) << options.sequence_bits;
                 return Ok(Ok(time << (options.worker_bits + options.sequence_bits) | worker | sequence));
             }
-        }
-    }
-
-    /// Reserves `ttl` milliseconds from now on.
-    async fn reserve(&self, ttl: u64) -> Result<()> {
-        let made = self.last.load(Ordering::SeqCst) >> self.options.sequence_bits;
-        let now = self.options.now().saturating_sub(self.epoch).max(made);
-        let until = now + ttl;
-        self.held.stamp(self.epoch + until).await?;
-        self.reserved.store(until, Ordering::SeqCst);
-        self.low.store(now + ttl / 3, Ordering::SeqCst);
-        self.news.send_modify(|count| *count += 1);
-        Ok(())
-    }
-}
-
-/// Reserves more time as often as it is needed, until the id is lost or the generator is dropped.
-async fn keep_reserving(maker: Arc<Maker>, ttl: u64) {
-    loop {
-        maker.is_low.notified().await;
-        while let Err(error) = maker.reserve(ttl).await {
-            if !error.is_retryable() {
-                tracing::warn!(id = %maker.held.id(), %error, "no more numbers can be made with this id");
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(100..400))).await;
         }
     }
 }

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::OwnedMutexGuard, time::timeout};
+use tokio::sync::OwnedMutexGuard;
 
-use crate::Entry;
+use crate::{Entry, timer};
 
 /// How long one waits for its turn. After that it goes out of turn, which is slower and not wrong: the store refuses whoever
 /// wrote over what it had not read. So one update that hangs does not hold up others for as long.
@@ -42,7 +42,7 @@ impl Turns {
         };
         // Whoever gives up while it waits is counted out as well.
         let mut member = Turn { turns: self, key, last: None };
-        member.last = timeout(PATIENCE, turn.lock_owned()).await.ok();
+        member.last = timer::within(PATIENCE, turn.lock_owned()).await;
         member
     }
 

@@ -140,9 +140,19 @@ impl Keys {
         format!("{}{id}", self.id_identities(service))
     }
 
+    /// Up to when data may have been stamped with the ids of a service.
+    pub(crate) fn id_stamps(&self, service: &ServiceName) -> String {
+        self.ids_of(service, "stamped")
+    }
+
     /// Up to when data may have been stamped with an id.
     pub(crate) fn id_stamped(&self, service: &ServiceName, id: u32) -> String {
-        format!("{}{id}", self.ids_of(service, "stamped"))
+        format!("{}{id}", self.id_stamps(service))
+    }
+
+    /// The note that the holder of an id was seen to have vanished.
+    pub(crate) fn id_vanished(&self, service: &ServiceName, id: u32) -> String {
+        format!("{}{id}", self.ids_of(service, "vanished"))
     }
 
     /// Who waits for an id below `max_id` of a service.

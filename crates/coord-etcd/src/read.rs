@@ -1,7 +1,7 @@
-//! Reading a key, or everything below a prefix, as it was at one moment.
+//! Reading a key, everything below a prefix, or several things at one moment; always as of now.
 
 use coord_api::Result;
-use etcd_client::{GetOptions, KeyValue, TxnOpResponse};
+use etcd_client::{Compare, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
 
 use crate::{core::Core, error::Failure, keys::Range};
 
@@ -69,6 +69,35 @@ fn is_compacted(failure: &Failure) -> bool {
     failure.error.source().is_some_and(|source| source.to_string().contains("compacted"))
 }
 
+/// A transaction that only reads, by which something is decided.
+///
+/// etcd lets any member answer a transaction by itself, from a state of any age, whose gets are all serializable, or
+/// which has none at all but only conditions. Both of its branches count, taken or not. So each look has a linearizable
+/// get in the branch that is taken when a condition is not met.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    conditions: Vec<Compare>,
+    gets: Vec<TxnOp>,
+}
+
+impl Look {
+    /// Reads several things at one moment.
+    pub(crate) fn of(gets: impl Into<Vec<TxnOp>>) -> Self {
+        Self { conditions: Vec::new(), gets: gets.into() }
+    }
+
+    /// Tells whether all conditions are met, as [`TxnResponse::succeeded`](etcd_client::TxnResponse::succeeded).
+    pub(crate) fn whether(conditions: impl Into<Vec<Compare>>) -> Self {
+        Self { conditions: conditions.into(), gets: Vec::new() }
+    }
+
+    /// The transaction; `probe` is a key that this client may read.
+    pub(crate) fn txn(self, probe: &str) -> Txn {
+        let now = TxnOp::get(probe, Some(GetOptions::new().with_count_only()));
+        Txn::new().when(self.conditions).and_then(self.gets).or_else([now])
+    }
+}
+
 /// The pairs in the answer to a get of a transaction.
 pub(crate) fn pairs(answer: Option<&TxnOpResponse>) -> &[KeyValue] {
     match answer {
@@ -88,4 +117,28 @@ fn end_of(prefix: &str) -> Vec<u8> {
     let last = end.last_mut().expect("a prefix is never empty");
     *last += 1;
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::CompareOp;
+
+    use super::*;
+
+    #[test]
+    fn no_member_answers_a_look_by_itself() {
+        let unchanged = || Compare::mod_revision("a", CompareOp::Equal, 7);
+        let serializable = || TxnOp::get("b", Some(GetOptions::new().with_serializable()));
+        let looks = [
+            Look::whether([unchanged()]),
+            Look::of([]),
+            Look::of([serializable()]),
+            Look { conditions: vec![unchanged()], gets: vec![serializable()] },
+        ];
+        for look in looks {
+            // The client library shows its requests in no other way.
+            let request = format!("{:?}", look.txn("probe"));
+            assert_eq!(request.matches("serializable: false").count(), 1, "{request}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::{
     core::Core,
     error::{Effect, Failure, classify},
-    read::revision,
+    read::{Look, revision},
     session::Session,
     telemetry,
     transport::noted,
@@ -145,12 +145,13 @@ impl Core {
         self.call(operation, Repeat::Freely, request).await
     }
 
-    /// One transaction that only reads.
-    pub(crate) async fn look(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
+    /// One transaction that only reads, as of now.
+    pub(crate) async fn look(&self, operation: &'static str, look: Look) -> Result<TxnResponse, Failure> {
+        let txn = look.txn(&self.keys.probe());
         self.call(operation, Repeat::Freely, async |mut kv| kv.txn(txn.clone()).await).await
     }
 
-    /// One transaction that writes.
+    /// One transaction that writes in one of its branches at least; others are a [`Look`].
     pub(crate) async fn txn(&self, operation: &'static str, txn: Txn) -> Result<TxnResponse, Failure> {
         self.txn_from(operation, || txn.clone()).await
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, Home, LossReason, Owner, Result,
-    Scope, Turns, Version, Watch, Write,
+    Scope, Turns, Version, Watch, Write, backend::sleep,
 };
 
 use crate::{
@@ -78,7 +78,7 @@ impl ConfigCenter for Config {
         if !is_lost {
             return committed;
         }
-        tokio::time::sleep(NO_ANSWER).await;
+        sleep(NO_ANSWER).await;
         Err(Error::Timeout { operation: "commit", after: NO_ANSWER })
     }
 

@@ -2,17 +2,18 @@
 
 use std::{
     fmt,
-    sync::{Arc, MutexGuard},
+    sync::{Arc, MutexGuard, OnceLock},
 };
 
 use async_trait::async_trait;
 use coord_api::{
     Contact, Error, HEALTH_LIMIT, Health, LeaseHealth, LossReason, Lost, Owner, Result, Turns,
-    backend::{Place, Release, Views},
+    backend::{Driver, Place, Release, Views, driven, sleep_until, within},
 };
 use tokio::{
+    runtime::Handle,
     sync::{oneshot, watch},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use crate::{
@@ -29,12 +30,15 @@ pub(crate) struct Connection {
     link: watch::Receiver<Link>,
     views: Views,
     turns: Turns,
+    /// What drives the tasks of this client.
+    driver: OnceLock<Driver>,
 }
 
 impl Connection {
     pub(crate) fn open(store: Store, name: impl FnOnce(u64) -> Owner) -> Self {
         let (id, owner, link) = store.lock().open(name);
-        Self { store, id, owner, link, views: Views::default(), turns: Turns::new() }
+        let (views, turns, driver) = (Views::default(), Turns::new(), OnceLock::new());
+        Self { store, id, owner, link, views, turns, driver }
     }
 
     pub(crate) fn id(&self) -> ClientId {
@@ -66,6 +70,15 @@ impl Connection {
         &self.store
     }
 
+    /// Where a task is begun that goes on whoever drives the caller's runtime, as long as this client.
+    pub(crate) fn driven(&self) -> Handle {
+        let (runtime, driver) = driven();
+        if let Some(driver) = driver {
+            self.driver.get_or_init(|| driver);
+        }
+        runtime
+    }
+
     /// One call to the store, which waits while the client is stalled.
     pub(crate) async fn call(&self) -> Result<MutexGuard<'_, State>> {
         loop {
@@ -93,7 +106,7 @@ impl Connection {
                 return;
             };
             tokio::select! {
-                () = tokio::time::sleep_until(until) => drop(self.store.lock_now()),
+                () = sleep_until(until) => drop(self.store.lock_now()),
                 _ = link.changed() => {}
             }
         }
@@ -109,12 +122,12 @@ impl Connection {
 
     pub(crate) async fn health(&self) -> Result<Health> {
         let begun = Instant::now();
-        let answered = timeout(HEALTH_LIMIT, self.call()).await;
+        let answered = within(HEALTH_LIMIT, self.call()).await;
         let answered = answered.map(|answer| answer.map(drop));
         match answered {
-            Ok(Ok(())) => Ok(Health::new(begun.elapsed(), self.lease_health())),
-            Ok(Err(error)) => Err(error),
-            Err(_elapsed) => Err(Error::Timeout { operation: "health", after: HEALTH_LIMIT }),
+            Some(Ok(())) => Ok(Health::new(begun.elapsed(), self.lease_health())),
+            Some(Err(error)) => Err(error),
+            None => Err(Error::Timeout { operation: "health", after: HEALTH_LIMIT }),
         }
     }
 

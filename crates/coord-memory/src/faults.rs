@@ -214,7 +214,8 @@ impl Store {
     }
 
     /// Deletes any key that [`keys`](Self::keys) tells, as another program would, and tells whether it was
-    /// there. Who held it, or waited with it, loses it.
+    /// there. Who held it, or waited with it, loses it. Also `ids/<service>/stamped/<n>`, which is not among them: up to
+    /// when a [`Snowflake`](coord_api::Snowflake) may have made numbers with an id.
     ///
     /// ```
     /// use std::time::Duration;
@@ -285,6 +286,7 @@ impl State {
                 }
                 return exists;
             }
+            Location::Stamped(service, id) => return self.unstamp_id(&service, id),
             Location::Lock(name, place) => self.contender(&name, place).cloned(),
             Location::Id(service, id) => {
                 if self.wake_id(&service, id) {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 pub(crate) use pool::Pool;
 use pool::{Claimant, Granted};
 
-use crate::{connection::Connection, store::Grip};
+use crate::{connection::Connection, keys, store::Grip};
 
 fn number(id: u32) -> NonZeroU32 {
     NonZeroU32::new(id).expect("ids begin with 1")
@@ -83,7 +83,11 @@ impl Source {
 
 #[async_trait]
 impl IdSource for Source {
-    async fn claim(&self) -> Result<ClaimedId> {
+    fn bound(&self) -> u32 {
+        self.claimant.range.max_id
+    }
+
+    async fn wait_and_claim(&self) -> Result<ClaimedId> {
         loop {
             let (grip, granted) = match self.begin().await? {
                 Claim::Taken(id, grip) => {
@@ -123,9 +127,8 @@ impl std::fmt::Debug for StampsOf {
     }
 }
 
-#[async_trait]
-impl Stamps for StampsOf {
-    async fn stamp(&self, until: u64) -> Result<()> {
+impl StampsOf {
+    async fn write(&self, write: impl FnOnce(&mut Pool, u32) + Send) -> Result<()> {
         let connection = self.connection.upgrade().ok_or(Error::Closed)?;
         let mut state = connection.call().await?;
         let holds = state
@@ -133,11 +136,26 @@ impl Stamps for StampsOf {
             .is_some_and(|holder| (holder.lease, holder.revision) == (self.grip.lease, self.grip.revision));
         match state.ids.get_mut(&self.service).filter(|_| holds) {
             Some(pool) => {
-                pool.stamp(self.id, until);
+                write(pool, self.id);
                 Ok(())
             }
             None => Err(Error::Lost { reason: self.grip.hold.loss().unwrap_or(LossReason::Deleted) }),
         }
+    }
+}
+
+#[async_trait]
+impl Stamps for StampsOf {
+    async fn stamp(&self, until: u64) -> Result<()> {
+        self.write(|pool, id| pool.stamp(id, until)).await
+    }
+
+    async fn settle(&self, until: u64) -> Result<()> {
+        self.write(|pool, id| pool.settle(id, until)).await
+    }
+
+    fn key(&self) -> String {
+        keys::stamped(&self.service, self.id)
     }
 }
 

@@ -11,6 +11,8 @@ const CONFIG: &str = "config/";
 /// What is known about config values.
 const BESIDE: &str = "internal/config/";
 pub(crate) const SERVICES: &str = "services/";
+/// After the name of a service, in which a `/` is escaped.
+const STAMPED: &str = "/stamped";
 
 fn escape(name: &str) -> Cow<'_, str> {
     if name.contains('/') { name.replace('/', "%2F").into() } else { name.into() }
@@ -63,12 +65,19 @@ pub(crate) fn id(service: &ServiceName, id: u32) -> String {
     format!("ids/{}/{id}", escape(service.as_str()))
 }
 
+/// Up to when data may have been stamped with an id.
+pub(crate) fn stamped(service: &ServiceName, id: u32) -> String {
+    format!("ids/{}{STAMPED}/{id}", escape(service.as_str()))
+}
+
 /// Where in the store a key points.
 pub(crate) enum Location {
     /// Into a lock's queue.
     Lock(LockName, u64),
     /// To a taken id.
     Id(ServiceName, u32),
+    /// To the time up to which data may have been stamped with an id.
+    Stamped(ServiceName, u32),
     /// To an entry of the services or the config.
     Entry,
     /// Nowhere.
@@ -88,6 +97,14 @@ pub(crate) fn locate(key: &str) -> Location {
         && let Ok(name) = LockName::parse(&name)
     {
         return Location::Lock(name, place);
+    }
+    let stamped = |rest: &str| {
+        let (service, id) = rest.rsplit_once('/')?;
+        let service = unescape(service.strip_suffix(STAMPED).filter(|service| !service.contains('/'))?);
+        Some((ServiceName::parse(&service).ok()?, id.parse().ok()?))
+    };
+    if let Some((service, id)) = key.strip_prefix("ids/").and_then(stamped) {
+        return Location::Stamped(service, id);
     }
     if let Some((service, id)) = key.strip_prefix("ids/").and_then(numbered)
         && let (Ok(service), Ok(id)) = (ServiceName::parse(&service), id.try_into())
@@ -110,6 +127,10 @@ mod tests {
         let service = ServiceName::parse("a/b").unwrap();
         assert_eq!(id(&service, 3), "ids/a%2Fb/3");
         assert!(matches!(locate("ids/a%2Fb/3"), Location::Id(found, 3) if found == service));
+        assert_eq!(stamped(&service, 3), "ids/a%2Fb/stamped/3");
+        assert!(matches!(locate("ids/a%2Fb/stamped/3"), Location::Stamped(found, 3) if found == service));
+        let other = ServiceName::parse("a/stamped").unwrap();
+        assert!(matches!(locate(&id(&other, 3)), Location::Id(found, 3) if found == other));
         let instance_id = InstanceId::parse("host/1").unwrap();
         assert_eq!(instance(&service, &instance_id), "services/a%2Fb/host%2F1");
         assert_eq!(unescape("host%2F1"), "host/1");

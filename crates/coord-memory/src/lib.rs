@@ -22,6 +22,10 @@
 //! expiry takes no time. `tokio::time::advance` is a freeze of the whole process: no renewal is sent on the
 //! way, so what it jumps over expires, as it should. Let time pass with `tokio::time::sleep` to see renewals.
 //!
+//! # Executors
+//! Every call and every future works on any executor. Leases are renewed on a thread of coord's, also beside a runtime
+//! that nobody drives any more. Where a test pauses tokio's clock, everything is on the runtime of that test.
+//!
 //! # Faults
 //! What goes wrong in production can be made to go wrong in a test: cut a client off
 //! ([`Client::disconnect`]), stall it ([`Client::stall`]), fail its next calls ([`Client::fail_next`]), lose the
@@ -37,6 +41,8 @@
 mod client;
 mod config;
 mod connection;
+#[cfg(test)]
+mod executors;
 mod faults;
 mod ids;
 mod keys;

@@ -8,7 +8,6 @@ use coord_api::{
     Ttl, Watch,
     backend::{Place, Record, registration::Publish, service_events},
 };
-use tokio::runtime::Handle;
 
 use crate::{
     connection::Connection,
@@ -26,7 +25,7 @@ impl ServiceRegistry for Registry {
     async fn register(&self, service: ServiceInfo, ttl: Duration) -> Result<Registration> {
         service.validate()?;
         let publisher = Publisher { connection: self.0.clone(), ttl: Ttl::parse(ttl)? };
-        Registration::start(&Handle::current(), Arc::new(publisher), service).await
+        Registration::start(&self.0.driven(), Arc::new(publisher), service).await
     }
 
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>> {
@@ -56,7 +55,7 @@ impl ServiceRegistry for Registry {
     async fn view(&self, service: &str) -> Result<ServiceView> {
         let name = ServiceName::parse(service)?;
         self.0.check_open()?;
-        self.0.views().view(&Handle::current(), name, self.watch(service)).await
+        self.0.views().view(&self.0.driven(), name, self.watch(service)).await
     }
 }
 

@@ -2,10 +2,17 @@
 //!
 //! A client's keeper renews its leases at a third of their TTL, and ends what has expired in the store,
 //! whoever it belonged to: the client that should have renewed it may be gone. Every call does so too.
+//!
+//! A keeper is on the runtime of the call that started it, whose clock it needs where a test moves that. Nobody may drive
+//! that runtime any more, and there may be none. So where the clock is the machine's, another keeper of the same client
+//! is on a thread of coord's.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use coord_api::{Error, Hold, Lease, LeaseHealth, LossReason, Owner, Result, Ttl, backend::ContactSource};
+use coord_api::{
+    Error, Hold, Lease, LeaseHealth, LossReason, Owner, Result, Ttl,
+    backend::{ContactSource, Driver, is_machine_clock},
+};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -38,8 +45,20 @@ pub(crate) struct Session {
     /// The places that the client could not free while its link was down.
     unsent: Vec<(LeaseId, u64)>,
     keeper: Option<JoinHandle<()>>,
-    /// Tells the keeper that something may be due earlier than it knows.
-    pub(crate) wake: Arc<Notify>,
+    /// The keeper on coord's thread, which lives as long as the session.
+    driven: Option<(JoinHandle<()>, Driver)>,
+    /// Tells the keepers that something may be due earlier than they know.
+    pub(crate) wake: Wake,
+}
+
+/// Wakes both keepers of a client.
+#[derive(Clone, Default)]
+pub(crate) struct Wake([Arc<Notify>; 2]);
+
+impl Wake {
+    pub(crate) fn notify_one(&self) {
+        self.0.iter().for_each(|keeper| keeper.notify_one());
+    }
 }
 
 /// Where a client stands with the store.
@@ -115,14 +134,25 @@ impl Session {
         left.is_some()
     }
 
-    /// Starts the keeper, also anew when its runtime has been shut down. Without a runtime nothing can be
-    /// kept but by the calls themselves.
+    /// Starts the keepers, also anew when the runtime of one has been shut down.
     pub(crate) fn start_keeper(&mut self, store: &Shared, id: ClientId) {
+        let [here, on_thread] = &self.wake.0;
         if self.keeper.as_ref().is_none_or(JoinHandle::is_finished)
             && let Ok(runtime) = Handle::try_current()
         {
-            self.keeper = Some(runtime.spawn(keep(store.clone(), id, self.wake.clone())));
+            self.keeper = Some(runtime.spawn(keep(store.clone(), id, here.clone())));
         }
+        if self.driven.is_none() && is_machine_clock() {
+            let driver = Driver::get();
+            let keeper = driver.runtime().spawn(keep(store.clone(), id, on_thread.clone()));
+            self.driven = Some((keeper, driver));
+        }
+    }
+
+    /// Ends the keepers, which let go of the store then.
+    fn stop_keepers(&mut self) {
+        let driven = self.driven.take().map(|(keeper, _)| keeper);
+        self.keeper.take().into_iter().chain(driven).for_each(|keeper| keeper.abort());
     }
 }
 
@@ -150,7 +180,8 @@ impl State {
             missed: Vec::new(),
             unsent: Vec::new(),
             keeper: None,
-            wake: Arc::default(),
+            driven: None,
+            wake: Wake::default(),
         };
         self.sessions.insert(id, session);
         (id, owner, link)
@@ -284,9 +315,7 @@ impl State {
         session.leases.clear();
         session.link.send_modify(|link| link.closed = true);
         session.contact.lost();
-        if let Some(keeper) = session.keeper.take() {
-            keeper.abort();
-        }
+        session.stop_keepers();
         let up = session.is_up();
         let own = self.leases_of(client);
         for lease in &own {

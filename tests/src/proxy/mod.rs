@@ -11,7 +11,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -36,7 +36,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    target: Address,
+    target: Mutex<Address>,
     /// From clients to the server.
     up: Line,
     /// From the server to clients.
@@ -148,6 +148,12 @@ impl Proxy {
         self.shared.broken.send_modify(|times| *times += 1);
     }
 
+    /// Forwards to another `host:port` from now on; open connections are reset.
+    pub fn redirect(&self, target: String) {
+        *self.shared.target.lock().expect("nothing panics while this is locked") = Address::Tcp(target);
+        self.reset();
+    }
+
     /// How many bytes clients have sent so far.
     pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
@@ -160,9 +166,13 @@ impl Proxy {
 }
 
 impl Shared {
+    fn target(&self) -> Address {
+        self.target.lock().expect("nothing panics while this is locked").clone()
+    }
+
     fn new(target: Address, up: Line, down: Line, patience: Option<Duration>) -> Self {
         Self {
-            target,
+            target: Mutex::new(target),
             up,
             down,
             door: watch::Sender::new(Door::Open),

@@ -125,7 +125,7 @@ pub(super) async fn carry(mut client: Wire, shared: Arc<Shared>, mut broken: wat
             () = shared.up.passable() => {}
             _ = broken.changed() => return client.reset_when_closed(),
         }
-        let Ok(mut server) = shared.target.connect().await else {
+        let Ok(mut server) = shared.target().connect().await else {
             return client.reset_when_closed();
         };
         let reset = {

@@ -173,7 +173,7 @@ impl World for EtcdWorld {
         let is_entry = |key: &String| {
             let of_id = key.strip_prefix(&ids).and_then(|rest| rest.split('/').nth(1));
             !of_leases.iter().any(|prefix| key.starts_with(prefix))
-                && !matches!(of_id, Some("held" | "identity" | "stamped"))
+                && !matches!(of_id, Some("held" | "identity" | "stamped" | "vanished"))
         };
         let mut keys: Vec<_> = self.all().await.into_iter().map(|(key, _)| key).filter(is_entry).collect();
         keys.sort();

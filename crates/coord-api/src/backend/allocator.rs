@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::Place;
 use crate::{
@@ -60,27 +61,40 @@ impl IdRange {
 /// How a backend keeps, beside one held id, up to when data may have been stamped with it.
 #[async_trait]
 pub trait Stamps: fmt::Debug + Send + Sync + 'static {
-    /// Stores the time in milliseconds since 1970, if the id is still held by that very hold.
+    /// Stores the time in milliseconds since 1970, if the id is still held by that very hold. A later time that the same
+    /// hold has stored stays.
     ///
     /// # Errors
-    /// [`Error::Lost`] if it is not; others as the store answers.
+    /// [`Error::Lost`] if it is not held; others as the store answers.
     async fn stamp(&self, until: u64) -> Result<()>;
+
+    /// Stores the time, also if the same hold has stored a later one: nothing will be stamped any more.
+    ///
+    /// # Errors
+    /// As [`stamp`](Self::stamp).
+    async fn settle(&self, until: u64) -> Result<()>;
+
+    /// The key in the store under which people find that time.
+    fn key(&self) -> String;
 }
 
-/// How a backend claims ids of one service and range.
+/// How a backend claims ids of one service and range. If a future is dropped, nothing stays claimed.
 #[async_trait]
 pub trait IdSource: fmt::Debug + Send + Sync + 'static {
-    /// Waits for a free id and claims it. If the future is dropped, nothing stays claimed.
-    ///
-    /// # Errors
-    /// As [`InstanceIdAllocator::acquire_id`].
-    async fn claim(&self) -> Result<ClaimedId>;
+    /// The exclusive upper bound of the ids.
+    fn bound(&self) -> u32;
 
     /// Claims an id that is free now.
     ///
     /// # Errors
     /// [`Error::Exhausted`](crate::Error::Exhausted) when none is.
     async fn try_claim(&self) -> Result<ClaimedId>;
+
+    /// Waits for a free id and claims it, when [`try_claim`](Self::try_claim) has just found none.
+    ///
+    /// # Errors
+    /// As [`InstanceIdAllocator::acquire_id`].
+    async fn wait_and_claim(&self) -> Result<ClaimedId>;
 }
 
 /// Whether a user was told of an id. One that was claimed for a caller who had given up needs no rest when it is
@@ -121,41 +135,86 @@ impl ClaimedId {
 pub struct IdAllocator<S> {
     source: S,
     claimed: Mutex<Option<ClaimedId>>,
-    /// Held while an id is being acquired, so that two tasks end up with the same one.
-    acquiring: tokio::sync::Mutex<()>,
+    /// Tells those that wait that an id is held.
+    acquired: Notify,
+    /// Held while a free id is looked for, so that two tasks end up with the same one. Nobody waits for an id meanwhile.
+    trying: tokio::sync::Mutex<()>,
+    /// Held while an id is waited for, so that one allocator has one place among those that wait.
+    waiting: tokio::sync::Mutex<()>,
 }
 
 impl<S: IdSource> IdAllocator<S> {
     /// An allocator that holds nothing yet.
     pub fn new(source: S) -> Self {
-        Self { source, claimed: Mutex::new(None), acquiring: tokio::sync::Mutex::new(()) }
+        let (trying, waiting) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
+        Self { source, claimed: Mutex::new(None), acquired: Notify::new(), trying, waiting }
     }
 
     fn claimed(&self) -> std::sync::MutexGuard<'_, Option<ClaimedId>> {
         self.claimed.lock().expect("nothing panics while this is locked")
     }
 
-    async fn acquire(&self, claim: impl Future<Output = Result<ClaimedId>>) -> Result<NonZeroU32> {
-        let _one_at_a_time = self.acquiring.lock().await;
-        if let Some(id) = self.id() {
-            return Ok(id);
+    /// Keeps what was claimed, unless another task was faster: then that one's id counts, and this one is given back.
+    fn keep(&self, mut new: ClaimedId) -> NonZeroU32 {
+        let mut claimed = self.claimed();
+        if let Some(held) = claimed.as_ref().map(|claimed| &claimed.held).filter(|held| !held.is_lost()) {
+            let id = held.id();
+            // Nobody is told of it, and it is given back when nothing is locked any more.
+            drop(claimed);
+            return id;
         }
-        let claimed = claim.await?;
-        claimed.told.0.store(true, Ordering::SeqCst);
-        let id = claimed.held.id();
-        *self.claimed() = Some(claimed);
-        Ok(id)
+        new.told.0.store(true, Ordering::SeqCst);
+        new.held = new.held.below(self.source.bound());
+        let id = new.held.id();
+        let before = claimed.replace(new);
+        drop(claimed);
+        drop(before);
+        self.acquired.notify_waiters();
+        id
+    }
+
+    /// Waits until another task has an id.
+    async fn acquired_by_another(&self) -> NonZeroU32 {
+        loop {
+            // Registered before it is looked at, so that none is missed.
+            let acquired = self.acquired.notified();
+            if let Some(id) = self.id() {
+                return id;
+            }
+            acquired.await;
+        }
     }
 }
 
 #[async_trait]
 impl<S: IdSource> InstanceIdAllocator for IdAllocator<S> {
     async fn acquire_id(&self) -> Result<NonZeroU32> {
-        self.acquire(self.source.claim()).await
+        match self.try_acquire_id().await {
+            Err(Error::Exhausted { .. }) => {}
+            outcome => return outcome,
+        }
+        let claiming = async {
+            let _one_at_a_time = self.waiting.lock().await;
+            self.source.wait_and_claim().await.map(|claimed| self.keep(claimed))
+        };
+        tokio::select! {
+            biased;
+            id = self.acquired_by_another() => Ok(id),
+            id = claiming => id,
+        }
     }
 
     async fn try_acquire_id(&self) -> Result<NonZeroU32> {
-        self.acquire(self.source.try_claim()).await
+        let _one_at_a_time = self.trying.lock().await;
+        if let Some(id) = self.id() {
+            return Ok(id);
+        }
+        match self.source.try_claim().await {
+            Ok(claimed) => Ok(self.keep(claimed)),
+            // Perhaps because one that waits has just got it.
+            Err(error @ Error::Exhausted { .. }) => self.id().ok_or(error),
+            Err(error) => Err(error),
+        }
     }
 
     fn id(&self) -> Option<NonZeroU32> {
@@ -200,6 +259,12 @@ mod tests {
         async fn stamp(&self, _until: u64) -> Result<()> {
             Ok(())
         }
+        async fn settle(&self, _until: u64) -> Result<()> {
+            Ok(())
+        }
+        fn key(&self) -> String {
+            String::new()
+        }
     }
 
     #[async_trait]
@@ -210,17 +275,61 @@ mod tests {
         fn release_in_background(&self) {}
     }
 
-    #[async_trait]
-    impl IdSource for Counter {
-        async fn claim(&self) -> Result<ClaimedId> {
-            tokio::task::yield_now().await;
+    impl Counter {
+        fn claimed(&self) -> ClaimedId {
             let id = NonZeroU32::new(self.0.fetch_add(1, Ordering::SeqCst) + 1).expect("counts from 1");
             let hold = Hold::on(Lease::granted(Instant::now(), Duration::from_secs(10)));
-            Ok(ClaimedId::new(id, Place::new(hold, Nothing), Arc::new(Nothing), None, Told::default()))
+            ClaimedId::new(id, Place::new(hold, Nothing), Arc::new(Nothing), None, Told::default())
+        }
+    }
+
+    #[async_trait]
+    impl IdSource for Counter {
+        fn bound(&self) -> u32 {
+            1024
+        }
+        async fn try_claim(&self) -> Result<ClaimedId> {
+            tokio::task::yield_now().await;
+            Ok(self.claimed())
+        }
+        async fn wait_and_claim(&self) -> Result<ClaimedId> {
+            panic!("one is free");
+        }
+    }
+
+    /// None is free, until somebody frees one.
+    #[derive(Debug, Default)]
+    struct Full(Counter, Notify);
+
+    #[async_trait]
+    impl IdSource for Full {
+        fn bound(&self) -> u32 {
+            2
         }
         async fn try_claim(&self) -> Result<ClaimedId> {
             Err(Error::Exhausted { max: 2 })
         }
+        async fn wait_and_claim(&self) -> Result<ClaimedId> {
+            self.1.notified().await;
+            Ok(self.0.claimed())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_try_does_not_wait_for_a_task_that_waits() {
+        use futures::{FutureExt, poll};
+        let allocator = IdAllocator::new(Full::default());
+        let mut waiting = [allocator.acquire_id(), allocator.acquire_id()];
+        for waiting in &mut waiting {
+            assert!(poll!(waiting).is_pending());
+        }
+        let tried = allocator.try_acquire_id().now_or_never().expect("waits for nobody");
+        assert!(matches!(tried, Err(Error::Exhausted { max: 2 })), "{tried:?}");
+        allocator.source.1.notify_one();
+        for waiting in waiting {
+            assert_eq!(waiting.await.expect("one is free").get(), 1, "all have the same");
+        }
+        assert_eq!(allocator.try_acquire_id().await.expect("is held").get(), 1);
     }
 
     #[tokio::test]
@@ -229,6 +338,7 @@ mod tests {
         let (one, other) = tokio::join!(allocator.acquire_id(), allocator.acquire_id());
         assert_eq!(one.expect("claims"), other.expect("claims"));
         assert_eq!(allocator.try_acquire_id().await.expect("is held").get(), 1);
+        assert_eq!(allocator.source.0.load(Ordering::SeqCst), 1, "nothing was claimed twice");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! ([`Lease`](crate::Lease)), giving back what is held ([`Place`]), waiting in a queue ([`waiting`]), registrations that come back by
 //! themselves ([`registration`]), "at most one id" ([`IdAllocator`]), the decoding of watches
 //! ([`service_events`]), views ([`Views`]) and whether they are up to date ([`ContactSource`]). A backend adds what
-//! differs: how a place is taken, kept alive and given back. What stands on a backend shares by [`Sharing`].
+//! differs: how a place is taken, kept alive and given back. What stands on a backend shares by [`Sharing`]. Timers
+//! that need no runtime are here as well ([`sleep`], [`within`], [`driven`]).
 
 mod allocator;
 mod place;
@@ -19,6 +20,7 @@ pub use crate::{
     json::to_json,
     moment::Moment,
     names::{Shown, ShownPath},
+    timer::{Driver, after, driven, is_machine_clock, sleep, sleep_until, time_of_day, within},
 };
 pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps, Told};
 pub use place::{Place, Release};

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::Place;
-use crate::{Error, LossReason, Result, ServiceInfo, registry::check_metadata};
+use crate::{Error, LossReason, Result, ServiceInfo, registry::check_metadata, timer};
 
 /// How a backend writes a registration.
 #[async_trait]
@@ -189,7 +189,7 @@ impl Registration {
     /// ```
     pub async fn drain_for(self, grace: Duration) -> Result<()> {
         let outcome = self.deregister().await;
-        tokio::time::sleep(grace).await;
+        timer::sleep(grace).await;
         outcome
     }
 

@@ -2,12 +2,12 @@
 
 use std::{
     fmt,
-    num::NonZeroU32,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::{Error, Result};
+use super::{clock::Clock, millis};
+use crate::{Error, Result, timer::is_machine_clock};
 
 /// 2020-01-01T00:00:00Z in milliseconds since 1970.
 pub(super) const EPOCH: u64 = 1_577_836_800_000;
@@ -23,7 +23,7 @@ pub struct SnowflakeOptions {
     pub(super) sequence_bits: u32,
     epoch: SystemTime,
     pub(super) clock_step: Duration,
-    clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    clock: Option<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
 }
 
 impl Default for SnowflakeOptions {
@@ -34,7 +34,7 @@ impl Default for SnowflakeOptions {
             sequence_bits: 12,
             epoch: UNIX_EPOCH + Duration::from_millis(EPOCH),
             clock_step: Duration::from_secs(1),
-            clock: Arc::new(SystemTime::now),
+            clock: None,
         }
     }
 }
@@ -51,7 +51,8 @@ impl fmt::Debug for SnowflakeOptions {
 
 impl SnowflakeOptions {
     /// Sets how many bits are for the time, the worker and the sequence: from the highest to the lowest, at least one
-    /// each and at most 63 together, so that numbers are positive where 64 bits are signed.
+    /// each and at most 63 together, so that numbers are positive where 64 bits are signed. The largest id that the
+    /// allocator may get has to fit into those of the worker.
     #[must_use]
     pub fn bits(mut self, time: u32, worker: u32, sequence: u32) -> Self {
         (self.time_bits, self.worker_bits, self.sequence_bits) = (time, worker, sequence);
@@ -73,15 +74,25 @@ impl SnowflakeOptions {
         self
     }
 
-    /// Sets where the time comes from, for tests; the system's clock by default.
+    /// Sets where the time comes from, for tests. By default it is the system's clock, and where a test pauses tokio's
+    /// clock, the time of day goes as that does.
     #[must_use]
     pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.clock = Arc::new(clock);
+        self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// The epoch in milliseconds since 1970, if numbers can be made with this worker.
-    pub(super) fn check(&self, worker: NonZeroU32) -> Result<u64> {
+    /// The clock of a generator that starts here.
+    pub(super) fn chosen_clock(&self) -> Clock {
+        match &self.clock {
+            Some(clock) => Clock::Own(clock.clone()),
+            None if is_machine_clock() => Clock::System,
+            None => Clock::OfTimers,
+        }
+    }
+
+    /// The epoch in milliseconds since 1970, if numbers can be made `now` with all workers below `bound`.
+    pub(super) fn check(&self, bound: u32, now: u64) -> Result<u64> {
         let bits = [("time", self.time_bits), ("worker", self.worker_bits), ("sequence", self.sequence_bits)];
         if let Some((name, _)) = bits.iter().find(|(_, bits)| !(1..=61).contains(bits)) {
             return Err(Error::invalid("bits", format!("{name} needs 1 to 61 bits")));
@@ -90,16 +101,18 @@ impl SnowflakeOptions {
         if sum > 63 {
             return Err(Error::invalid("bits", format!("{sum} bits do not fit into 63")));
         }
-        if u64::from(worker.get()) >> self.worker_bits != 0 {
-            let reason = format!("{} for the worker are too few for the id {worker}", self.worker_bits);
+        let last = bound.saturating_sub(1);
+        if u64::from(last) >> self.worker_bits != 0 {
+            let bits = self.worker_bits;
+            let reason =
+                format!("{bits} for the worker are too few for the ids of this allocator, up to {last}");
             return Err(Error::invalid("bits", reason));
         }
         let Ok(epoch) = self.epoch.duration_since(UNIX_EPOCH) else {
             return Err(Error::invalid("epoch", "is before 1970"));
         };
-        // A time that does not fit is far in the future.
-        let epoch = u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX);
-        match self.now().checked_sub(epoch) {
+        let epoch = millis(epoch);
+        match now.checked_sub(epoch) {
             None => Err(Error::invalid("epoch", "is later than now")),
             Some(now) if now >> self.time_bits != 0 => {
                 let reason = format!("is so long ago that {} bits of milliseconds are over", self.time_bits);
@@ -107,10 +120,5 @@ impl SnowflakeOptions {
             }
             Some(_) => Ok(epoch),
         }
-    }
-
-    /// In milliseconds since 1970; 0 for a clock that is wrong by so much.
-    pub(super) fn now(&self) -> u64 {
-        (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
     }
 }

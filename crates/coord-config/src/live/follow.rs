@@ -28,6 +28,9 @@ use crate::{Instance, gray};
 /// How long a difference to the store may be explained by an event that is on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
+/// The longest time between two looks, also if more is asked for: later moments are beyond what timers can count.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// A place that a live value is made of.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
@@ -258,7 +261,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
 
     fn next_look(&self) -> Instant {
         let every = self.rules.reconcile_every.unwrap_or(Duration::from_secs(300));
-        Instant::now() + every.mul_f64(0.9 + 0.2 * fastrand::f64())
+        Instant::now() + every.min(LONGEST).mul_f64(0.9 + 0.2 * fastrand::f64())
     }
 
     /// Whether the store has something else than we know. A store that does not answer has not.

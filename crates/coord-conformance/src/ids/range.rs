@@ -145,6 +145,26 @@ tests! { "ids";
         expect_exhausted(2, one.try_acquire_id().await);
     }
 
+    /// Contract 6: a try does not wait while another task waits with the same allocator, and takes part in what that one
+    /// gets.
+    async fn a_try_does_not_wait_for_a_task_that_waits(world: &dyn World) {
+        let (one, other) = (world.client().await.ids_at_once("svc", 2), world.client().await.ids_at_once("svc", 2));
+        acquire(&*one).await;
+        let waiter = spawn({
+            let other = other.clone();
+            async move { other.acquire_id().await.expect("becomes free").get() }
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for _ in 0..3 {
+            expect_exhausted(2, within(LIMIT, other.try_acquire_id()).await);
+        }
+        assert!(!waiter.is_finished(), "the only id is held");
+        one.release_id().await.expect("is held");
+        assert_eq!(waiter.join().await, 1);
+        assert_eq!(other.try_acquire_id().await.expect("is held").get(), 1);
+        assert_eq!(world.keys().await.len(), 1);
+    }
+
     /// Contract 5: those who wait for an id get one in the order in which they came.
     async fn waiters_are_served_in_order(world: &dyn World) {
         let holder = world.client().await.ids_at_once("svc", 2);

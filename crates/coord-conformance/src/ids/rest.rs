@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::acquire;
 use crate::{
+    World,
     expect::{expect_closed, expect_invalid},
     suite::tests,
     tools::{LIMIT, SHORT, eventually, spawn, within},
@@ -21,6 +22,18 @@ async fn time_to_get(allocator: &dyn coord_api::InstanceIdAllocator) -> Duration
     let start = Instant::now();
     within(LIMIT * 2, allocator.acquire_id()).await.expect("becomes free");
     start.elapsed()
+}
+
+/// Looks for an id of a range of one as a process does that ends when there is none.
+async fn look_once(world: &dyn World) -> Option<std::num::NonZeroU32> {
+    let client = world.client().await;
+    let looked = within(LIMIT, client.ids("svc", 2).try_acquire_id()).await;
+    client.close().await;
+    match looked {
+        Ok(id) => Some(id),
+        Err(Error::Exhausted { max: 2 }) => None,
+        Err(error) => panic!("{error:?}"),
+    }
 }
 
 tests! { "ids";
@@ -69,6 +82,43 @@ tests! { "ids";
         let next = other.ids_at_once("svc", 2);
         within(LIMIT * 2, next.acquire_id()).await.expect("becomes free");
         assert_eq!(held.id(), None, "two holders by their own belief");
+    }
+
+    /// Contract 3: the id of a crashed holder is free after its lease and one rest, also if nobody who looks for one stays
+    /// for longer than a moment.
+    async fn an_id_comes_back_though_nobody_stays_to_wait(world: &dyn World) {
+        let holder = world.client().await;
+        let held = holder.ids("svc", 2);
+        acquire(&*held).await;
+        holder.link.cut();
+        let cut = Instant::now();
+        while look_once(world).await.is_none() {
+            assert!(cut.elapsed() < LIMIT, "it is not free {:?} after the crash", cut.elapsed());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(held.id(), None, "two holders by their own belief");
+    }
+
+    /// Contract 2: an operator who revokes leases again and again shortens no rest for those who come and go.
+    async fn revocations_shorten_no_rest(world: &dyn World) {
+        let holder = world.client().await;
+        let held = holder.ids_at_once("svc", 2);
+        acquire(&*held).await;
+        holder.link.cut();
+        let cut = Instant::now();
+        loop {
+            // Half-way only, so that there comes an end to it.
+            if cut.elapsed() < SHORT * 2 {
+                world.revoke_leases().await;
+            }
+            let found = look_once(world).await;
+            assert!(found.is_none() || held.id().is_none(), "two holders by their own belief");
+            if found.is_some() {
+                break;
+            }
+            assert!(cut.elapsed() < LIMIT * 2, "it is not free {:?} after the crash", cut.elapsed());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Contract 3: an id that was claimed for a caller who had given up meanwhile needs no rest: nobody knew of it.

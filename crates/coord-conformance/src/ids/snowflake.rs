@@ -93,7 +93,7 @@ tests! { "ids";
         acquire(&*allocator).await;
         let slow = options().clock(|| SystemTime::now() - Duration::from_secs(3600));
         let refused = within(LIMIT, Snowflake::start_with(&*allocator, slow)).await;
-        assert!(matches!(refused, Err(Error::ClockWentBack { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Error::ClockWentBack { mark: Some(_), .. })), "{refused:?}");
     }
 
     /// Contract 4: the same holds for one that is cut off: its last numbers are smaller than the first of the next.
@@ -111,5 +111,74 @@ tests! { "ids";
         assert!(last > 0 && old.id().is_none());
         within(LIMIT * 2, new.acquire_id()).await.expect("becomes free");
         assert!(start(&*new).await.next_id().await.expect("is held") > last);
+    }
+
+    /// Contract 12: an allocator that may get ids which do not fit into the bits of the worker is refused, whichever id it
+    /// got.
+    async fn bits_have_to_fit_the_bound(world: &dyn World) {
+        let client = world.client().await;
+        for (max_id, fits) in [(1024, true), (1025, false), (4096, false)] {
+            let allocator = client.ids("svc", max_id);
+            acquire(&*allocator).await;
+            match Snowflake::start_with(&*allocator, options()).await {
+                Ok(_) => assert!(fits, "{max_id}"),
+                Err(Error::InvalidArgument { field, reason }) => {
+                    assert!(!fits && field == "bits" && reason.contains("10"), "{max_id}: {field} {reason}");
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    /// Contract 4: with the system's clock a restart waits for what was reserved, and no longer by any clock.
+    async fn a_restart_waits_for_one_ttl_by_every_clock(world: &dyn World) {
+        let range = || IdOptions::new("svc", 2).identity("web").quarantine(Duration::ZERO);
+        let (begun, start) = (std::time::Instant::now(), tokio::time::Instant::now());
+        let mut last = 0;
+        for _ in 0..2 {
+            let allocator = world.client().await.ids_with(range());
+            acquire(&*allocator).await;
+            let snowflake = within(LIMIT, Snowflake::start(&*allocator)).await.expect("an id is held");
+            let number = snowflake.next_id().await.expect("is held");
+            assert!(number > last);
+            last = number;
+            // Without `finish`, as by a crash, but at once.
+            drop(snowflake);
+            allocator.release_id().await.expect("is held");
+        }
+        assert!(start.elapsed() < LIMIT && begun.elapsed() < LIMIT, "{:?}", start.elapsed());
+    }
+
+    /// Contract 4: an id whose earlier holder had a clock that was years ahead is told as such, and is not handed out
+    /// while there are others.
+    async fn an_id_from_the_future_is_told_and_others_come_first(world: &dyn World) {
+        const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+        let range = |max_id| IdOptions::new("svc", max_id).quarantine(Duration::ZERO);
+        let client = world.client().await;
+        let ahead = client.ids_with(range(2));
+        acquire(&*ahead).await;
+        let fast = options().clock(|| SystemTime::now() + YEARS);
+        drop(within(LIMIT, Snowflake::start_with(&*ahead, fast)).await.expect("an id is held"));
+        ahead.release_id().await.expect("is held");
+
+        // All the others are taken first, however often each was free.
+        for _ in 0..20 {
+            let others = [client.ids_with(range(4)), client.ids_with(range(4))];
+            for other in &others {
+                assert_ne!(acquire(&**other).await, 1, "it is from the future");
+            }
+            for other in others {
+                other.release_id().await.expect("is held");
+            }
+        }
+        let last = client.ids_with(range(2));
+        assert_eq!(acquire(&*last).await, 1, "it is as good as any for those who make no numbers");
+        let told = match within(LIMIT, Snowflake::start_with(&*last, options())).await {
+            Err(error @ Error::ClockWentBack { mark: Some(_), .. }) => error,
+            other => panic!("{other:?}"),
+        };
+        let Error::ClockWentBack { by, mark: Some(mark) } = &told else { unreachable!() };
+        assert!(*by > YEARS - LIMIT && mark.ends_with("svc/stamped/1"), "{told}");
+        assert!(told.to_string().contains("the clock of an earlier holder was ahead"), "{told}");
     }
 }

@@ -1,12 +1,17 @@
 //! One transaction that takes the first free one of some ids, or else tells which ids are not free.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use coord_api::backend::IdRange;
 use etcd_client::{
     Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 
 use super::pick::Listed;
-use crate::{keys::Keys, read::pairs};
+use crate::{
+    keys::Keys,
+    read::{Look, pairs},
+};
 
 /// Whether a free id may be taken while others wait for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +88,7 @@ impl Claim<'_> {
                 Some(name) => TxnOp::put(identity, name.as_str(), None),
                 None => TxnOp::delete(identity, None),
             },
+            TxnOp::delete(keys.id_vanished(service, id), None),
             TxnOp::get(keys.id_stamped(service, id), None),
         ]
     }
@@ -98,15 +104,35 @@ impl Claim<'_> {
                 (succeeded, answers) = (next.succeeded(), next.op_responses());
             }
         }
-        let numbers = |answer: Option<&TxnOpResponse>| -> Vec<(u32, i64)> {
-            pairs(answer).iter().filter_map(|kv| Some((number(kv)?, kv.mod_revision()))).collect()
-        };
         Answer::Listed(Listed {
-            taken: numbers(answers.first()).into_iter().map(|(id, _)| id).collect(),
-            marked: numbers(answers.get(1)).into_iter().collect(),
+            taken: numbers(answers.first()).map(|(id, _)| id).collect(),
+            marked: numbers(answers.get(1)).collect(),
             queued: !pairs(answers.get(2)).is_empty(),
         })
     }
+
+    /// The look for ids with which a generator can be started, and how its answer is read: others count as taken.
+    pub(super) fn better(keys: &Keys, range: &IdRange) -> Look {
+        let below = || GetOptions::new().with_prefix();
+        Look::of([
+            TxnOp::get(keys.ids(&range.service), Some(below().with_keys_only())),
+            TxnOp::get(keys.id_marks(&range.service), Some(below().with_keys_only())),
+            TxnOp::get(keys.id_stamps(&range.service), Some(below())),
+        ])
+    }
+
+    pub(super) fn read_better(answer: &TxnResponse, ttl: Duration) -> Listed {
+        let answers = answer.op_responses();
+        let ahead =
+            pairs(answers.get(2)).iter().filter(|kv| Stamped::of(kv).is_ahead(ttl)).filter_map(number);
+        let taken = numbers(answers.first()).map(|(id, _)| id).chain(ahead).collect();
+        Listed { taken, marked: numbers(answers.get(1)).collect(), queued: false }
+    }
+}
+
+/// The ids in an answer, with the revisions of their keys.
+fn numbers(answer: Option<&TxnOpResponse>) -> impl Iterator<Item = (u32, i64)> {
+    pairs(answer).iter().filter_map(|kv| Some((number(kv)?, kv.mod_revision())))
 }
 
 pub(super) fn number(kv: &KeyValue) -> Option<u32> {
@@ -122,9 +148,21 @@ pub(super) struct Stamped {
     pub(super) revision: i64,
 }
 
+impl Stamped {
+    fn of(kv: &KeyValue) -> Self {
+        let until = kv.value_str().ok().and_then(|until| until.parse().ok());
+        Self { until, revision: kv.mod_revision() }
+    }
+
+    /// Whether no holder whose clock is that of this machine has stamped that far: each stamps one TTL ahead.
+    pub(super) fn is_ahead(&self, ttl: Duration) -> bool {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let latest = (since + ttl + Duration::from_secs(1)).as_millis();
+        self.until.is_some_and(|until| u128::from(until) > latest)
+    }
+}
+
 /// What the answer to a get of it tells.
 pub(super) fn stamped(answer: Option<&TxnOpResponse>) -> Stamped {
-    let Some(kv) = pairs(answer).first() else { return Stamped::default() };
-    let until = kv.value_str().ok().and_then(|until| until.parse().ok());
-    Stamped { until, revision: kv.mod_revision() }
+    pairs(answer).first().map(Stamped::of).unwrap_or_default()
 }

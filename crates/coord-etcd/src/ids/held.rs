@@ -3,8 +3,7 @@
 //! The key of an id lives on the lease of its holder. Beside it is a mark without a lease: should the key vanish,
 //! nobody can tell whether its lease was over or was revoked by an operator, and in the latter case the holder
 //! believes in it until its next renewal. So nobody takes a marked id. Its holder ends the mark when it knows that it
-//! lost, and lets the id rest. If the holder is gone, whoever wants the id ends the mark, a rest by its own clock after
-//! it saw that the key had vanished: no lease is asked for that, since an operator may revoke that one as well.
+//! lost, and lets the id rest. If the holder is gone, those who want the id end the mark, as `vanished.rs` says.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,7 +11,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,13 +31,15 @@ use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
     gate::Mark,
-    read::{self, pairs},
+    read::{self, Look, pairs},
     request::Repeat,
     session::Session,
 };
 
-/// How many ids one transaction lets rest; each is at most three operations.
-const AT_ONCE: usize = 40;
+/// How many ids one transaction lets rest, or looks at; each is at most four operations.
+pub(super) const AT_ONCE: usize = 30;
+
+/// The longest pause between two tries of what is refused.
 
 /// The ids that a client holds, or has not let rest yet.
 #[derive(Debug, Default)]
@@ -65,13 +66,13 @@ impl HeldIds {
     }
 
     /// Those of some marks that are not about to be ended already.
-    fn begin_ending(&self, service: &ServiceName, marks: Vec<(u32, i64)>) -> Vec<(u32, i64)> {
+    pub(super) fn begin_ending(&self, service: &ServiceName, marks: Vec<(u32, i64)>) -> Vec<(u32, i64)> {
         let mut ending = self.ending.lock().expect("nothing panics while this is locked");
         let is_new = |(id, revision): &(u32, i64)| ending.insert((service.clone(), *id, *revision));
         marks.into_iter().filter(is_new).collect()
     }
 
-    fn end_ending(&self, service: &ServiceName, marks: &[(u32, i64)]) {
+    pub(super) fn end_ending(&self, service: &ServiceName, marks: &[(u32, i64)]) {
         let mut ending = self.ending.lock().expect("nothing panics while this is locked");
         for (id, revision) in marks {
             ending.remove(&(service.clone(), *id, *revision));
@@ -109,6 +110,8 @@ impl Held {
             held: self.clone(),
             hold: hold.clone(),
             written: AtomicI64::new(stamped.revision),
+            latest: AtomicU64::new(0),
+            key: core.keys.id_stamped(&self.service, self.id),
         });
         let told = Told::default();
         let release = IdRelease { shared: shared.clone(), held: self, told: told.clone() };
@@ -173,7 +176,7 @@ impl Core {
     async fn look_for(&self, held: &Held, lease: i64) -> Option<LossReason> {
         let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
         let unchanged = [key, mark].map(|key| Compare::mod_revision(key, CompareOp::Equal, held.revision));
-        if self.look("guard an id", Txn::new().when(unchanged)).await.ok()?.succeeded() {
+        if self.look("guard an id", Look::whether(unchanged)).await.ok()?.succeeded() {
             return None;
         }
         let ask = |_| async { self.lease().time_to_live(lease, None).await };
@@ -197,7 +200,9 @@ impl Core {
             None => TxnOp::delete(key, None),
         };
         let rest = TxnOp::txn(Txn::new().when(of_another).or_else([rest]));
-        TxnOp::txn(Txn::new().when([marked]).and_then([TxnOp::delete(mark, None), rest]))
+        // Another client may have taken this one for vanished.
+        let note = TxnOp::delete(self.keys.id_vanished(&held.service, held.id), None);
+        TxnOp::txn(Txn::new().when([marked]).and_then([TxnOp::delete(mark, None), note, rest]))
     }
 
     async fn grant_rest(&self, rest: Duration) -> Result<i64, Failure> {
@@ -210,7 +215,12 @@ impl Core {
     /// Lets an id rest, until it is done or the client is closed, which does it as well.
     async fn rest_soon(self: Arc<Self>, held: Held) {
         let what = format!("id {} of {}", held.id, held.service);
-        let rest = || async { self.rest(std::slice::from_ref(&held)).await.map(drop) };
+        let rest = || async {
+            match self.rest(std::slice::from_ref(&held)).await {
+                Err(Failure { error: Error::NoSpace { .. }, .. }) => self.vacate(&held).await.map(drop),
+                outcome => outcome.map(drop),
+            }
+        };
         if self.clean_up(&what, self.closed(), rest).await {
             self.held_ids.remove(&held);
         }
@@ -226,57 +236,6 @@ impl Core {
         for outcome in futures::future::join_all(all).await {
             if let Err(Failure { error, .. }) = outcome {
                 tracing::debug!(%error, "ids will be released by those who want them");
-            }
-        }
-    }
-
-    /// Ends the marks of ids whose holders vanished, when these can not believe in them any more and the ids have
-    /// rested.
-    pub(super) fn end_vanished_later(self: &Arc<Self>, service: &ServiceName, marks: Vec<(u32, i64)>) {
-        let marks = self.held_ids.begin_ending(service, marks);
-        if marks.is_empty() {
-            return;
-        }
-        for some in marks.chunks(AT_ONCE) {
-            let (core, service, some) = (self.clone(), service.clone(), some.to_vec());
-            self.runtime.spawn(async move {
-                tokio::select! {
-                    () = core.closed() => {}
-                    () = core.end_vanished(&service, &some) => {}
-                }
-                core.held_ids.end_ending(&service, &some);
-            });
-        }
-    }
-
-    async fn end_vanished(&self, service: &ServiceName, marks: &[(u32, i64)]) {
-        let looks: Vec<_> =
-            marks.iter().map(|(id, _)| TxnOp::get(self.keys.id_mark(service, *id), None)).collect();
-        let Some(found) = self.txn_in_time(looks).await else { return };
-        let found = found.iter().filter_map(|found| Record::read(pairs(Some(found)).first()?.value()));
-        let rest = found.map(|record| record.rest).max().unwrap_or(self.id_ttl.as_duration());
-        tracing::debug!(%service, count = marks.len(), ?rest, "ids rest whose holders vanished");
-        tokio::time::sleep(rest).await;
-        let ends = marks.iter().map(|(id, revision)| {
-            let mark = self.keys.id_mark(service, *id);
-            let same = Compare::mod_revision(mark.as_str(), CompareOp::Equal, *revision);
-            TxnOp::txn(Txn::new().when([same]).and_then([TxnOp::delete(mark, None)]))
-        });
-        self.txn_in_time(ends.collect()).await;
-    }
-
-    /// One transaction that may be repeated, as soon as etcd can be reached; `None` if it is refused.
-    pub(super) async fn txn_in_time(&self, operations: Vec<TxnOp>) -> Option<Vec<TxnOpResponse>> {
-        loop {
-            match self.txn("claim an id", Txn::new().and_then(operations.clone())).await {
-                Ok(answer) => return Some(answer.op_responses()),
-                Err(Failure { error, .. }) if may_pass(&error) => {
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(250..750))).await;
-                }
-                Err(Failure { error, .. }) => {
-                    tracing::warn!(%error, "ids that nobody holds are not freed");
-                    return None;
-                }
             }
         }
     }
@@ -354,6 +313,9 @@ struct StampsOf {
     hold: Hold,
     /// The revision of the last stamp that is known of.
     written: AtomicI64,
+    /// The latest time that this hold has stored.
+    latest: AtomicU64,
+    key: String,
 }
 
 impl fmt::Debug for StampsOf {
@@ -362,17 +324,20 @@ impl fmt::Debug for StampsOf {
     }
 }
 
-#[async_trait]
-impl Stamps for StampsOf {
-    async fn stamp(&self, until: u64) -> Result<()> {
+impl StampsOf {
+    /// Writes a time, unless `is_enough` says of what this hold has written meanwhile that it will do.
+    async fn write(&self, until: u64, is_enough: impl Fn(u64) -> bool) -> Result<()> {
         let core = self.core.upgrade().ok_or(Error::Closed)?;
         core.check_open()?;
         let Held { service, id, revision, .. } = &self.held;
-        let (mark, stamp) = (core.keys.id_mark(service, *id), core.keys.id_stamped(service, *id));
+        let (mark, stamp) = (core.keys.id_mark(service, *id), &self.key);
         loop {
             let written = self.written.load(Ordering::SeqCst);
+            if is_enough(self.latest.load(Ordering::SeqCst)) {
+                return Ok(());
+            }
             // A stamp that was given up on its way must not arrive after this one, and take time back.
-            let unchanged = [(&mark, *revision), (&stamp, written)]
+            let unchanged = [(&mark, *revision), (stamp, written)]
                 .map(|(key, at)| Compare::mod_revision(key.as_str(), CompareOp::Equal, at));
             let txn = Txn::new()
                 .when(unchanged)
@@ -380,7 +345,9 @@ impl Stamps for StampsOf {
                 .or_else([TxnOp::get(mark.as_str(), None), TxnOp::get(stamp.as_str(), None)]);
             let answer = core.txn("stamp with an id", txn).await?;
             if answer.succeeded() {
-                self.written.store(read::revision(answer.header()), Ordering::SeqCst);
+                // In this order: who sees the new revision sees the new time.
+                self.latest.fetch_max(until, Ordering::SeqCst);
+                self.written.fetch_max(read::revision(answer.header()), Ordering::SeqCst);
                 return Ok(());
             }
             let found = answer.op_responses();
@@ -388,7 +355,27 @@ impl Stamps for StampsOf {
                 self.hold.end(LossReason::Deleted);
                 return self.hold.check();
             }
-            self.written.store(stamped(found.get(1)).revision, Ordering::SeqCst);
+            let found = stamped(found.get(1));
+            // What was written since the claim is of this hold: no other one has its mark.
+            if found.revision > *revision {
+                self.latest.fetch_max(found.until.unwrap_or_default(), Ordering::SeqCst);
+            }
+            self.written.store(found.revision, Ordering::SeqCst);
         }
+    }
+}
+
+#[async_trait]
+impl Stamps for StampsOf {
+    async fn stamp(&self, until: u64) -> Result<()> {
+        self.write(until, |latest| latest >= until).await
+    }
+
+    async fn settle(&self, until: u64) -> Result<()> {
+        self.write(until, |_| false).await
+    }
+
+    fn key(&self) -> String {
+        self.key.clone()
     }
 }

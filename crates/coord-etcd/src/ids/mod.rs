@@ -4,6 +4,7 @@ mod claim;
 mod held;
 mod pick;
 mod record;
+mod vanished;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use coord_api::{
     Error, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, Result, ServiceName,
     backend::{ClaimedId, IdAllocator, IdRange, IdSource},
 };
-use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, TxnOp};
 use tokio::time::Instant;
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     error::{Effect, Failure, may_pass},
     keys::Range,
     queue::Spot,
-    read::pairs,
+    read::{Look, pairs},
     session::Session,
     watch::hub::{Delivery, Subscription},
 };
@@ -67,15 +68,8 @@ struct Source {
 
 #[async_trait]
 impl IdSource for Source {
-    async fn claim(&self) -> Result<ClaimedId> {
-        let source = self.clone();
-        owned(&self.shared.core.runtime, move |mut gone| async move {
-            match source.claim_now().await? {
-                Some(claimed) => Ok(claimed),
-                None => source.wait_and_claim(&mut gone).await,
-            }
-        })
-        .await
+    fn bound(&self) -> u32 {
+        self.range.max_id
     }
 
     async fn try_claim(&self) -> Result<ClaimedId> {
@@ -85,15 +79,28 @@ impl IdSource for Source {
         })
         .await
     }
+
+    async fn wait_and_claim(&self) -> Result<ClaimedId> {
+        let source = self.clone();
+        let wait = move |mut gone| async move { source.wait_in_queue(&mut gone).await };
+        owned(&self.shared.core.runtime, wait).await
+    }
 }
 
 /// What came of looking for a free id.
 enum Found {
-    Claimed(ClaimedId),
+    Claimed(Box<Claimed>),
     /// Others came earlier.
     Queue,
     /// None is free.
     Full,
+}
+
+/// An id that was claimed, and up to when data may have been stamped with it.
+struct Claimed {
+    id: u32,
+    stamped: Stamped,
+    claimed: ClaimedId,
 }
 
 impl Source {
@@ -108,7 +115,7 @@ impl Source {
         loop {
             let claim = |session| self.claim_free(session, Order::BehindTheQueue);
             match core.on_session(core.id_ttl, claim).await {
-                Ok(Found::Claimed(claimed)) => return Ok(Some(claimed)),
+                Ok(Found::Claimed(claimed)) => return Ok(Some(claimed.claimed)),
                 Ok(Found::Queue | Found::Full) => return Ok(None),
                 // What this claim may have taken is given back; the next has another value.
                 Err(error) => core.begin_anew(begun, error).await?,
@@ -116,19 +123,49 @@ impl Source {
         }
     }
 
-    /// First tries ids of which it knows nothing, then some of those that it was told to be free.
+    /// Takes a free id; rather one with which a generator can be started than one whose earlier holder had a clock that
+    /// was ahead. The id that belongs to the identity is taken as it is.
     async fn claim_free(&self, session: Arc<Session>, order: Order) -> Result<Found> {
+        let (core, max_id) = (self.core(), self.range.max_id);
+        let (own, tries) = match &self.range.identity {
+            Some(identity) => self.look_for_own(identity).await?,
+            None => (None, pick::some_of(max_id)),
+        };
+        let own_id = own.as_ref().map(|own| own.id);
+        let found = self.claim_some(session.clone(), order, own, tries).await?;
+        let ttl = session.lease.ttl();
+        match &found {
+            Found::Claimed(claimed) if claimed.stamped.is_ahead(ttl) && own_id != Some(claimed.id) => {}
+            _ => return Ok(found),
+        }
+        let better = core.look("claim an id", Claim::better(&core.keys, &self.range)).await;
+        let better =
+            better.map(|answer| Claim::read_better(&answer, ttl).some_free(max_id)).unwrap_or_default();
+        if !better.is_empty()
+            && let Ok(Found::Claimed(other)) = self.claim_some(session, order, None, better).await
+            && !other.stamped.is_ahead(ttl)
+        {
+            // The first one is given back; it need not rest, since nobody was told of it.
+            return Ok(Found::Claimed(other));
+        }
+        Ok(found)
+    }
+
+    /// First tries some ids, then some of those that it was told to be free.
+    async fn claim_some(
+        &self,
+        session: Arc<Session>,
+        order: Order,
+        own: Option<Candidate>,
+        mut tries: Vec<u32>,
+    ) -> Result<Found> {
         let core = self.core();
         let (attempt, max_id) = (core.next_attempt(), self.range.max_id);
         let record = Record::held(&core.owner, &self.range, session.lease.ttl(), attempt);
         let value = record.to_bytes();
         let (keys, range) = (&core.keys, &*self.range);
         let claim = Claim { keys, range, order, value: &value, lease: session.id };
-        let (own, mut tries) = match &range.identity {
-            Some(identity) => self.look_for_own(identity).await?,
-            None => (None, pick::some_of(max_id)),
-        };
-        let mut own = own;
+        let (mut own, mut has_freed) = (own, false);
         loop {
             let candidates: Vec<_> =
                 own.take().into_iter().chain(tries.iter().map(|id| claim.free(*id))).collect();
@@ -140,9 +177,16 @@ impl Source {
                     Answer::Listed(listed) => {
                         let is_late = listed.queued && order == Order::BehindTheQueue;
                         tries = if is_late { Vec::new() } else { listed.some_free(max_id) };
+                        if tries.is_empty() && !std::mem::replace(&mut has_freed, true) {
+                            // Before anybody is told that there is none: a caller may look once, and be gone.
+                            tries = core.free_vanished(&range.service, listed.vanished(max_id)).await;
+                            tries.truncate(pick::TRIES);
+                        }
+                        if is_late {
+                            return Ok(Found::Queue);
+                        }
                         if tries.is_empty() {
-                            core.end_vanished_later(&range.service, listed.vanished(max_id));
-                            return Ok(if is_late { Found::Queue } else { Found::Full });
+                            return Ok(Found::Full);
                         }
                         continue;
                     }
@@ -169,7 +213,8 @@ impl Source {
             tracing::debug!(service = %range.service, id, "instance id claimed");
             let (service, rest) = (range.service.clone(), range.quarantine);
             let held = Held { service, id, revision, record, rest, session };
-            return Ok(Found::Claimed(held.into_claimed(&self.shared, stamped)));
+            let claimed = held.into_claimed(&self.shared, stamped);
+            return Ok(Found::Claimed(Box::new(Claimed { id, stamped, claimed })));
         }
     }
 
@@ -177,7 +222,7 @@ impl Source {
     async fn look_for_own(&self, identity: &str) -> Result<(Option<Candidate>, Vec<u32>)> {
         let (core, service) = (self.core(), &self.range.service);
         let below = || Some(GetOptions::new().with_prefix());
-        let look = Txn::new().and_then([
+        let look = Look::of([
             TxnOp::get(core.keys.id_identities(service), below()),
             TxnOp::get(core.keys.ids(service), below()),
         ]);
@@ -216,7 +261,7 @@ impl Source {
             keys.map(|key| TxnOp::get(key, None))
         });
         let looks: Vec<_> = looks.collect();
-        let found = core.look("claim an id", Txn::new().and_then(looks)).await?.op_responses();
+        let found = core.look("claim an id", Look::of(looks)).await?.op_responses();
         Ok(ids.iter().zip(found.chunks(2)).find_map(|(id, found)| {
             let kv = pairs(found.first()).first().filter(|kv| kv.value() == value)?;
             Some((*id, kv.mod_revision(), stamped(found.get(1))))
@@ -224,7 +269,7 @@ impl Source {
     }
 
     /// Waits for an id, whatever becomes of the lease and of the way to etcd meanwhile.
-    async fn wait_and_claim(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
+    async fn wait_in_queue(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
         loop {
             let error = match self.claim_in_turn(gone).await {
                 Err(error @ Error::Lost { .. }) => error,
@@ -279,7 +324,7 @@ impl Source {
             }
             loop {
                 match self.claim_free(session.clone(), Order::AtTheHead).await {
-                    Ok(Found::Claimed(claimed)) => return Ok(claimed),
+                    Ok(Found::Claimed(claimed)) => return Ok(claimed.claimed),
                     Ok(_) => {}
                     Err(error) if may_pass(&error) => tokio::select! {
                         () = gone.wait() => return Err(Error::Closed),

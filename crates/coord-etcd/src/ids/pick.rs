@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many ids one transaction tries. With half of the ids taken one in 16 claims needs a second transaction.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 
 /// Which ids of a service are not free.
 #[derive(Debug, Default)]

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use coord_api::{Error, LossReason, Result};
-use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse};
+use etcd_client::{GetOptions, SortOrder, SortTarget, TxnOp, TxnResponse};
 
 use super::Spot;
 use crate::{
     error::may_pass,
     keys::Range,
-    read::{pairs, revision},
+    read::{Look, pairs, revision},
     watch::hub::Delivery,
 };
 
@@ -36,7 +36,7 @@ impl Spot {
     async fn follow_predecessors(&self) -> Result<()> {
         let mut before = match self.predecessor.clone() {
             Some(seen) => Some(seen),
-            None => self.predecessor(None).await?,
+            None => self.predecessor().await?,
         };
         while let Some(Seen { key, at }) = before {
             self.is_told_behind(&key);
@@ -47,30 +47,30 @@ impl Spot {
                 Some(Delivery::Started { from }) if from <= at + 1 => {}
                 Some(Delivery::Started { .. }) => {
                     if !self.is_before(&key).await? {
-                        before = self.predecessor(None).await?;
+                        before = self.predecessor().await?;
                         continue;
                     }
                 }
                 Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(*error),
                 _ => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
-                    before = self.predecessor(None).await?;
+                    before = self.predecessor().await?;
                     continue;
                 }
             }
             tracing::debug!(key = self.key, behind = key, "waiting in the queue");
-            let gone = loop {
+            loop {
                 match changes.next().await {
                     Some(Delivery::Changes(changes)) => {
-                        if let Some(gone) = changes.iter().find(|change| change.value.is_none()) {
-                            break Some(gone.revision);
+                        if changes.iter().any(|change| change.value.is_none()) {
+                            break;
                         }
                     }
                     Some(Delivery::Refused(error)) if !may_pass(&error) => return Err(*error),
-                    _ => break None,
+                    _ => break,
                 }
-            };
-            before = self.predecessor(gone).await?;
+            }
+            before = self.predecessor().await?;
         }
         Ok(())
     }
@@ -92,25 +92,21 @@ impl Spot {
         }
     }
 
-    /// Who is next before us in the queue; `None` at the head. With `after`, as of that revision or a later one,
-    /// which any member that has got so far can tell without asking the others. Tries on while etcd is away.
-    async fn predecessor(&self, mut after: Option<i64>) -> Result<Option<Seen>> {
+    /// Who is next before us in the queue; `None` at the head. Tries on while etcd is away.
+    async fn predecessor(&self) -> Result<Option<Seen>> {
         let before = GetOptions::new()
             .with_prefix()
             .with_max_create_revision(self.created() - 1)
             .with_sort(SortTarget::Create, SortOrder::Descend)
             .with_limit(1);
         loop {
-            let get = |key: &str, options: GetOptions| {
-                let options = options.with_keys_only();
-                TxnOp::get(key, Some(if after.is_some() { options.with_serializable() } else { options }))
-            };
-            let look = Txn::new().and_then([
+            // As of now: a member that is behind may not know yet that this place is gone.
+            let get = |key: &str, options: GetOptions| TxnOp::get(key, Some(options.with_keys_only()));
+            let look = Look::of([
                 get(&self.key, GetOptions::new()),
                 get(&self.member().local().queue, before.clone()),
             ]);
             match self.core().look("wait in a queue", look).await {
-                Ok(answer) if after.is_some_and(|after| revision(answer.header()) < after) => after = None,
                 Ok(answer) => return self.read_predecessor(&answer),
                 Err(failure) if may_pass(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;

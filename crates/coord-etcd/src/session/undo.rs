@@ -3,7 +3,7 @@
 //! A role may be edited, a disk be full or etcd be away just when something is given back. Whether an error passes is
 //! nothing that this could know, and what is not cleaned up bars others. So all clean-up goes through [`Core::clean_up`].
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use coord_api::{Contact, Error};
 
@@ -47,21 +47,30 @@ impl Core {
         &self,
         what: &str,
         over: impl Future<Output = ()>,
-        mut step: impl FnMut() -> F,
+        step: impl FnMut() -> F,
     ) -> bool
     where
         F: Future<Output = Result<(), Failure>>,
     {
-        let (mut pauses, mut contact) = (Pauses::new(), self.hub.contact());
-        let (mut over, mut is_told) = (pin!(over), false);
+        tokio::select! {
+            biased;
+            () = over => false,
+            () = self.until_done(what, step) => true,
+        }
+    }
+
+    /// Repeats `step` until it is done, and returns what came of it. `what` is for people.
+    ///
+    /// May be dropped: with it the clean-up ends.
+    pub(crate) async fn until_done<T, F>(&self, what: &str, mut step: impl FnMut() -> F) -> T
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let (mut pauses, mut contact, mut is_told) = (Pauses::new(), self.hub.contact(), false);
         loop {
-            let failed = tokio::select! {
-                biased;
-                () = &mut over => return false,
-                done = step() => match done {
-                    Ok(()) => return true,
-                    Err(failure) => failure.error,
-                },
+            let failed = match step().await {
+                Ok(done) => return done,
+                Err(failure) => failure.error,
             };
             if may_pass(&failed) {
                 tracing::debug!(what, error = %failed, "clean-up goes on");
@@ -69,7 +78,6 @@ impl Core {
                 tracing::warn!(what, error = %failed, "clean-up was refused and is tried again until it is done");
             }
             tokio::select! {
-                () = &mut over => return false,
                 () = tokio::time::sleep(pauses.after(&failed)) => {}
                 () = heard_again(&mut contact) => {
                     // Not all that waits at once.

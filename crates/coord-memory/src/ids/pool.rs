@@ -6,17 +6,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, hash_map},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use coord_api::{
     IdHolder, Owner, ServiceName,
-    backend::{IdRange, Told},
+    backend::{IdRange, Told, time_of_day},
 };
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Source, number};
 use crate::store::{Grip, Item, State};
+
+/// Up to when a holder whose clock is that of this machine may have stamped data: each stamps one TTL ahead.
+fn latest(ttl: Duration) -> u64 {
+    let since = time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let latest = since.saturating_add(ttl).saturating_add(Duration::from_secs(1));
+    u64::try_from(latest.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// The ids of one service.
 #[derive(Default)]
@@ -64,25 +71,39 @@ pub(super) struct Granted {
 }
 
 impl Pool {
-    /// Stores up to when data may have been stamped with an id.
+    /// Stores up to when data may have been stamped with an id; a later time stays.
     pub(super) fn stamp(&mut self, id: u32, until: u64) {
+        let stamped = self.stamped.entry(id).or_default();
+        *stamped = until.max(*stamped);
+    }
+
+    /// Stores up to when data was stamped with an id.
+    pub(super) fn settle(&mut self, id: u32, until: u64) {
         self.stamped.insert(id, until);
+    }
+
+    /// Forgets up to when data may have been stamped with an id; `false` if that was not known.
+    pub(super) fn unstamp(&mut self, id: u32) -> bool {
+        self.stamped.remove(&id).is_some()
     }
 
     pub(crate) fn taken(&self) -> impl Iterator<Item = u32> {
         self.taken.keys().chain(self.resting.keys()).copied()
     }
 
-    /// The id that `range` gets: that which its identity had last, or else the lowest free one.
-    fn best_free(&self, range: &IdRange) -> Option<u32> {
+    /// The id that `range` gets: that which its identity had last, or else the lowest free one; rather one with which data
+    /// may have been stamped only up to `latest` than one whose earlier holder had a clock that was ahead.
+    fn best_free(&self, range: &IdRange, latest: u64) -> Option<u32> {
         let own = range.identity.as_ref().and_then(|identity| {
             let (&id, _) = self.last.iter().find(|(_, last)| *last == identity)?;
             let rests_for_it = self.resting.get(&id).is_some_and(|(_, of)| of.as_ref() == Some(identity));
             (id < range.max_id && (rests_for_it || self.freed.contains(&id))).then_some(id)
         });
         own.or_else(|| {
-            let lowest = self.freed.first().copied().unwrap_or(self.highest + 1);
-            (lowest < range.max_id).then_some(lowest)
+            let is_good = |id: &u32| self.stamped.get(id).is_none_or(|until| *until <= latest);
+            let freed = || self.freed.iter().copied().take_while(|id| *id < range.max_id);
+            let fresh = Some(self.highest + 1).filter(|id| *id < range.max_id);
+            freed().find(is_good).or(fresh).or_else(|| freed().next())
         })
     }
 
@@ -114,7 +135,7 @@ impl State {
     pub(super) fn take_id(&mut self, source: &Source) -> Option<(Granted, Grip)> {
         let range = &source.claimant.range;
         let free = match self.ids.get(&range.service) {
-            Some(pool) => pool.best_free(range)?,
+            Some(pool) => pool.best_free(range, latest(source.ttl.as_duration()))?,
             None => 1,
         };
         let item = Item::Id(range.service.clone(), free);
@@ -183,6 +204,15 @@ impl State {
         self.next_revision();
         self.end_rest(service.clone(), id);
         true
+    }
+
+    /// Forgets up to when data may have been stamped with an id; `false` if that was not known.
+    pub(crate) fn unstamp_id(&mut self, service: &ServiceName, id: u32) -> bool {
+        let known = self.ids.get_mut(service).is_some_and(|pool| pool.unstamp(id));
+        if known {
+            self.next_revision();
+        }
+        known
     }
 
     /// Frees an id that rests: it goes to the first waiter that may have it.
