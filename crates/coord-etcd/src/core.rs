@@ -9,21 +9,25 @@ use std::{
 };
 
 use coord_api::{Error, Owner, Result, Ttl, Turns, backend::Views};
+use coord_grpc::Made;
 use etcd_client::{KvClient, LeaseClient};
 use tokio::{runtime, sync::watch};
 
 use crate::{
     auth::Auth,
     background::Background,
+    cluster::Refusal,
     commit::{Slots, Together},
     connect::Connection,
     group::Group,
+    history::History,
     ids::HeldIds,
     keys::Keys,
     near::Near,
     queue::Queues,
     records::Records,
     session::{KeepAlives, Sessions},
+    verify::Verifications,
     version::Versions,
     watch::hub::Hub,
 };
@@ -39,6 +43,10 @@ pub(crate) struct Core {
     pub(crate) hub: Hub,
     pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) sessions: Sessions,
+    pub(crate) history: Arc<History>,
+    pub(crate) verifications: Verifications,
+    pub(crate) refusal: Refusal,
+    made: Made,
     pub(crate) keep_alives: KeepAlives,
     pub(crate) slots: Slots,
     pub(crate) together: Together,
@@ -101,7 +109,7 @@ impl Core {
         limits: &Limits,
         runtime: runtime::Handle,
     ) -> Arc<Self> {
-        let Connection { client, channel, near, auth, versions } = connection;
+        let Connection { client, channel, near, auth, versions, made } = connection;
         let host = gethostname::gethostname();
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
@@ -112,6 +120,10 @@ impl Core {
             hub: Hub::start(&runtime, client.watch_client(), core.clone()),
             auth,
             sessions: Sessions::default(),
+            history: Arc::default(),
+            verifications: Verifications::default(),
+            refusal: Refusal::default(),
+            made,
             keep_alives: KeepAlives::new(channel, runtime.clone(), limits.request_timeout),
             slots: Slots::default(),
             together: Together::default(),
@@ -153,9 +165,18 @@ impl Core {
         self.attempts.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// `Ok` while the client is open.
+    /// The connections to members as they are made.
+    pub(crate) fn made(&self) -> Made {
+        self.made.clone()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// `Ok` while the client is open, and its endpoints are of one cluster.
     pub(crate) fn check_open(&self) -> Result<()> {
-        if *self.closed.borrow() { Err(Error::Closed) } else { Ok(()) }
+        if self.is_closed() { Err(Error::Closed) } else { self.refusal.check() }
     }
 
     /// Waits until the client is closed.

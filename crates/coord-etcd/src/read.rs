@@ -3,7 +3,11 @@
 use coord_api::Result;
 use etcd_client::{GetOptions, KeyValue, TxnOpResponse};
 
-use crate::{core::Core, error::Failure, keys::Range};
+use crate::{
+    core::Core,
+    error::{Failure, is_compacted},
+    keys::Range,
+};
 
 /// How many pairs one answer may have.
 const PAGE: i64 = 200;
@@ -60,11 +64,6 @@ impl Core {
             }
         }
     }
-}
-
-fn is_compacted(failure: &Failure) -> bool {
-    use std::error::Error as _;
-    failure.error.source().is_some_and(|source| source.to_string().contains("compacted"))
 }
 
 /// The pairs in the answer to a get of a transaction.

@@ -16,6 +16,7 @@ use crate::{
     session::Session,
     telemetry,
     transport::noted,
+    verify::Answered,
     watch::pauses,
 };
 
@@ -42,6 +43,7 @@ impl Core {
         request: impl Fn(KvClient) -> F,
     ) -> Result<T, Failure>
     where
+        T: Answered,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let begun = Instant::now();
@@ -57,6 +59,7 @@ impl Core {
         request: impl Fn(KvClient) -> F,
     ) -> Result<T, Failure>
     where
+        T: Answered,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let tries = Tries::new();
@@ -68,8 +71,12 @@ impl Core {
             let kv = if tries.count() == 0 { self.first_kv() } else { self.kv() };
             // Boxed: what the client library makes of a request takes kilobytes, and would be moved from hand to hand.
             let request = Box::pin(request(kv));
+            let sent = self.history.now();
             let failure = match self.try_until(deadline, operation, &tries, request).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.heard(sent, &answer, repeat, &tries).await?;
+                    return Ok(answer);
+                }
                 // Why no member was ready before tells more than that this one waited in vain.
                 Err(failure) if tries.instance().is_none() => before.take().unwrap_or(failure),
                 Err(failure) => failure,

@@ -71,7 +71,7 @@ mod table;
 mod tries;
 mod wire;
 
-pub use connection::{Connection, ResponseFuture};
+pub use connection::{Connection, Made, ResponseFuture};
 pub use instances::{Channels, Instances};
 pub use options::ConnectOptions;
 pub use policy::{HashKey, Policy};

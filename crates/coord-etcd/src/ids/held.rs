@@ -32,6 +32,7 @@ use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
     gate::Mark,
+    keys::Keys,
     read::{self, pairs},
     request::Repeat,
     session::Session,
@@ -93,6 +94,16 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// The conditions that a mark is the one of this hold. A store with another history may give its revision to the mark of
+    /// another holder, whose value differs.
+    fn has_mark(&self, keys: &Keys) -> [Compare; 2] {
+        let mark = keys.id_mark(&self.service, self.id);
+        [
+            Compare::mod_revision(mark.as_str(), CompareOp::Equal, self.revision),
+            Compare::value(mark, CompareOp::Equal, self.record.to_bytes()),
+        ]
+    }
+
     fn marked(&self) -> Marked {
         (self.service.clone(), self.id, self.revision)
     }
@@ -101,6 +112,7 @@ impl Held {
     pub(super) fn into_claimed(self, shared: &Arc<Shared>, stamped: Stamped) -> ClaimedId {
         let core = &shared.core;
         core.held_ids.add(&self);
+        core.history.wrote(&core.keys.id(&self.service, self.id), self.revision, self.session.id);
         let hold = Hold::on(self.session.lease.clone());
         core.runtime.spawn(guard(core.clone(), self.session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
@@ -144,6 +156,9 @@ impl Core {
     /// Ends the marks of ids that nobody holds any more, which rest from now on: for each, whether its mark was still
     /// the one that we know. All of them rest equally long.
     pub(super) async fn rest(&self, ids: &[Held]) -> Result<Vec<bool>, Failure> {
+        for held in ids {
+            self.history.leaves(&self.keys.id(&held.service, held.id));
+        }
         let Some(rest) = ids.iter().map(|held| held.rest).max() else { return Ok(Vec::new()) };
         let lease = if rest.is_zero() { None } else { Some(self.grant_rest(rest).await?) };
         let mut ended = Vec::with_capacity(ids.len());
@@ -164,15 +179,19 @@ impl Core {
     /// others wait as long as then. False if the id was not ours any more.
     async fn vacate(&self, held: &Held) -> Result<bool, Failure> {
         let key = self.keys.id(&held.service, held.id);
-        let same = Compare::mod_revision(key.as_str(), CompareOp::Equal, held.revision);
-        let delete = Txn::new().when([same]).and_then([TxnOp::delete(key, None)]);
+        let same = [
+            Compare::mod_revision(key.as_str(), CompareOp::Equal, held.revision),
+            Compare::value(key.as_str(), CompareOp::Equal, held.record.to_bytes()),
+        ];
+        let delete = Txn::new().when(same).and_then([TxnOp::delete(key, None)]);
         Ok(self.txn("release an id", delete).await?.succeeded())
     }
 
     /// Why an id is not there as it was written, if etcd says so. One request that writes nothing, two if so.
     async fn look_for(&self, held: &Held, lease: i64) -> Option<LossReason> {
-        let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
-        let unchanged = [key, mark].map(|key| Compare::mod_revision(key, CompareOp::Equal, held.revision));
+        let key = self.keys.id(&held.service, held.id);
+        let mut unchanged = vec![Compare::mod_revision(key, CompareOp::Equal, held.revision)];
+        unchanged.extend(held.has_mark(&self.keys));
         if self.look("guard an id", Txn::new().when(unchanged)).await.ok()?.succeeded() {
             return None;
         }
@@ -183,7 +202,6 @@ impl Core {
 
     fn resting(&self, held: &Held, lease: Option<i64>) -> TxnOp {
         let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
-        let marked = Compare::mod_revision(mark.as_str(), CompareOp::Equal, held.revision);
         // A process with the Go original, which knows no marks, may have taken the id meanwhile.
         let of_another = [
             Compare::create_revision(key.as_str(), CompareOp::Greater, 0),
@@ -197,7 +215,7 @@ impl Core {
             None => TxnOp::delete(key, None),
         };
         let rest = TxnOp::txn(Txn::new().when(of_another).or_else([rest]));
-        TxnOp::txn(Txn::new().when([marked]).and_then([TxnOp::delete(mark, None), rest]))
+        TxnOp::txn(Txn::new().when(held.has_mark(&self.keys)).and_then([TxnOp::delete(mark, None), rest]))
     }
 
     async fn grant_rest(&self, rest: Duration) -> Result<i64, Failure> {
@@ -250,6 +268,7 @@ impl Core {
     }
 
     async fn end_vanished(&self, service: &ServiceName, marks: &[(u32, i64)]) {
+        let begun = self.history.now();
         let looks: Vec<_> =
             marks.iter().map(|(id, _)| TxnOp::get(self.keys.id_mark(service, *id), None)).collect();
         let Some(found) = self.txn_in_time(looks).await else { return };
@@ -257,6 +276,10 @@ impl Core {
         let rest = found.map(|record| record.rest).max().unwrap_or(self.id_ttl.as_duration());
         tracing::debug!(%service, count = marks.len(), ?rest, "ids rest whose holders vanished");
         tokio::time::sleep(rest).await;
+        if self.history.now().epoch() != begun.epoch() {
+            // Marks at these revisions are those of others now.
+            return;
+        }
         let ends = marks.iter().map(|(id, revision)| {
             let mark = self.keys.id_mark(service, *id);
             let same = Compare::mod_revision(mark.as_str(), CompareOp::Equal, *revision);
@@ -367,13 +390,13 @@ impl Stamps for StampsOf {
     async fn stamp(&self, until: u64) -> Result<()> {
         let core = self.core.upgrade().ok_or(Error::Closed)?;
         core.check_open()?;
-        let Held { service, id, revision, .. } = &self.held;
+        let Held { service, id, revision, record, .. } = &self.held;
         let (mark, stamp) = (core.keys.id_mark(service, *id), core.keys.id_stamped(service, *id));
         loop {
             let written = self.written.load(Ordering::SeqCst);
             // A stamp that was given up on its way must not arrive after this one, and take time back.
-            let unchanged = [(&mark, *revision), (&stamp, written)]
-                .map(|(key, at)| Compare::mod_revision(key.as_str(), CompareOp::Equal, at));
+            let mut unchanged = vec![Compare::mod_revision(stamp.as_str(), CompareOp::Equal, written)];
+            unchanged.extend(self.held.has_mark(&core.keys));
             let txn = Txn::new()
                 .when(unchanged)
                 .and_then([TxnOp::put(stamp.as_str(), until.to_string(), None)])
@@ -384,7 +407,8 @@ impl Stamps for StampsOf {
                 return Ok(());
             }
             let found = answer.op_responses();
-            if pairs(found.first()).first().map(KeyValue::mod_revision) != Some(*revision) {
+            let is_mark = |kv: &KeyValue| kv.mod_revision() == *revision && kv.value() == record.to_bytes();
+            if !pairs(found.first()).first().is_some_and(is_mark) {
                 self.hold.end(LossReason::Deleted);
                 return self.hold.check();
             }
