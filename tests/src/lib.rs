@@ -21,7 +21,7 @@ pub use hasty::Hasty;
 pub use late::Late;
 pub use leaderless::Leaderless;
 pub use proxy::{Conditions, Fault, Line, Proxy};
-pub use server::{Clients, EtcdServer, GrpcProxy};
+pub use server::{Clients, EtcdServer, GrpcProxy, Snapshot};
 pub use ways::{Ways, other_runtime};
 
 /// `kill -NAME PID`; a negative process id is a group.

@@ -4,6 +4,7 @@ mod container;
 mod grpc_proxy;
 pub(crate) mod http;
 mod process;
+mod snapshot;
 mod watchdog;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use tokio::time::sleep;
 use container::Container;
 pub use grpc_proxy::GrpcProxy;
 pub(crate) use process::Process;
+pub use snapshot::Snapshot;
 
 use crate::ports::free_port;
 
@@ -91,6 +93,14 @@ impl Listen {
     }
 }
 
+/// How a server of a test's own is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum As {
+    /// In a container, where an image is named, and else as a process.
+    Named,
+    Process,
+}
+
 #[derive(Debug)]
 enum Kind {
     Given,
@@ -127,11 +137,15 @@ impl EtcdServer {
     }
 
     async fn start_listening(args: &[&str], tls: Option<Tls>) -> Result<Self> {
+        Self::start_kind(args, tls, As::Named).await
+    }
+
+    async fn start_kind(args: &[&str], tls: Option<Tls>, kind: As) -> Result<Self> {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         let mut tries = 3;
         loop {
             tries -= 1;
-            match Self::try_start(&args, tls.clone()).await {
+            match Self::try_start(&args, tls.clone(), kind).await {
                 // Somebody took the port between the look for a free one and the start.
                 Err(error) if tries > 0 && port_taken(&error) => {}
                 result => return result,
@@ -157,7 +171,7 @@ impl EtcdServer {
         Ok(server)
     }
 
-    async fn try_start(args: &[String], tls: Option<Tls>) -> Result<Self> {
+    async fn try_start(args: &[String], tls: Option<Tls>, kind: As) -> Result<Self> {
         let port = free_port()?;
         let mut etcdctl = Vec::new();
         let tls =
@@ -170,7 +184,8 @@ impl EtcdServer {
         let listen = Listen { port, tls };
         let endpoint = listen.url("127.0.0.1", port);
         let metrics_port = listen.tls.as_ref().map_or(port, |tls| tls.metrics_port);
-        let kind = if let Some(image) = var("COORD_TEST_ETCD_IMAGE") {
+        let image = var("COORD_TEST_ETCD_IMAGE").filter(|_| kind == As::Named);
+        let kind = if let Some(image) = image {
             Kind::Container(Container::start(&image, listen, args).await?)
         } else {
             Kind::Process(Process::start(program()?, &listen, args)?)

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{ConfigKey, Error, FencingToken, LockGuard, Result, Version, json};
+use crate::{ConfigKey, Error, FencingToken, Hold, LockGuard, LossReason, Result, Version, json};
 
 /// The largest value, and the largest sum of values of one batch, in bytes: 1 MiB.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -34,14 +34,30 @@ pub struct Batch {
 }
 
 /// A lock that must be held by one particular holder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HeldLock {
     /// The key of the holder in the store.
     pub key: String,
     /// The token of the holder.
     pub token: FencingToken,
+    hold: Hold,
 }
+
+impl HeldLock {
+    /// Takes note that the store knows nothing of this hold any more, so that its guard learns it now. For backends.
+    pub fn refused(&self) {
+        self.hold.end(LossReason::Revoked);
+    }
+}
+
+impl PartialEq for HeldLock {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, self.token) == (&other.key, other.token)
+    }
+}
+
+impl Eq for HeldLock {}
 
 /// One write of a [`Batch`].
 #[derive(Clone, PartialEq, Eq)]
@@ -139,10 +155,14 @@ impl Batch {
     ///
     /// # Errors
     /// [`Error::Lost`] if the guard knows already; then [`commit`](crate::ConfigCenter::commit) answers
-    /// [`Error::Lost`] if the store knows. [`Error::InvalidArgument`] for too many guards.
+    /// [`Error::Lost`] if the store knows, and the guard has lost its lock from then on. [`Error::InvalidArgument`] for too many guards.
     pub fn while_held(mut self, guard: &LockGuard) -> Result<Self> {
         guard.check()?;
-        self.held.push(HeldLock { key: guard.key().to_owned(), token: guard.token() });
+        self.held.push(HeldLock {
+            key: guard.key().to_owned(),
+            token: guard.token(),
+            hold: guard.hold().clone(),
+        });
         self.within_limits()
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, pin::pin, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, LockName, Lost, Owner, Result, backend::Place};
+use crate::{Error, Hold, LockName, Lost, Owner, Result, backend::Place};
 
 /// Mutual exclusion between processes, and between tasks of one process.
 ///
@@ -200,6 +200,11 @@ impl LockGuard {
     pub fn key(&self) -> &str {
         self.place.hold().fences();
         &self.key
+    }
+
+    /// The holder's grip.
+    pub(crate) fn hold(&self) -> &Hold {
+        self.place.hold()
     }
 
     /// The fencing token of this holder.

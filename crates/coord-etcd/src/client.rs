@@ -1,6 +1,6 @@
 //! The provider over etcd.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
@@ -12,6 +12,7 @@ use tokio::runtime;
 
 use crate::{
     background::{Background, owned},
+    cluster::AT_THE_START,
     config::EtcdConfigCenter,
     connect::connect,
     core::{Core, Limits, Shared},
@@ -23,6 +24,7 @@ use crate::{
     registry::EtcdRegistry,
     tls,
     transport::try_limit,
+    verify::keep_verified,
     version::{MemberVersion, warn_of_faults},
 };
 
@@ -89,6 +91,7 @@ impl Client {
             let versions = connection.versions.clone();
             let core = Core::new(connection, keys, &limits, runtime);
             tokio::spawn(warn_of_faults(versions, Arc::downgrade(&core)));
+            tokio::spawn(keep_verified(Arc::downgrade(&core), core.made()));
             Ok(core)
         })
         .await?;
@@ -97,9 +100,23 @@ impl Client {
         let center = Arc::new(EtcdConfigCenter { shared: shared.clone() });
         let client = Self { shared, registry, config: center };
         if must_answer {
-            client.shared.core.read("connect", &Range::Key(client.shared.core.keys.probe().into())).await?;
+            let core = &client.shared.core;
+            core.read("connect", &Range::Key(core.keys.probe().into())).await?;
         }
+        client.check_clusters(must_answer).await?;
         Ok(client)
+    }
+
+    /// Refuses endpoints of two clusters; where a member does not answer soon, or nobody waits, as soon as that is known.
+    async fn check_clusters(&self, waits: bool) -> Result<()> {
+        let core = self.shared.core.clone();
+        if core.members == 1 {
+            return Ok(());
+        }
+        let checked =
+            owned(&self.shared.core.runtime, move |_gone| async move { core.check_clusters().await });
+        let limit = if waits { AT_THE_START } else { Duration::ZERO };
+        tokio::time::timeout(limit, checked).await.unwrap_or(Ok(()))
     }
 
     /// Asks each endpoint which version of etcd runs there; what is known to be wrong with one,

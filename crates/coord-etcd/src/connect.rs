@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use coord_api::{Error, Result};
+use coord_grpc::Made;
 use etcd_client::{Channel, ConnectOptions};
 use tokio::runtime::Handle;
 
@@ -26,6 +27,7 @@ pub(crate) struct Connection {
     pub(crate) near: Option<Near>,
     pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) versions: Versions,
+    pub(crate) made: Made,
 }
 
 /// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the
@@ -50,7 +52,9 @@ pub(crate) async fn connect(
         });
     }
     let all = &checked.endpoints.all;
-    let members = transport::channel(transport::connection("etcd", all, transport.clone())?);
+    let members = transport::connection("etcd", all, transport.clone())?;
+    let made = members.made();
+    let members = transport::channel(members);
     let source = checked.credentials.clone();
     let auth = source.map(|source| Auth::start(source, members.clone(), config.request_timeout));
     let as_user = |channel| auth.iter().fold(channel, |channel, auth| auth.on(channel));
@@ -78,5 +82,5 @@ pub(crate) async fn connect(
             .map_err(|_| Failure::timeout("connect", limit))?
             .map_err(|status| classify("connect", limit, status.into()))?;
     }
-    Ok(Connection { client, channel, near, auth, versions })
+    Ok(Connection { client, channel, near, auth, versions, made })
 }

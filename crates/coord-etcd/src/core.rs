@@ -9,21 +9,25 @@ use std::{
 };
 
 use coord_api::{Error, Home, Owner, Result, Ttl, Turns, backend::Views};
-use etcd_client::{KvClient, LeaseClient, ResponseHeader};
+use coord_grpc::Made;
+use etcd_client::{KvClient, LeaseClient};
 use tokio::{runtime, sync::watch};
 
 use crate::{
     auth::Auth,
     background::Background,
+    cluster::Refusal,
     commit::{Slots, Together},
     connect::Connection,
     group::Group,
+    history::History,
     ids::HeldIds,
     keys::Keys,
     near::Near,
     queue::Queues,
     records::Records,
     session::{KeepAlives, Sessions},
+    verify::Verifications,
     version::Versions,
     watch::hub::Hub,
 };
@@ -39,6 +43,10 @@ pub(crate) struct Core {
     pub(crate) hub: Hub,
     pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) sessions: Sessions,
+    pub(crate) history: Arc<History>,
+    pub(crate) verifications: Verifications,
+    pub(crate) refusal: Refusal,
+    made: Made,
     pub(crate) keep_alives: KeepAlives,
     pub(crate) slots: Slots,
     pub(crate) together: Together,
@@ -65,8 +73,6 @@ pub(crate) struct Core {
     attempts: AtomicU64,
     /// The addresses of the members.
     addresses: Vec<String>,
-    /// The cluster that answered a read last; 0 before.
-    cluster: AtomicU64,
     closed: watch::Sender<bool>,
 }
 
@@ -106,7 +112,7 @@ impl Core {
         limits: &Limits,
         runtime: runtime::Handle,
     ) -> Arc<Self> {
-        let Connection { client, channel, near, auth, versions } = connection;
+        let Connection { client, channel, near, auth, versions, made } = connection;
         let host = gethostname::gethostname();
         let unique = format!("{:08x}", fastrand::u32(..));
         let owner = Owner::new(host.to_string_lossy(), std::process::id(), limits.label.clone(), unique);
@@ -117,6 +123,10 @@ impl Core {
             hub: Hub::start(&runtime, client.watch_client(), core.clone()),
             auth,
             sessions: Sessions::default(),
+            history: Arc::default(),
+            verifications: Verifications::default(),
+            refusal: Refusal::default(),
+            made,
             keep_alives: KeepAlives::new(channel, runtime.clone(), limits.request_timeout),
             slots: Slots::default(),
             together: Together::default(),
@@ -137,7 +147,6 @@ impl Core {
             held_ids: HeldIds::default(),
             attempts: AtomicU64::new(1),
             addresses: limits.addresses.clone(),
-            cluster: AtomicU64::new(0),
             closed: watch::Sender::new(false),
         })
     }
@@ -160,25 +169,27 @@ impl Core {
         self.attempts.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Remembers which cluster has answered.
-    pub(crate) fn heard(&self, header: Option<&ResponseHeader>) {
-        if let Some(header) = header {
-            self.cluster.store(header.cluster_id(), Ordering::Relaxed);
-        }
-    }
-
     /// The cluster, and the part of it that config values are in.
     pub(crate) fn home(&self) -> Home {
         let home = Home::new(self.keys.config_root(), self.addresses.iter().cloned());
-        match self.cluster.load(Ordering::Relaxed) {
+        match self.history.cluster() {
             0 => home,
             cluster => home.of_store(format!("{cluster:x}")),
         }
     }
 
-    /// `Ok` while the client is open.
+    /// The connections to members as they are made.
+    pub(crate) fn made(&self) -> Made {
+        self.made.clone()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// `Ok` while the client is open, and its endpoints are of one cluster.
     pub(crate) fn check_open(&self) -> Result<()> {
-        if *self.closed.borrow() { Err(Error::Closed) } else { Ok(()) }
+        if self.is_closed() { Err(Error::Closed) } else { self.refusal.check() }
     }
 
     /// Waits until the client is closed.

@@ -87,6 +87,20 @@ pub(crate) fn again(error: &Error) -> Error {
     }
 }
 
+/// Whether etcd has compacted the revision that was asked for.
+pub(crate) fn is_compacted(failure: &Failure) -> bool {
+    says(failure, "required revision has been compacted")
+}
+
+/// Whether etcd has not got so far as the revision that was asked for.
+pub(crate) fn is_future(failure: &Failure) -> bool {
+    says(failure, "required revision is a future revision")
+}
+
+fn says(failure: &Failure, words: &str) -> bool {
+    matches!(&failure.error, Error::Backend { source, .. } if source.to_string().contains(words))
+}
+
 /// Whether what is waited for, or has to be cleaned up, may be possible later: when the way to etcd is back, or new
 /// credentials are, or space.
 pub(crate) fn may_pass(error: &Error) -> bool {
@@ -179,6 +193,15 @@ const WORDS: &[(&str, Meaning)] = &[
     ("request timed out", Meaning::NoAnswer),
     ("server stopped", Meaning::NoAnswer),
     ("unhealthy cluster", Meaning::NoAnswer),
+    // By a member that is being removed or shut down. It may have handed on what it was asked before.
+    ("raft: stopped", Meaning::NoAnswer),
+    ("permanently removed from the cluster", Meaning::NoAnswer),
+    ("ID removed", Meaning::NoAnswer),
+    ("mvcc: closed", Meaning::NoAnswer),
+    ("server has been stopped", Meaning::NoAnswer),
+    // In either spelling, by its release.
+    ("request cancel", Meaning::NoAnswer),
+    ("not a primary lessor", Meaning::NoAnswer),
     // The library's own timer.
     ("Timeout expired", Meaning::Late),
 ];
@@ -277,6 +300,15 @@ mod tests {
             ),
             (Code::Unavailable, "etcdserver: server stopped", away, Unknown),
             (Code::Unavailable, "etcdserver: unhealthy cluster", away, Unknown),
+            (Code::Unknown, "raft: stopped", away, Unknown),
+            (Code::Unknown, "etcdserver: server stopped", away, Unknown),
+            (Code::Unknown, "the member has been permanently removed from the cluster", away, Unknown),
+            (Code::Unknown, "membership: ID removed", away, Unknown),
+            (Code::Unknown, "mvcc: closed", away, Unknown),
+            (Code::Unknown, "grpc: the server has been stopped", away, Unknown),
+            (Code::Unknown, "etcdserver: request cancelled", away, Unknown),
+            (Code::Unknown, "etcdserver: request canceled", away, Unknown),
+            (Code::Unknown, "not a primary lessor", away, Unknown),
             // Nothing but the balancer's own mark says that a request was not sent.
             (Code::Unavailable, "tcp connect error", away, Unknown),
             (Code::Unavailable, "etcd at h:1: connection closed", away, Unknown),

@@ -6,7 +6,7 @@ use coord_api::{Error, HEALTH_LIMIT, Health, Result};
 use coord_grpc::Tries;
 use tokio::time::{Instant, sleep};
 
-use crate::{core::Core, error::Failure, watch::pauses};
+use crate::{core::Core, error::Failure, request::Repeat, watch::pauses};
 
 /// Into how many tries the time is divided where there are several members: one that hangs must not use it up.
 const TRIES: u32 = 3;
@@ -31,10 +31,16 @@ impl Core {
         let key = self.keys.probe();
         let (tries, mut pauses) = (Tries::new(), pauses());
         loop {
-            let begun = Instant::now();
+            let (begun, sent) = (Instant::now(), self.history.now());
             let ask = async { self.kv().get(key.as_str(), None).await };
             let answer = self.try_until(deadline.min(begun + each), OPERATION, &tries, ask).await;
-            let Err(failure) = answer else { return Ok(begun.elapsed()) };
+            let failure = match answer {
+                Ok(answer) => {
+                    self.heard(sent, &answer, Repeat::Freely, &tries).await?;
+                    return Ok(begun.elapsed());
+                }
+                Err(failure) => failure,
+            };
             let pause = pauses.next().unwrap_or_default();
             if !failure.error.is_retryable() || Instant::now() + pause >= deadline {
                 return Err(match failure.error {

@@ -8,6 +8,7 @@
 mod auth;
 mod background;
 mod client;
+mod cluster;
 mod commit;
 mod config;
 mod connect;
@@ -22,6 +23,7 @@ pub mod fuzz;
 mod gate;
 mod group;
 mod health;
+mod history;
 mod ids;
 mod keys;
 mod lanes;
@@ -39,6 +41,7 @@ mod session;
 mod telemetry;
 mod tls;
 mod transport;
+mod verify;
 mod version;
 mod watch;
 

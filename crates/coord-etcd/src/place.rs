@@ -10,6 +10,7 @@ use crate::{
     core::{Core, Shared},
     error::{Effect, Failure},
     gate::Mark,
+    read::revision,
     session::Session,
 };
 
@@ -23,8 +24,14 @@ pub(crate) struct OwnKey {
 }
 
 impl OwnKey {
-    pub(crate) fn compare(&self) -> Compare {
-        Compare::mod_revision(self.key.as_str(), CompareOp::Equal, self.written)
+    /// The conditions that it is still the one that we wrote. A store with another history gives its revision to
+    /// something else, but no lease of ours to anybody else.
+    pub(crate) fn is_there(&self) -> [Compare; 2] {
+        let key = self.key.as_str();
+        [
+            Compare::mod_revision(key, CompareOp::Equal, self.written),
+            Compare::lease(key, CompareOp::Equal, self.session.id),
+        ]
     }
 }
 
@@ -43,11 +50,13 @@ impl Core {
     /// Deletes the key if it is still the one that we wrote.
     async fn delete_own(&self, own: &OwnKey) -> Result<Fate, Failure> {
         let delete = Txn::new()
-            .when([own.compare()])
+            .when(own.is_there())
             .and_then([TxnOp::delete(own.key.as_str(), None)])
             .or_else([TxnOp::get(own.key.as_str(), Some(GetOptions::new().with_keys_only()))]);
+        self.history.leaves(&own.key);
         let answer = self.txn("release", delete).await?;
         if answer.succeeded() {
+            self.history.gave_back(&own.key, revision(answer.header()));
             return Ok(Fate::Deleted);
         }
         let found = answer.op_responses().into_iter().next();

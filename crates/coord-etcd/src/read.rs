@@ -3,7 +3,11 @@
 use coord_api::Result;
 use etcd_client::{Compare, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
 
-use crate::{core::Core, error::Failure, keys::Range};
+use crate::{
+    core::Core,
+    error::{Failure, is_compacted},
+    keys::Range,
+};
 
 /// How many pairs one answer may have.
 const PAGE: i64 = 200;
@@ -18,7 +22,6 @@ impl Core {
         match range {
             Range::Key(key) => {
                 let mut answer = self.get(operation, &**key, None).await?;
-                self.heard(answer.header());
                 Ok((revision(answer.header()), answer.take_kvs()))
             }
             Range::Prefix(prefix) => self.read_pages(operation, prefix).await,
@@ -48,7 +51,6 @@ impl Core {
             };
             if at == 0 {
                 at = revision(page.header());
-                self.heard(page.header());
             }
             let more = page.more();
             pairs.append(&mut page.take_kvs());
@@ -62,11 +64,6 @@ impl Core {
             }
         }
     }
-}
-
-fn is_compacted(failure: &Failure) -> bool {
-    use std::error::Error as _;
-    failure.error.source().is_some_and(|source| source.to_string().contains("compacted"))
 }
 
 /// A transaction that only reads, by which something is decided.

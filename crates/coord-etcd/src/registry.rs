@@ -113,6 +113,7 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
     let writing = core.begin_record(&name, &key).await?;
     // A write that expects nothing there could take effect late, when the record has been given back.
     let expected = core.records.revision(&name, &key).unwrap_or(0);
+    core.history.leaves(&key);
     let write = |session| write_over_own(core, (&name, &id), &key, &record, session, expected);
     let mut own = core.on_session(ttl, write).await?;
     // The lease may have been lost while an answer was awaited, and the record goes with it.
@@ -122,6 +123,7 @@ async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result
         }
         own = core.on_session(ttl, write).await?;
     }
+    core.history.wrote(&key, own.written, own.session.id);
     Ok(writing.done(own, shared))
 }
 

@@ -16,6 +16,7 @@ use crate::{
     session::Session,
     telemetry,
     transport::noted,
+    verify::Answered,
     watch::pauses,
 };
 
@@ -42,6 +43,7 @@ impl Core {
         request: impl Fn(KvClient) -> F,
     ) -> Result<T, Failure>
     where
+        T: Answered,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let begun = Instant::now();
@@ -57,6 +59,7 @@ impl Core {
         request: impl Fn(KvClient) -> F,
     ) -> Result<T, Failure>
     where
+        T: Answered,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let tries = Tries::new();
@@ -71,8 +74,12 @@ impl Core {
             let kv = short_way.unwrap_or_else(|| self.kv());
             // Boxed: what the client library makes of a request takes kilobytes, and would be moved from hand to hand.
             let request = Box::pin(request(kv));
+            let sent = self.history.now();
             let failure = match self.try_until(deadline, operation, &tries, request).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.heard(sent, &answer, repeat, &tries).await?;
+                    return Ok(answer);
+                }
                 // It was given hardly any time to be ready, so that its error is not the store's: the other way tells.
                 Err(_) if is_short_way && tries.instance().is_none() && Instant::now() < deadline => continue,
                 // Why no member was ready before tells more than that this one waited in vain.

@@ -59,6 +59,8 @@ pub(crate) struct Balancer {
 pub(crate) struct Counts {
     pub(crate) known: usize,
     pub(crate) ready: usize,
+    /// How many connections were made so far.
+    pub(crate) made: u64,
     /// No more changes will come.
     pub(crate) ended: bool,
 }
@@ -254,6 +256,7 @@ impl Balancer {
     }
 
     fn dialled(&self, dial: &Dial, outcome: Result<Link, String>) {
+        let is_made = outcome.is_ok();
         self.change(|roster| {
             // It tells of its end under the same lock: either it is seen here, or `lost` finds it ready.
             let outcome = match outcome {
@@ -262,6 +265,9 @@ impl Balancer {
             };
             roster.dialled(dial, outcome, Instant::now());
         });
+        if is_made {
+            self.counts.send_modify(|counts| counts.made += 1);
+        }
     }
 }
 

@@ -12,12 +12,16 @@ use coord_api::{
 };
 use futures::Stream;
 use http::{Request, Response};
-use tokio::{task::AbortHandle, time::timeout};
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
 use tonic::{Status, body::Body};
 use tower::discover::Change;
 use tower_service::Service;
 
-use crate::{ConnectOptions, ConnectionState, Instances, balancer::Balancer, call::call};
+use crate::{
+    ConnectOptions, ConnectionState, Instances,
+    balancer::{Balancer, Counts},
+    call::call,
+};
 
 /// The channels in use, by service and options.
 static SHARED: Sharing<(String, ConnectOptions), Handle> = Sharing::new();
@@ -29,6 +33,37 @@ static SHARED: Sharing<(String, ConnectOptions), Handle> = Sharing::new();
 /// [`ConnectOptions::connect_timeout`] and then fails with the code `Unavailable` and the name of the service.
 #[derive(Clone)]
 pub struct Connection(Arc<Handle>);
+
+/// The connections to instances as they are made, also those that are made again: what was known of an instance may not be
+/// true of the process that listens there now. Made by [`Connection::made`].
+#[derive(Clone)]
+pub struct Made {
+    counts: watch::Receiver<Counts>,
+    seen: u64,
+}
+
+impl Made {
+    /// Waits until connections were made since the call before; `false` once the last clone of the [`Connection`] is gone.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again; nothing is missed.
+    pub async fn next(&mut self) -> bool {
+        let seen = self.seen;
+        match self.counts.wait_for(|counts| counts.made != seen).await.map(|counts| counts.made) {
+            Ok(made) => {
+                self.seen = made;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Made").field("seen", &self.seen).finish_non_exhaustive()
+    }
+}
 
 /// Ends the task with the last clone. Calls in flight are clones.
 pub(crate) struct Handle {
@@ -138,6 +173,13 @@ impl Connection {
     /// and which drives it. Asks nobody, and takes some nanoseconds.
     pub fn is_ready(&self) -> bool {
         self.0.balancer.has_ready() && !self.0.task.is_finished()
+    }
+
+    /// Tells of connections that are made from now on.
+    pub fn made(&self) -> Made {
+        let mut counts = self.0.balancer.counts();
+        let seen = counts.borrow_and_update().made;
+        Made { counts, seen }
     }
 
     /// Waits until an instance is connected, so that the first call need not.

@@ -79,7 +79,7 @@ mod stats;
 mod tries;
 mod wire;
 
-pub use connection::{Connection, ResponseFuture};
+pub use connection::{Connection, Made, ResponseFuture};
 pub use instances::{Channels, Instances};
 pub use options::ConnectOptions;
 pub use outlier::OutlierDetection;

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, Home, LossReason, Owner, Result,
-    Scope, Turns, Version, Watch, Write, backend::sleep,
+    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, HeldLock, Home, LossReason, Owner,
+    Result, Scope, Turns, Version, Watch, Write, backend::sleep,
 };
 
 use crate::{
@@ -30,9 +30,10 @@ impl State {
 
     /// Checks first and writes then, all under the one lock that the caller holds: a batch is atomic.
     fn commit(&mut self, batch: &Batch) -> Result<Committed> {
-        if !batch.held().iter().all(|held| self.is_held(held)) {
-            let reason = LossReason::Revoked;
-            return Err(Error::Lost { reason });
+        let mut refused = batch.held().iter().filter(|held| !self.is_held(held)).peekable();
+        if refused.peek().is_some() {
+            refused.for_each(HeldLock::refused);
+            return Err(Error::Lost { reason: LossReason::Revoked });
         }
         for (key, expected) in batch.requirements() {
             let (expected, actual) = (*expected, self.version(key));

@@ -1,6 +1,9 @@
 //! Whoever disturbs a cluster and its clients, step by step, and mends everything in the end.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use etcd_client::{GetOptions, KeyValue, LeaseTimeToLiveOptions};
@@ -15,8 +18,12 @@ use crate::{Cluster, Conditions, NODES, Proxy, SlowDisk};
 /// How much time is kept for mending.
 const MENDING: Duration = Duration::from_secs(5);
 
-/// After how long whatever a node does because it wakes is done.
-const WAKING: Duration = Duration::from_millis(500);
+/// For how long a leader that woke may still end leases that are alive. Half a second is not enough: etcd 3.5.30 was seen to
+/// end one 7 s after its leader woke, when the election and the revocations that it had asked for before were through.
+const WAKING: Duration = Duration::from_secs(8);
+
+/// How often locks are looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(250);
 
 const SLOW: Conditions =
     Conditions::Slow { delay: Duration::from_millis(150), jitter: Duration::from_millis(300) };
@@ -141,18 +148,39 @@ impl<'a> Nemesis<'a> {
 
     /// A leader that wakes may revoke leases that ran out by its own clock, though its successor renewed them.
     async fn freeze(&mut self, n: usize, hold: Duration) -> Result<()> {
+        let led = self.cluster.leader().await.is_ok_and(|leader| leader == n);
         self.cluster.freeze(n)?;
         sleep(hold).await;
-        let Ok(admin) = self.cluster.admin().await else { return self.cluster.thaw(n) };
-        let locked = admin.kv_client().get(self.locks.as_str(), Some(GetOptions::new().with_prefix())).await;
+        let admin = self.cluster.admin().await;
+        let (true, Ok(admin)) = (led, admin) else { return self.cluster.thaw(n) };
+        let mut locked = HashMap::new();
+        self.look_for_locks(&admin, &mut locked).await?;
         self.cluster.thaw(n)?;
-        sleep(WAKING).await;
-        for kv in locked.iter().flat_map(etcd_client::GetResponse::kvs) {
+        let woke = Instant::now();
+        while woke.elapsed() < WAKING {
+            sleep(LOOK).await;
+            self.look_for_locks(&admin, &mut locked).await?;
+        }
+        for (lease, locks) in locked {
             // It is -1 for a lease that is gone.
-            let left = admin.lease_client().time_to_live(kv.lease(), None).await;
+            let left = admin.lease_client().time_to_live(lease, None).await;
             if left.is_ok_and(|left| left.ttl() < 0) {
-                self.report.freed.push(self.lock_of(kv)?);
+                self.report.freed.extend(locks);
             }
+        }
+        Ok(())
+    }
+
+    /// Takes note of the locks that are held now, by lease. A cluster that does not answer is asked later.
+    async fn look_for_locks(
+        &self,
+        admin: &etcd_client::Client,
+        locked: &mut HashMap<i64, HashSet<String>>,
+    ) -> Result<()> {
+        let below = Some(GetOptions::new().with_prefix());
+        let Ok(found) = admin.kv_client().get(self.locks.as_str(), below).await else { return Ok(()) };
+        for kv in found.kvs() {
+            locked.entry(kv.lease()).or_default().insert(self.lock_of(kv)?);
         }
         Ok(())
     }

@@ -62,6 +62,7 @@ tests! { "config";
             let prepared = fenced(&guard, 2);
             world.revoke_leases().await;
             expect_lost(config.set_if_held(&guard, "key", &3).await);
+            assert!(guard.is_lost(), "who was refused knows it");
             expect_lost(config.commit(prepared.clone()).await);
             within(LIMIT, guard.lost()).await;
             expect_lost(config.set_if_held(&guard, "key", &4).await);

@@ -79,6 +79,7 @@ impl Core {
             slots.pop()
         };
         let slot = if let Some(slot) = free {
+            self.history.leaves(&slot.key);
             slot
         } else {
             let ttl = Ttl::parse(SLOT_TTL).expect("is within the limits");
@@ -154,6 +155,9 @@ impl InUse {
 
     fn put_back(&mut self, written: i64) {
         if let Some(slot) = self.slot.take() {
+            if written > 0 {
+                self.core.history.wrote(&slot.key, written, slot.session.id);
+            }
             self.core.slots.lock().push(Slot { written, ..slot });
         }
     }

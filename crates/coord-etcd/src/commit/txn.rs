@@ -66,11 +66,13 @@ pub(crate) fn deleted(answer: &TxnResponse) -> usize {
 pub(crate) fn refusal(batch: &Batch, answer: &TxnResponse) -> Option<Error> {
     let looks: Vec<_> = answer.op_responses().into_iter().map(found).collect();
     let (required, held) = looks.split_at_checked(batch.requirements().len())?;
-    let is_lost = |(held, look): (&HeldLock, &Option<KeyValue>)| {
+    let is_lost = |(held, look): &(&HeldLock, &Option<KeyValue>)| {
         look.as_ref().map_or(0, KeyValue::create_revision)
             != i64::try_from(held.token.get()).unwrap_or(i64::MAX)
     };
-    if batch.held().iter().zip(held).any(is_lost) {
+    let mut lost = batch.held().iter().zip(held).filter(is_lost).peekable();
+    if lost.peek().is_some() {
+        lost.for_each(|(held, _)| held.refused());
         return Some(Error::Lost { reason: LossReason::Revoked });
     }
     batch.requirements().iter().zip(required).find_map(|((key, expected), look)| {

@@ -27,6 +27,7 @@ use crate::{
     core::Core,
     error::{Effect, Failure},
     gate::Gate,
+    history::History,
     lanes::{Lanes, Lined, MAX_OPERATIONS},
     queue::Entering,
     read::revision,
@@ -246,6 +247,11 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
     // Those of a lane are side by side.
     lanes.dedup();
     let mut answered = Answered { lanes, ..Answered::default() };
+    for request in &batch {
+        if let Action::Leave { key, .. } = &request.action {
+            core.history.leaves(key);
+        }
+    }
     let guessed = if guess { Some(send_guessing(&core, &batch).await) } else { None };
     if let Some(Ok(outcomes)) = &guessed {
         answered.guess = Some(outcomes.is_some());
@@ -260,6 +266,7 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
         Ok(outcomes) => {
             answered.follow = how_many_follow(&batch, &outcomes);
             for (request, outcome) in batch.into_iter().zip(outcomes) {
+                note(&core.history, &request.action, &outcome);
                 request.reply.send(Ok(outcome));
             }
         }
@@ -270,7 +277,11 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
         {
             for request in batch {
                 let outcome = send_together(&core, slice::from_ref(&request)).await;
-                request.reply.send(outcome.map(|mut outcomes| outcomes.remove(0)));
+                let outcome = outcome.map(|mut outcomes| outcomes.remove(0));
+                if let Ok(outcome) = &outcome {
+                    note(&core.history, &request.action, outcome);
+                }
+                request.reply.send(outcome);
             }
         }
         Err(failure) => {
@@ -285,6 +296,18 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
         }
     }
     answered
+}
+
+/// Takes note of what this client has in the store, by which it knows the history.
+fn note(history: &History, action: &Action, outcome: &Outcome) {
+    match action {
+        Action::Enter { key, gate, .. } => history.wrote(key, outcome.revision, gate.lease()),
+        Action::EnterIfEmpty { key, gate, .. } if outcome.condition => {
+            history.wrote(key, outcome.revision, gate.lease());
+        }
+        Action::Leave { key, .. } if outcome.condition => history.gave_back(key, outcome.revision),
+        Action::EnterIfEmpty { .. } | Action::Leave { .. } => {}
+    }
 }
 
 /// How many requests these answers are likely to set off at once. In each queue one place at most comes to the head.

@@ -31,6 +31,7 @@ use crate::{
     core::{Core, Shared},
     error::{Effect, Failure, may_pass},
     gate::Mark,
+    keys::Keys,
     read::{self, Look, pairs},
     request::Repeat,
     session::Session,
@@ -38,8 +39,6 @@ use crate::{
 
 /// How many ids one transaction lets rest, or looks at; each is at most four operations.
 pub(super) const AT_ONCE: usize = 30;
-
-/// The longest pause between two tries of what is refused.
 
 /// The ids that a client holds, or has not let rest yet.
 #[derive(Debug, Default)]
@@ -94,6 +93,16 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// The conditions that a mark is the one of this hold. A store with another history may give its revision to the mark of
+    /// another holder, whose value differs.
+    fn has_mark(&self, keys: &Keys) -> [Compare; 2] {
+        let mark = keys.id_mark(&self.service, self.id);
+        [
+            Compare::mod_revision(mark.as_str(), CompareOp::Equal, self.revision),
+            Compare::value(mark, CompareOp::Equal, self.record.to_bytes()),
+        ]
+    }
+
     fn marked(&self) -> Marked {
         (self.service.clone(), self.id, self.revision)
     }
@@ -102,6 +111,7 @@ impl Held {
     pub(super) fn into_claimed(self, shared: &Arc<Shared>, stamped: Stamped) -> ClaimedId {
         let core = &shared.core;
         core.held_ids.add(&self);
+        core.history.wrote(&core.keys.id(&self.service, self.id), self.revision, self.session.id);
         let hold = Hold::on(self.session.lease.clone());
         core.runtime.spawn(guard(core.clone(), self.session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
@@ -147,6 +157,9 @@ impl Core {
     /// Ends the marks of ids that nobody holds any more, which rest from now on: for each, whether its mark was still
     /// the one that we know. All of them rest equally long.
     pub(super) async fn rest(&self, ids: &[Held]) -> Result<Vec<bool>, Failure> {
+        for held in ids {
+            self.history.leaves(&self.keys.id(&held.service, held.id));
+        }
         let Some(rest) = ids.iter().map(|held| held.rest).max() else { return Ok(Vec::new()) };
         let lease = if rest.is_zero() { None } else { Some(self.grant_rest(rest).await?) };
         let mut ended = Vec::with_capacity(ids.len());
@@ -167,15 +180,19 @@ impl Core {
     /// others wait as long as then. False if the id was not ours any more.
     async fn vacate(&self, held: &Held) -> Result<bool, Failure> {
         let key = self.keys.id(&held.service, held.id);
-        let same = Compare::mod_revision(key.as_str(), CompareOp::Equal, held.revision);
-        let delete = Txn::new().when([same]).and_then([TxnOp::delete(key, None)]);
+        let same = [
+            Compare::mod_revision(key.as_str(), CompareOp::Equal, held.revision),
+            Compare::value(key.as_str(), CompareOp::Equal, held.record.to_bytes()),
+        ];
+        let delete = Txn::new().when(same).and_then([TxnOp::delete(key, None)]);
         Ok(self.txn("release an id", delete).await?.succeeded())
     }
 
     /// Why an id is not there as it was written, if etcd says so. One request that writes nothing, two if so.
     async fn look_for(&self, held: &Held, lease: i64) -> Option<LossReason> {
-        let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
-        let unchanged = [key, mark].map(|key| Compare::mod_revision(key, CompareOp::Equal, held.revision));
+        let key = self.keys.id(&held.service, held.id);
+        let mut unchanged = vec![Compare::mod_revision(key, CompareOp::Equal, held.revision)];
+        unchanged.extend(held.has_mark(&self.keys));
         if self.look("guard an id", Look::whether(unchanged)).await.ok()?.succeeded() {
             return None;
         }
@@ -186,7 +203,6 @@ impl Core {
 
     fn resting(&self, held: &Held, lease: Option<i64>) -> TxnOp {
         let (key, mark) = (self.keys.id(&held.service, held.id), self.keys.id_mark(&held.service, held.id));
-        let marked = Compare::mod_revision(mark.as_str(), CompareOp::Equal, held.revision);
         // A process with the Go original, which knows no marks, may have taken the id meanwhile.
         let of_another = [
             Compare::create_revision(key.as_str(), CompareOp::Greater, 0),
@@ -202,7 +218,8 @@ impl Core {
         let rest = TxnOp::txn(Txn::new().when(of_another).or_else([rest]));
         // Another client may have taken this one for vanished.
         let note = TxnOp::delete(self.keys.id_vanished(&held.service, held.id), None);
-        TxnOp::txn(Txn::new().when([marked]).and_then([TxnOp::delete(mark, None), note, rest]))
+        let ends = [TxnOp::delete(mark, None), note, rest];
+        TxnOp::txn(Txn::new().when(held.has_mark(&self.keys)).and_then(ends))
     }
 
     async fn grant_rest(&self, rest: Duration) -> Result<i64, Failure> {
@@ -329,7 +346,7 @@ impl StampsOf {
     async fn write(&self, until: u64, is_enough: impl Fn(u64) -> bool) -> Result<()> {
         let core = self.core.upgrade().ok_or(Error::Closed)?;
         core.check_open()?;
-        let Held { service, id, revision, .. } = &self.held;
+        let Held { service, id, revision, record, .. } = &self.held;
         let (mark, stamp) = (core.keys.id_mark(service, *id), &self.key);
         loop {
             let written = self.written.load(Ordering::SeqCst);
@@ -337,8 +354,8 @@ impl StampsOf {
                 return Ok(());
             }
             // A stamp that was given up on its way must not arrive after this one, and take time back.
-            let unchanged = [(&mark, *revision), (stamp, written)]
-                .map(|(key, at)| Compare::mod_revision(key.as_str(), CompareOp::Equal, at));
+            let mut unchanged = vec![Compare::mod_revision(stamp.as_str(), CompareOp::Equal, written)];
+            unchanged.extend(self.held.has_mark(&core.keys));
             let txn = Txn::new()
                 .when(unchanged)
                 .and_then([TxnOp::put(stamp.as_str(), until.to_string(), None)])
@@ -351,7 +368,8 @@ impl StampsOf {
                 return Ok(());
             }
             let found = answer.op_responses();
-            if pairs(found.first()).first().map(KeyValue::mod_revision) != Some(*revision) {
+            let is_mark = |kv: &KeyValue| kv.mod_revision() == *revision && kv.value() == record.to_bytes();
+            if !pairs(found.first()).first().is_some_and(is_mark) {
                 self.hold.end(LossReason::Deleted);
                 return self.hold.check();
             }

@@ -26,6 +26,7 @@ use super::{held::AT_ONCE, record::Record};
 use crate::{
     core::Core,
     error::Failure,
+    history::Sent,
     read::{Look, pairs},
     request::Repeat,
 };
@@ -57,6 +58,8 @@ struct Ending {
     core: Arc<Core>,
     service: ServiceName,
     marks: Vec<(u32, i64)>,
+    /// When they were seen. In another history of the store these revisions are those of others.
+    seen: Sent,
 }
 
 impl Drop for Ending {
@@ -82,7 +85,8 @@ impl Core {
         let marks = self.held_ids.begin_ending(service, marks);
         let mut freed = Vec::new();
         for some in marks.chunks(AT_ONCE) {
-            let ending = Ending { core: self.clone(), service: service.clone(), marks: some.to_vec() };
+            let seen = self.history.now();
+            let ending = Ending { core: self.clone(), service: service.clone(), marks: some.to_vec(), seen };
             let counted = async {
                 let (over, resting) = ending.count().await?;
                 ending.end(&over).await?;
@@ -214,7 +218,8 @@ impl Ending {
 
     /// Ends marks, with their notes. May be repeated: what is compared is of that very mark.
     async fn end(&self, over: &[Vanished]) -> Result<(), Failure> {
-        if over.is_empty() {
+        let is_over = self.core.history.now().epoch() != self.seen.epoch();
+        if over.is_empty() || is_over {
             return Ok(());
         }
         let (core, service) = (&self.core, &self.service);

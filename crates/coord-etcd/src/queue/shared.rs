@@ -16,7 +16,10 @@ use crate::{
     group::LOCK,
     keys::Range,
     read::revision,
-    watch::hub::{Delivery, Subscription},
+    watch::{
+        Read,
+        hub::{Delivery, Subscription},
+    },
 };
 
 /// How long the shared watch stays when nobody waits: tasks that take turns come back soon.
@@ -55,6 +58,7 @@ async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
         found.kvs().iter().filter_map(|kv| Some((kv.key_str().ok()?.to_owned(), kv.create_revision())));
     let read_at = revision(found.header());
     local.update(|mirror| mirror.reset(places, read_at));
+    changes.has_read(Read::of(read_at, found.kvs()));
     Ok((changes, read_at))
 }
 

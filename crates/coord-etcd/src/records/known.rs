@@ -39,6 +39,13 @@ impl Known {
         expected.collect()
     }
 
+    /// Forgets which changes were seen: the store has another history, which counts anew.
+    pub(super) fn forget_revisions(&mut self) {
+        for slot in self.0.values_mut() {
+            slot.seen = 0;
+        }
+    }
+
     /// What a look at revision `now` found, that was sent after [`expected`](Self::expected) told what to expect.
     pub(super) fn looked(&mut self, key: &str, expected: Option<i64>, found: Option<i64>, now: i64) {
         self.seen(key, found.unwrap_or(now));
@@ -243,6 +250,21 @@ mod tests {
         assert_eq!(after.loss(), None);
         known.released("a", &before);
         known.seen("a", 4);
+        assert_eq!(after.loss(), Some(LossReason::Deleted));
+    }
+
+    #[test]
+    fn changes_of_an_ended_history_end_no_later_hold() {
+        let mut known = Known::default();
+        let before = written(&mut known, 250);
+        known.begin("a");
+        known.seen("a", 260);
+        before.end(LossReason::Revoked);
+        known.forget_revisions();
+        let after = hold();
+        known.wrote("a", 31, after.clone());
+        assert_eq!((before.loss(), after.loss()), (Some(LossReason::Revoked), None));
+        known.seen("a", 32);
         assert_eq!(after.loss(), Some(LossReason::Deleted));
     }
 

@@ -61,6 +61,13 @@ impl Records {
         self.lock().get(service)?.known.revision(key)
     }
 
+    /// Forgets which changes were seen: they were of a history of the store that is over.
+    pub(crate) fn forget_revisions(&self) {
+        for service in self.lock().values_mut() {
+            service.known.forget_revisions();
+        }
+    }
+
     /// Whether someone relies on a record, or is just writing it.
     pub(crate) fn is_wanted(&self, key: &str) -> bool {
         self.lock().values().any(|service| service.known.is_wanted(key))

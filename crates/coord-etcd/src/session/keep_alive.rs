@@ -40,6 +40,7 @@ pub(super) async fn keep_alive(core: Arc<Core>, leased: Arc<Leased>) {
         due = next_renewal(&leased);
     };
     core.queues.forget(leased.id);
+    core.history.keep_on(|lease| lease != leased.id);
     let lease = format!("{:x}", leased.id);
     match lost {
         None => {
@@ -152,6 +153,7 @@ async fn renew(core: &Arc<Core>, leased: &Leased, renewals: &mut Renewals) -> Op
             }
         };
         telemetry::renewal_failed();
+        core.history.doubts.notify_one();
         leased.lease.not_renewed(&failure.error);
         tracing::debug!(lease = format!("{:x}", leased.id), error = %failure.error, "renewal failed");
     }

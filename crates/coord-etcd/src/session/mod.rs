@@ -10,9 +10,12 @@ mod pool;
 mod stream;
 mod undo;
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+};
 
-use coord_api::{Error, Lease, LeaseHealth, Ttl};
+use coord_api::{Error, Lease, LeaseHealth, LossReason, Ttl};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::gate::Gate;
@@ -116,6 +119,19 @@ impl Sessions {
     fn forget_all(&self) {
         *self.pool() = Pool::default();
         *self.doomed() = Doomed::default();
+    }
+
+    /// Returns the leases that this client believes in.
+    pub(crate) fn held(&self) -> HashSet<i64> {
+        let pool = self.pool();
+        pool.iter().filter(|leased| leased.lease.loss().is_none()).map(|leased| leased.id).collect()
+    }
+
+    /// Ends every session: the store does not know them any more, or not as they were.
+    pub(crate) fn lose_all(&self, reason: LossReason) {
+        for leased in self.pool().iter() {
+            leased.lease.lose(reason);
+        }
     }
 
     /// The worst health of all sessions, those included that are lost and not revoked yet.

@@ -107,11 +107,6 @@ impl Asked {
         Some(number)
     }
 
-    /// Returns whether the number of a watch is known only when it is created.
-    pub(super) fn learns_numbers(&self) -> bool {
-        self.numbering == Numbering::Theirs
-    }
-
     /// Returns until when the stream is given for an answer that others wait for.
     pub(super) fn overdue_at(&self) -> Option<Instant> {
         let waits = self.numbering == Numbering::Theirs && !self.unanswered.is_empty();

@@ -14,6 +14,7 @@ use std::{
 use coord_api::{Contact, Error, backend::ContactSource};
 use coord_grpc::Tries;
 use etcd_client::{WatchClient, WatchRequestSender, WatchResponse, WatchResponseStream};
+use futures::future;
 use tokio::{
     runtime,
     sync::mpsc::{self, error::TryRecvError},
@@ -26,7 +27,7 @@ use super::{
     inbox::{Inbox, Sink, inbox},
     progress::Step,
     refusal::{Verdict, is_refusal, refusal},
-    watches::Watches,
+    watches::{Read, Watches},
 };
 use crate::{core::Core, error::classify, keys::Range, telemetry, transport::noted};
 
@@ -36,13 +37,16 @@ const QUEUE: usize = 128;
 /// How long the server may take to open the stream.
 const OPENING: Duration = Duration::from_secs(5);
 
+/// How many reads are made at once to show that watches may go on.
+const PROVEN_AT_ONCE: usize = 16;
+
 /// The largest answer: a revision is delivered whole, however many keys it changed.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// The way to the task that owns the stream.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    /// Unbounded, since dropping a subscription must not wait; each subscription sends two commands.
+    /// Unbounded, since dropping a subscription must not wait; each subscription sends three commands.
     commands: mpsc::UnboundedSender<Command>,
     next_id: AtomicU64,
     contact: Contact,
@@ -59,6 +63,13 @@ enum Command {
         range: Range,
         id: u64,
     },
+    /// A user has read what is watched.
+    Read {
+        range: Range,
+        read: Read,
+    },
+    /// The store has another history: every watch begins anew.
+    Anew,
     /// The client is closed.
     Stop,
 }
@@ -92,6 +103,14 @@ impl Subscription {
     }
 }
 
+impl Subscription {
+    /// Takes note that its user has read what is watched. If the store can not be shown to have had that when the stream
+    /// was opened again, the subscription ends.
+    pub(crate) fn has_read(&self, read: Read) {
+        let _ = self.commands.send(Command::Read { range: self.range.clone(), read });
+    }
+}
+
 impl Drop for Subscription {
     fn drop(&mut self) {
         // Fails only when the task is gone, and every watch with it.
@@ -116,6 +135,7 @@ impl Hub {
             refused: None,
             generation: 0,
             is_behind: false,
+            is_reopened: false,
             tries: Tries::new(),
         };
         runtime.spawn(task.run());
@@ -125,6 +145,12 @@ impl Hub {
     /// Whether the stream is up.
     pub(crate) fn contact(&self) -> Contact {
         self.contact.clone()
+    }
+
+    /// Ends every watch, so that its users read the state anew and watch from then on.
+    pub(crate) fn begin_anew(&self) {
+        // Fails only when the task has ended.
+        let _ = self.commands.send(Command::Anew);
     }
 
     /// Ends the task, and every watch with it.
@@ -158,6 +184,8 @@ struct Task {
     generation: u64,
     /// Whether the member that the stream is open to has not seen what was delivered.
     is_behind: bool,
+    /// Whether a stream was open before, and deliveries may be of what was known then.
+    is_reopened: bool,
     /// The member that the stream goes to.
     tries: Tries,
 }
@@ -237,6 +265,14 @@ impl Task {
         match command {
             Command::Add { range, id, sink } => self.watches.add(range, id, sink).map(Told::Watch),
             Command::Remove { range, id } => self.watches.remove(&range, id).map(Told::Cancel),
+            Command::Read { range, read } => {
+                self.watches.has_read(&range, read);
+                None
+            }
+            Command::Anew => {
+                let ended = self.watches.end_all().into_iter().map(|(id, _)| id).collect();
+                Some(Told::CancelAll(ended))
+            }
             Command::Stop => None,
         }
     }
@@ -257,19 +293,33 @@ impl Task {
     /// go, and a stream costs more to open than to keep.
     async fn serve(&mut self, mut requests: WatchRequestSender, mut answers: WatchResponseStream) -> Served {
         let mut answered = false;
+        // The member may be another process by now, with other data, at revisions that prove nothing.
+        if std::mem::replace(&mut self.is_reopened, true) {
+            let Some(unproven) = self.unproven().await else { return Served::Broken { answered } };
+            if self.ask(&mut requests, unproven).await.is_err() {
+                return Served::Broken { answered };
+            }
+        }
         loop {
             let overdue = self.asked.overdue_at();
             let unused = tokio::select! {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => {
                         answered = true;
+                        if let Some(core) = self.core.upgrade() {
+                            core.heard_on_stream(answer.header(), &self.tries);
+                        }
                         self.contact.restored();
-                        let mut unused = Vec::from_iter(self.take(&answer));
+                        let unused = Vec::from_iter(self.take(&answer));
                         if std::mem::take(&mut self.is_behind) {
-                            let Ok(ended) = self.end_what_is_ahead().await else {
-                                return Served::Broken { answered: false };
+                            // A member that is behind comes to where the others are.
+                            let verified = match self.core.upgrade() {
+                                Some(core) => core.verify().await,
+                                None => return Served::Done,
                             };
-                            unused.extend(ended);
+                            if verified.is_err() {
+                                return Served::Broken { answered: false };
+                            }
                         }
                         if let Some((id, reason)) = self.refused.take()
                             && let Some(ended) = self.refuse_or_try_again(id, &reason).await
@@ -292,6 +342,7 @@ impl Task {
                             Vec::new()
                         }
                         Some(Told::Cancel(id)) => vec![id],
+                        Some(Told::CancelAll(ids)) => ids,
                         None => Vec::new(),
                     }
                 }
@@ -331,7 +382,7 @@ impl Task {
         // One that nobody uses any more ended before its number was known.
         let Some(watched) = self.watches.get_mut(id) else {
             let goes_on = answer.created() && !answer.canceled();
-            return (goes_on && self.asked.learns_numbers()).then_some(id);
+            return goes_on.then_some(id);
         };
         match watched.progress.step(answer.created(), answer.canceled(), revision) {
             Step::Gap => {
@@ -355,23 +406,42 @@ impl Task {
                     answer.events().iter().filter_map(Change::of).filter(|c| c.revision >= after).collect();
                 watched.progress.delivered(changes.last()?.revision);
                 watched.deliver(|| Delivery::Changes(changes.clone()));
+                if let Some(core) = self.core.upgrade() {
+                    core.history.saw(&changes);
+                }
             }
             Step::Nothing => return None,
         }
         self.watches.end_if_unused(id)
     }
 
-    /// Ends the watches that more was delivered to than the store has. A member that is behind the others will come
-    /// to where they are, but a store that was restored or replaced has other changes from now on.
-    async fn end_what_is_ahead(&mut self) -> Result<Vec<i64>, Error> {
-        let core = self.core.upgrade().ok_or(Error::Closed)?;
-        let (now, _) = core.read("watch", &Range::Key(core.keys.probe().into())).await?;
-        let ahead = self.watches.iter().filter(|(_, watched)| watched.progress.is_ahead_of(now));
-        let ahead: Vec<_> = ahead.map(|(id, _)| id).collect();
-        for id in &ahead {
-            drop(self.watches.end(*id));
+    /// Makes sure that the store has the history that deliveries were of, and ends the watches for which that can not be
+    /// shown, which the stream has to be told of; `None` if the store can not be asked.
+    async fn unproven(&mut self) -> Option<Vec<i64>> {
+        match self.prove().await {
+            Ok(unproven) => Some(unproven),
+            Err(error) => {
+                tracing::debug!(%error, "the history of etcd is not verified, opening another stream");
+                None
+            }
         }
-        Ok(ahead)
+    }
+
+    async fn prove(&mut self) -> Result<Vec<i64>, Error> {
+        let core = self.core.upgrade().ok_or(Error::Closed)?;
+        let shown = core.verify().await?;
+        let beyond = self.watches.beyond(shown);
+        let mut unproven = Vec::new();
+        for some in beyond.chunks(PROVEN_AT_ONCE) {
+            let proofs = some.iter().map(|(_, range, read)| core.has_read(range, *read));
+            for ((id, ..), is_proven) in some.iter().zip(future::try_join_all(proofs).await?) {
+                if !is_proven {
+                    drop(self.watches.end(*id));
+                    unproven.push(*id);
+                }
+            }
+        }
+        Ok(unproven)
     }
 
     /// Finds out why a watch was refused. If it was for the token of the stream, the watch is kept, and the stream ends;
@@ -421,6 +491,8 @@ enum Told {
     Watch(i64),
     /// To end the watch with this id.
     Cancel(i64),
+    /// To end the watches with these ids.
+    CancelAll(Vec<i64>),
 }
 
 /// Why [`Task::serve`] returned.

@@ -16,6 +16,7 @@ use futures::stream;
 
 pub(crate) use change::{Change, entry, version};
 use hub::{Delivery, Subscription};
+pub(crate) use watches::Read;
 
 use crate::{core::Shared, keys::Range, telemetry};
 
@@ -147,6 +148,7 @@ impl Follower {
             }
         }
         let (revision, pairs) = core.read(operation, &self.range).await?;
+        changes.has_read(Read::of(revision, &pairs));
         let entries =
             pairs.iter().filter_map(|kv| Some(entry(kv, (self.rename)(kv.key_str().ok()?)?))).collect();
         self.live = Some(Live { changes, snapshot: revision });

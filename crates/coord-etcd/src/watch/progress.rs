@@ -20,8 +20,8 @@ pub(crate) enum Step {
     Nothing,
     /// Changes were missed, or will be: the consumer has to read the state anew.
     Gap,
-    /// The member that answers has not seen yet what was delivered. Either it is behind the others, or the store was
-    /// restored or replaced; see [`is_ahead_of`](Progress::is_ahead_of).
+    /// The member that answers has not seen yet what was delivered. Either it is behind the others, or the store has
+    /// another history.
     Behind,
 }
 
@@ -34,6 +34,11 @@ impl Progress {
     /// The revision to ask for; `None` for "now".
     pub(crate) fn next(&self) -> Option<i64> {
         self.next
+    }
+
+    /// The revision up to which everything was delivered, or was there before the watch; 0 before it started.
+    pub(crate) fn delivered_to(&self) -> i64 {
+        self.next.map_or(0, |next| next - 1)
     }
 
     /// Takes an answer: whether it says that the watch was created or cancelled, and the store's revision.
@@ -54,7 +59,7 @@ impl Progress {
 
     /// Whether more was delivered than a store at `revision` has. If that is the store's own revision, a watch would
     /// wait in silence for a future one.
-    pub(crate) fn is_ahead_of(&self, revision: i64) -> bool {
+    fn is_ahead_of(&self, revision: i64) -> bool {
         self.next.is_some_and(|next| revision + 1 < next)
     }
 

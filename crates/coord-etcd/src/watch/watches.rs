@@ -1,9 +1,12 @@
 //! The watches of one stream, each with those that share it. No I/O.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use coord_api::Error;
-use etcd_client::WatchOptions;
+use etcd_client::{KeyValue, WatchOptions};
 
 use super::{hub::Delivery, inbox::Sink, progress::Progress};
 use crate::{error::again, keys::Range};
@@ -16,11 +19,31 @@ pub(super) struct Watches {
     last_id: i64,
 }
 
+/// The keys that a user has read, at a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Read {
+    pub(crate) revision: i64,
+    print: u64,
+}
+
+impl Read {
+    /// A print of keys and of when each was written last; values are not needed for it.
+    pub(crate) fn of(revision: i64, pairs: &[KeyValue]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        for kv in pairs {
+            (kv.key(), kv.mod_revision()).hash(&mut hasher);
+        }
+        Self { revision, print: hasher.finish() }
+    }
+}
+
 /// One watch with those that share it.
 #[derive(Debug)]
 pub(super) struct Watched {
     range: Range,
     pub(super) progress: Progress,
+    /// The last that a user read of what is watched.
+    read: Option<Read>,
     /// In no order.
     sinks: Vec<(u64, Sink)>,
 }
@@ -54,7 +77,7 @@ impl Watches {
         }
         self.last_id += 1;
         let sinks = vec![(user, sink)];
-        let watched = Watched { range: range.clone(), progress: Progress::default(), sinks };
+        let watched = Watched { range: range.clone(), progress: Progress::default(), read: None, sinks };
         self.ids.insert(range, self.last_id);
         self.by_id.insert(self.last_id, watched);
         Some(self.last_id)
@@ -82,11 +105,40 @@ impl Watches {
         Some(ended)
     }
 
+    /// Takes note of what a user read of what is watched.
+    pub(super) fn has_read(&mut self, range: &Range, read: Read) {
+        if let Some(watched) = self.ids.get(range).and_then(|id| self.by_id.get_mut(id)) {
+            watched.read = watched.read.filter(|last| last.revision > read.revision).or(Some(read));
+        }
+    }
+
+    /// Returns the watches whose users know more than what the store is known to have had, its revision `shown`, each with
+    /// the read that would show it.
+    pub(super) fn beyond(&self, shown: i64) -> Vec<(i64, Range, Option<Read>)> {
+        let started = self.iter().filter(|(_, watched)| watched.progress.has_started());
+        let beyond = started.filter_map(|(id, watched)| {
+            let delivered = watched.progress.delivered_to();
+            let last = watched.read.filter(|read| read.revision > shown);
+            let shows = last.filter(|read| delivered <= read.revision.max(shown));
+            (delivered > shown || last.is_some()).then(|| (id, watched.range.clone(), shows))
+        });
+        beyond.collect()
+    }
+
+    /// Forgets every watch.
+    pub(super) fn end_all(&mut self) -> Vec<(i64, Watched)> {
+        self.end_where(|_| true)
+    }
+
+    fn end_where(&mut self, ends: impl Fn(&Watched) -> bool) -> Vec<(i64, Watched)> {
+        let ending: Vec<_> = self.iter().filter(|(_, watched)| ends(watched)).map(|(id, _)| id).collect();
+        ending.into_iter().filter_map(|id| Some((id, self.end(id)?))).collect()
+    }
+
     /// Forgets every watch that has not begun.
     pub(super) fn end_unbegun(&mut self) -> Vec<Watched> {
-        let unbegun = self.iter().filter(|(_, watched)| !watched.progress.has_started());
-        let unbegun: Vec<_> = unbegun.map(|(id, _)| id).collect();
-        unbegun.into_iter().filter_map(|id| self.end(id)).collect()
+        let unbegun = self.end_where(|watched| !watched.progress.has_started());
+        unbegun.into_iter().map(|(_, watched)| watched).collect()
     }
 }
 
@@ -178,6 +230,27 @@ mod tests {
         assert_eq!(watches.remove(&range("a"), 2), Some(1));
         assert_eq!(watches.remove(&range("a"), 2), None);
         assert_eq!(user(&mut watches, "a", 5).0, Some(3), "an id is used once");
+    }
+
+    #[test]
+    fn watch_beyond_what_is_shown_is_told_with_the_read_that_shows_it() {
+        let mut watches = Watches::default();
+        let (_, _inbox) = user(&mut watches, "a", 1);
+        let (_, _other) = user(&mut watches, "b", 2);
+        assert!(watches.beyond(0).is_empty(), "nothing has begun");
+        start(&mut watches, 1);
+        assert_eq!(watches.beyond(7), []);
+        assert_eq!(watches.beyond(6), [(1, range("a"), None)]);
+        let read = Read::of(9, &[]);
+        watches.has_read(&range("a"), read);
+        watches.has_read(&range("a"), Read::of(8, &[]));
+        assert_eq!(watches.beyond(9), []);
+        for shown in [0, 8] {
+            assert_eq!(watches.beyond(shown), [(1, range("a"), Some(read))]);
+        }
+        watches.get_mut(1).expect("is watched").progress.delivered(12);
+        assert_eq!(watches.beyond(8), [(1, range("a"), None)], "changes after the read are not shown");
+        assert_eq!(watches.beyond(12), []);
     }
 
     #[test]
