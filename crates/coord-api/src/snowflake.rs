@@ -21,7 +21,7 @@ use crate::{
     ids::Numbering,
     timer::{self, Driver},
 };
-use clock::{Clock, Standstill};
+use clock::{Clock, Standstill, pause};
 use reserve::{Patience, Reserve, keep_reserving};
 
 /// How often the end of a millisecond is looked for before a timer is set.
@@ -140,7 +140,7 @@ impl Snowflake {
             if standstill.is_seen(clock.now()) {
                 return Err(ahead_by(ahead));
             }
-            timer::sleep(standstill.pause(ahead)).await;
+            timer::sleep(pause(ahead)).await;
         }
         let maker = Arc::new(Maker {
             // One before the first of that time, which no number of an earlier holder reached.
@@ -188,7 +188,7 @@ impl Snowflake {
                     if standstill.is_seen(self.maker.clock.now()) {
                         return Err(Error::ClockWentBack { by: Duration::from_millis(ahead), mark: None });
                     }
-                    timer::sleep(standstill.pause(ahead)).await;
+                    timer::sleep(pause(ahead)).await;
                 }
                 Err(Busy::Reserve) => self.maker.more_time(&mut patience).await?,
             }

@@ -69,11 +69,11 @@ impl Standstill {
         let by_timer = here.saturating_duration_since(begun);
         by_timer >= LIMIT && by_clock < millis(by_timer) / 2
     }
+}
 
-    /// How long to wait for a clock that is so many milliseconds behind.
-    pub(super) fn pause(&self, ahead: u64) -> Duration {
-        Duration::from_millis(ahead).min(LOOK)
-    }
+/// How long to wait for a clock that is so many milliseconds behind.
+pub(super) fn pause(ahead: u64) -> Duration {
+    Duration::from_millis(ahead).min(LOOK)
 }
 
 #[cfg(test)]
