@@ -28,6 +28,7 @@ mod names;
 mod owner;
 mod provider;
 mod registry;
+mod service;
 mod snowflake;
 mod ttl;
 mod turns;
@@ -51,7 +52,8 @@ pub use lock::{DistributedLock, DistributedLockExt, FencingToken, Holder, LockGu
 pub use names::{ConfigKey, ConfigPrefix, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName};
 pub use owner::{MAX_LABEL_BYTES, Owner};
 pub use provider::Provider;
-pub use registry::{MAX_METADATA_BYTES, ServiceEvent, ServiceInfo, ServiceRegistry, VERSION, WEIGHT, ZONE};
+pub use registry::{ServiceEvent, ServiceRegistry};
+pub use service::{MAX_METADATA_BYTES, MAX_WEIGHT, MIN_WEIGHT, ServiceInfo, VERSION, WEIGHT, ZONE};
 pub use snowflake::{Snowflake, SnowflakeOptions};
 pub use ttl::Ttl;
 pub use turns::Turns;

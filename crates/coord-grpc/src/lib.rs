@@ -37,6 +37,10 @@
 //! - An instance whose calls fail while those to others do not ([`OutlierDetection`]), or from which nothing comes at
 //!   all, gets no calls for a time that grows; then it is connected anew and has to prove itself with one call. A part
 //!   of the instances is never ejected.
+//! - An instance that is marked as not serving ([`Registration::serving`](coord_api::Registration::serving)), or says so
+//!   itself if it is asked ([`ConnectOptions::health_check`]), gets no calls.
+//! - Connections are per address. Of two ids at one address, such as those of a process that crashed and of its successor,
+//!   the record that was written last counts.
 //! - A call whose request has certainly not left the process is made once more on another instance. No other
 //!   call is ever repeated.
 //! - [`Policy`] says how an instance is chosen, [`ConnectOptions`] everything else, and [`Connection::state`]
@@ -60,6 +64,7 @@ mod carrier;
 mod connection;
 mod endpoints;
 mod hash;
+mod health;
 mod instances;
 mod options;
 mod outcome;
@@ -69,6 +74,7 @@ mod picker;
 mod policy;
 mod probe;
 mod roster;
+mod slow_start;
 mod state;
 mod stats;
 mod tries;

@@ -8,5 +8,6 @@ mod outlier;
 mod packets;
 mod pings;
 mod retry;
+mod serving;
 #[cfg(feature = "tls")]
 mod tls;
