@@ -73,6 +73,23 @@ pub(crate) fn urls(text: &str) {
     coord_etcd::fuzz::endpoints(text);
 }
 
+/// What is taken as an address is one that clients can connect to: the resolver sees the same IP address in it, or a name.
+pub(crate) fn addresses(text: &str) {
+    let info = ServiceInfo::new("svc", "1", text, 80);
+    match info.validate() {
+        Ok(_) => {
+            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte)));
+            // The system reads numbers in several forms; of these only the whole one is taken.
+            let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+            let is_numeric = !text.contains(':') && last.bytes().all(|byte| byte.is_ascii_digit());
+            assert_eq!(is_numeric, text.parse::<std::net::Ipv4Addr>().is_ok(), "{text}");
+        }
+        Err(error) => is_readable(&error),
+    }
+    let json = serde_json::json!({ "id": "1", "name": "svc", "address": text, "port": "80" }).to_string();
+    stored(json.as_bytes());
+}
+
 /// A configuration in JSON is read or refused.
 pub(crate) fn config_json(bytes: &[u8]) {
     if let Ok(config) = serde_json::from_slice::<Config>(bytes) {
@@ -86,7 +103,8 @@ pub(crate) fn stored(bytes: &[u8]) {
     if let Ok(info) = serde_json::from_slice::<ServiceInfo>(bytes) {
         let again = serde_json::to_vec(&info).expect("was read from JSON");
         assert_eq!(serde_json::from_slice::<ServiceInfo>(&again).expect("was just written"), info);
-        let _ = (info.authority(), info.weight(), info.validate());
+        assert!((coord_api::MIN_WEIGHT..=coord_api::MAX_WEIGHT).contains(&info.weight()));
+        let _ = (info.authority(), info.validate(), info.is_serving());
     }
     let entry = Entry::new("k", Version::new(1), bytes.to_vec());
     if let Err(error) = entry.decode::<serde_json::Value>() {
@@ -116,6 +134,9 @@ fn through_a_store(bytes: &[u8]) {
     let reading = async {
         let found = registry.discover("svc").await.expect("bad records are left out");
         assert!(found.iter().all(|info| info.id == "1" && info.name == "svc"));
+        // Whoever connects to it takes it as well.
+        let callable = |info: &ServiceInfo| ServiceInfo::new("svc", "1", &info.address, info.port).validate();
+        assert!(found.iter().all(|info| callable(info).is_ok()));
         let mut watch = registry.watch("svc").await.expect("is there");
         assert!(watch.next().await.expect("goes on").is_ok(), "the snapshot comes, without bad records");
         let _ = config.get::<u64>("a/b").await;

@@ -27,6 +27,13 @@ fn url() -> impl Strategy<Value = String> {
     (start, rest).prop_map(|(start, rest)| format!("{start}{rest}"))
 }
 
+fn address() -> impl Strategy<Value = String> {
+    text(&[
+        "0", "1", "127", "256", ".", ".", ":", "[", "]", "::", "a", "-", "_", "0x", "f", "host", "224", "+",
+        "80", "%",
+    ])
+}
+
 /// JSON of fields that records have, now and then broken.
 fn json() -> impl Strategy<Value = Vec<u8>> {
     let value = select(vec![
@@ -100,6 +107,7 @@ fn json() -> impl Strategy<Value = Vec<u8>> {
 fn record() -> impl Strategy<Value = Vec<u8>> {
     let whole = select(vec![
         r#"{"id":"1","name":"svc","address":"h","port":1,"metadata":{"weight":"2"},"owner":"x","zone":[1]}"#,
+        r#"{"id":"1","name":"svc","address":"[::1]:80","port":"80","metadata":{"weight":1e99,"a":[1]},"serving":false}"#,
         r#"{"host":"h","pid":1,"client":"c","identity":"i","since":"1970-01-01T00:00:00Z","rest":"30s","attempt":7}"#,
         r#"[{"number":1,"version":3,"author":"a","at_ms":5,"comment":"c"}]"#,
         r#"{"value":{"a":1},"audience":{"percent":7,"labels":{"zone":"eu"}},"author":"a","at_ms":9}"#,
@@ -132,6 +140,11 @@ proptest! {
     #[test]
     fn names(text in name()) {
         properties::names(&text);
+    }
+
+    #[test]
+    fn addresses(text in address()) {
+        properties::addresses(&text);
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod owner;
 mod provider;
 mod pulse;
 mod registry;
+mod service;
 mod snowflake;
 mod timer;
 mod ttl;
@@ -58,7 +59,8 @@ pub use lock::{DistributedLock, DistributedLockExt, FencingToken, Holder, LockGu
 pub use names::{ConfigKey, ConfigPrefix, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName};
 pub use owner::{MAX_LABEL_BYTES, Owner};
 pub use provider::Provider;
-pub use registry::{MAX_METADATA_BYTES, ServiceEvent, ServiceInfo, ServiceRegistry, VERSION, WEIGHT, ZONE};
+pub use registry::{ServiceEvent, ServiceRegistry};
+pub use service::{MAX_METADATA_BYTES, MAX_WEIGHT, MIN_WEIGHT, ServiceInfo, VERSION, WEIGHT, ZONE};
 pub use snowflake::{Snowflake, SnowflakeOptions};
 pub use ttl::Ttl;
 pub use turns::Turns;

@@ -88,6 +88,7 @@ pub fn contract() -> impl Iterator<Item = Test> {
         lock::random::TESTS,
         lock::holders::TESTS,
         lock::health::TESTS,
+        registry::marks::TESTS,
         registry::records::TESTS,
         registry::owners::TESTS,
         registry::recovery::TESTS,

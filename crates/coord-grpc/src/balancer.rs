@@ -21,11 +21,12 @@ use crate::{
     ConnectOptions, HashKey, Tries,
     calm::Calm,
     deadline::{Deadline, Patience},
+    health,
     outlier::{Failure, Verdict},
     peak_ewma::PoolLatency,
     picker::{Slot, Table},
     probe,
-    roster::{Dial, Roster},
+    roster::{Dial, Roster, Serving},
     tries::{too_late, unsent},
     wire::{Link, dial},
 };
@@ -49,6 +50,8 @@ pub(crate) struct Balancer {
     table: ArcSwap<Table<Link>>,
     calm: Arc<Calm>,
     pub(crate) pool: Arc<PoolLatency>,
+    /// Tells whoever follows the connections that there may be others.
+    changed: Notify,
     /// Tells the task that there may be something to connect to.
     wake: Notify,
     counts: watch::Sender<Counts>,
@@ -70,7 +73,18 @@ impl Balancer {
         let roster = Roster::new(options.plan());
         let (pool, roster) = (roster.pool(), Mutex::new(roster));
         let (table, wake, counts) = (ArcSwap::default(), Notify::new(), watch::Sender::default());
-        Self { service, options, contact, roster, table, calm: Arc::default(), pool, wake, counts }
+        Self {
+            service,
+            options,
+            contact,
+            roster,
+            table,
+            calm: Arc::default(),
+            pool,
+            changed: Notify::new(),
+            wake,
+            counts,
+        }
     }
 
     /// An instance for a call, and when it was chosen. Waits for one as long as `patience` says if none is ready.
@@ -114,11 +128,7 @@ impl Balancer {
     /// Why no call could be made within `limit`.
     pub(crate) fn nobody(&self, limit: Duration) -> Error {
         let roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
-        let reason = match (roster.known(), &roster.last_error) {
-            (0, _) => format!("no instance was registered within {limit:?}"),
-            (known, None) => format!("none of {known} instances was ready within {limit:?}"),
-            (known, Some(last)) => format!("none of {known} instances was ready within {limit:?}: {last}"),
-        };
+        let reason = roster.why_nobody(limit);
         Error::Unavailable { what: format!("service {}", self.service), source: Some(reason.into()) }
     }
 
@@ -155,6 +165,16 @@ impl Balancer {
         }
     }
 
+    /// The health service of an instance has answered.
+    pub(crate) fn heard(&self, id: &str, turn: u64, serving: Serving) {
+        self.change(|roster| roster.heard(id, turn, serving, Instant::now()));
+    }
+
+    /// Waits until the connections may be others than before.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// Instances that calls are in flight to.
     pub(crate) fn in_use(&self) -> Vec<Arc<Slot<Link>>> {
         self.table.load().slots().filter(|slot| slot.node.load.pending() > 0).cloned().collect()
@@ -179,6 +199,7 @@ impl Balancer {
         let (known, ready) = (roster.known(), table.len());
         // Under the lock, so that the latest table is the last one stored.
         self.table.store(Arc::new(table));
+        self.changed.notify_one();
         self.counts.send_if_modified(|counts| {
             let now = Counts { known, ready, ..*counts };
             std::mem::replace(counts, now) != now
@@ -195,6 +216,7 @@ impl Balancer {
         let mut dialling = FuturesUnordered::new();
         let mut ended = false;
         let mut probing = pin!(probe::keep(&self));
+        let mut following = pin!(health::keep(&self));
         loop {
             let (dials, next) = self.due();
             dialling.extend(dials.into_iter().map(|dial| self.clone().dial(dial)));
@@ -221,6 +243,7 @@ impl Balancer {
                 () = self.wake.notified() => {}
                 () = due => {}
                 () = &mut probing => {}
+                () = &mut following => {}
             }
         }
     }

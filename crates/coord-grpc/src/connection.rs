@@ -103,10 +103,7 @@ pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
     let service = ServiceName::parse(service)?;
     options.check()?;
     let limit = options.connect_timeout;
-    let late = || {
-        let reason = format!("no instance was registered within {limit:?}");
-        Error::Unavailable { what: format!("service {service}"), source: Some(reason.into()) }
-    };
+    let mut waited_for = None;
     let connecting = async {
         let key = (service.to_string(), options.clone());
         let handle = if let Some(handle) = SHARED.find(registry, &key, Handle::is_alive) {
@@ -119,10 +116,20 @@ pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
             SHARED.find_or_make(registry, key, Handle::is_alive, || handle)
         };
         let connection = Connection(handle);
+        waited_for = Some(connection.0.balancer.clone());
         connection.first_instance().await?;
         Ok(connection)
     };
-    timeout(limit, connecting).await.unwrap_or_else(|_| Err(late()))
+    if let Ok(connected) = timeout(limit, connecting).await {
+        return connected;
+    }
+    Err(match waited_for {
+        Some(balancer) => balancer.nobody(),
+        None => Error::Unavailable {
+            what: format!("service {service}"),
+            source: Some(format!("the registry did not answer within {limit:?}").into()),
+        },
+    })
 }
 
 impl Connection {

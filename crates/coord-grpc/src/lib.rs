@@ -37,6 +37,10 @@
 //! - An instance whose calls fail while those to others do not ([`OutlierDetection`]), or from which nothing comes at
 //!   all, gets no calls for a time that grows; then it is connected anew and has to prove itself with one call. A part
 //!   of the instances is never ejected.
+//! - An instance that is marked as not serving ([`Registration::serving`](coord_api::Registration::serving)), or says so
+//!   itself if it is asked ([`ConnectOptions::health_check`]), gets no calls.
+//! - Connections are per address. Of two ids at one address, such as those of a process that crashed and of its successor,
+//!   the record that was written last counts.
 //! - A call that the server has certainly not processed is made again, on another instance or a new connection. No
 //!   other call is ever repeated.
 //! - [`Policy`] says how an instance is chosen, [`ConnectOptions`] everything else, and [`Connection::state`]
@@ -61,6 +65,7 @@ mod connection;
 mod deadline;
 mod endpoints;
 mod hash;
+mod health;
 mod http2;
 mod instances;
 mod kept;
@@ -74,6 +79,7 @@ mod policy;
 mod probe;
 mod pump;
 mod roster;
+mod slow_start;
 mod state;
 mod stats;
 mod tries;

@@ -14,8 +14,10 @@ use tonic::transport::Endpoint;
 
 use crate::{
     OutlierDetection, Policy,
+    health::MAX_SERVICE_BYTES,
     outcome::Failures,
     roster::{LONGEST_PAUSE, Plan},
+    slow_start::SlowStart,
 };
 
 /// Options of a [`Connection`](crate::Connection). They are checked when it is made, before anything is sent.
@@ -46,6 +48,8 @@ pub struct ConnectOptions {
     subset: Option<usize>,
     pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) failures: Failures,
+    pub(crate) health_check: Option<String>,
+    slow_start: Option<SlowStart>,
     pub(crate) keep_alive: Option<KeepAlive>,
     tls: Option<Tls>,
 }
@@ -83,6 +87,8 @@ impl Default for ConnectOptions {
             subset: None,
             outlier_detection: Some(OutlierDetection::default()),
             failures: Failures::default(),
+            health_check: None,
+            slow_start: None,
             keep_alive: Some(KeepAlive {
                 interval: Duration::from_secs(20),
                 timeout: Duration::from_secs(5),
@@ -251,6 +257,43 @@ impl ConnectOptions {
         self
     }
 
+    /// Follows what the health service of each instance (`Watch` of `grpc.health.v1`) says of `service`; the empty name
+    /// is the whole server. Calls go only to instances that say `SERVING`. Those without a health service are taken as
+    /// serving. Not by default: it costs a stream on every connection.
+    #[must_use]
+    pub fn health_check(mut self, service: impl Into<String>) -> Self {
+        self.health_check = Some(service.into());
+        self
+    }
+
+    /// A new instance gets its share of the calls gradually, over `window`: it begins with 10 %, which grows evenly.
+    /// New is one that comes while others have been there for longer, that could not be reached for a while, or that
+    /// did not serve. Consistent hashing takes no heed of it. Not by default.
+    #[must_use]
+    pub fn slow_start(mut self, window: Duration) -> Self {
+        self.starting().window = window;
+        self
+    }
+
+    /// How the share of a [`slow_start`](Self::slow_start) grows, in thousandths: after a part `t` of the window it is `t`
+    /// to the power of `1000 / thousandths`. 1000 by default, which is evenly.
+    #[must_use]
+    pub fn slow_start_aggression(mut self, thousandths: u32) -> Self {
+        self.starting().aggression = thousandths;
+        self
+    }
+
+    /// The share that a [`slow_start`](Self::slow_start) begins with, in percent: 10 by default.
+    #[must_use]
+    pub fn slow_start_min_weight_percent(mut self, percent: u8) -> Self {
+        self.starting().min_weight_percent = percent;
+        self
+    }
+
+    fn starting(&mut self) -> &mut SlowStart {
+        self.slow_start.get_or_insert(SlowStart::DEFAULT)
+    }
+
     /// Goes on with the last instances when the registry says that there is none, until there is one again.
     /// Protects against a store that lost its data; in turn the last instance that is deregistered gets calls
     /// until it ends.
@@ -323,6 +366,22 @@ impl ConnectOptions {
             positive("keep_alive timeout", timeout)?;
         }
         self.outlier_detection.as_ref().map_or(Ok(()), OutlierDetection::check)?;
+        if let Some(service) = &self.health_check
+            && (service.len() > MAX_SERVICE_BYTES || service.chars().any(char::is_control))
+        {
+            let reason = format!("is longer than {MAX_SERVICE_BYTES} bytes, or has control characters");
+            return Err(Error::invalid("health_check", reason));
+        }
+        if let Some(SlowStart { window, aggression, min_weight_percent }) = &self.slow_start {
+            positive("slow_start", *window)?;
+            if *aggression == 0 {
+                return Err(Error::invalid("slow_start_aggression", "is 0, it needs 1 or more thousandths"));
+            }
+            if !(1..=100).contains(min_weight_percent) {
+                let reason = format!("{min_weight_percent} is not within 1 and 100 percent");
+                return Err(Error::invalid("slow_start_min_weight_percent", reason));
+            }
+        }
         if self.zone.as_deref() == Some("") {
             return Err(Error::invalid("zone", "is empty"));
         }
@@ -349,8 +408,18 @@ impl ConnectOptions {
     }
 
     pub(crate) fn plan(&self) -> Plan {
-        let Self { policy, zone, only, subset, outlier_detection, longest_pause, .. } = self.clone();
-        Plan { policy, zone, only, subset, outlier_detection, longest_pause }
+        let Self {
+            policy,
+            zone,
+            only,
+            subset,
+            outlier_detection,
+            longest_pause,
+            health_check,
+            slow_start,
+            ..
+        } = self.clone();
+        Plan { policy, zone, only, subset, outlier_detection, longest_pause, health_check, slow_start }
     }
 
     /// The interval over which outcomes are counted.
@@ -467,6 +536,12 @@ mod tests {
             (good().probe("/a/b", zero, second), "invalid probe after: is 0"),
             (good().probe("/a/b", second, zero), "invalid probe limit: is 0"),
             (good().probe("a/b", second, second), "invalid probe path: is no path"),
+            (good().health_check("x".repeat(256)), "invalid health_check: is longer than 255 bytes"),
+            (good().health_check("a\n"), "invalid health_check: "),
+            (good().slow_start(zero), "invalid slow_start: is 0"),
+            (good().slow_start_aggression(0), "invalid slow_start_aggression: is 0"),
+            (good().slow_start_min_weight_percent(0), "invalid slow_start_min_weight_percent: 0 is not"),
+            (good().slow_start_min_weight_percent(101), "invalid slow_start_min_weight_percent: 101 is"),
             (good().zone(""), "invalid zone: is empty"),
             (good().subset(0), "invalid subset: is 0"),
             (hash().subset(5), "invalid subset: each client"),

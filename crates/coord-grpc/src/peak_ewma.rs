@@ -19,7 +19,9 @@ const PEAK: f32 = 0.2;
 const AVERAGE: f32 = 10.0;
 /// The weight of a new answer in the average, if they come close together.
 const SHARE: f32 = 0.1;
-/// The same for the average of all instances.
+/// The weight of one that confirms that the instance has become slower.
+const SHARE_OF_RISE: f32 = 0.3;
+/// The weight of a new answer in the average of all instances.
 const SHARE_IN_POOL: f32 = 0.02;
 /// Instances that answer faster than this, in microseconds, are taken for equally fast: what is left is chance, such as that one
 /// was asked more and is warm for it.
@@ -60,9 +62,10 @@ impl Estimate {
         if self == Self::default() {
             return Self { average: micros, peak: micros };
         }
-        let share = SHARE.max(1.0 - (-seconds / AVERAGE).exp());
         let peak = self.after(seconds).peak.max(micros);
         let confirmed = if micros > self.average { micros.min(last.max(self.average)) } else { micros };
+        let least = if confirmed > self.average { SHARE_OF_RISE } else { SHARE };
+        let share = least.max(1.0 - (-seconds / AVERAGE).exp());
         Self { average: self.average + share * (confirmed - self.average), peak }
     }
 

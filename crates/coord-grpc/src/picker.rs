@@ -12,7 +12,13 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{HashKey, Policy, Tries, hash::Ring, peak_ewma::PoolLatency, stats::Node};
+use crate::{
+    HashKey, Policy, Tries,
+    hash::Ring,
+    peak_ewma::PoolLatency,
+    slow_start::{Beginning, SlowStart},
+    stats::Node,
+};
 
 /// An instance that is ready, and how to call it.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub(crate) struct Slot<C> {
     pub(crate) weight: f64,
     /// The number of the instance on the ring.
     pub(crate) member: u32,
+    /// Since when calls may go to it.
+    pub(crate) started: Option<Instant>,
 }
 
 /// What all pickers of a connection share, one after the other.
@@ -48,11 +56,12 @@ pub(crate) struct Table<C> {
     /// Which slot each instance of the ring has.
     of_member: Vec<Option<u32>>,
     shared: Shared,
+    slow_start: Option<Beginning>,
 }
 
 impl<C> Default for Table<C> {
     fn default() -> Self {
-        Self::new(Policy::default(), Vec::new(), (Vec::new(), 0), Shared::default())
+        Self::new(Policy::default(), Vec::new(), (Vec::new(), 0), Shared::default(), None)
     }
 }
 
@@ -67,6 +76,7 @@ impl<C> Table<C> {
         elsewhere: Vec<Slot<C>>,
         (local, known_in_zone): (Vec<Slot<C>>, usize),
         shared: Shared,
+        slow_start: Option<SlowStart>,
     ) -> Self {
         let in_zone = local.len();
         let slots: Vec<_> = local.into_iter().chain(elsewhere).map(Arc::new).collect();
@@ -90,7 +100,8 @@ impl<C> Table<C> {
                 of_member[member] = Some(index);
             }
         }
-        Self { policy, slots, local: in_zone, stay, weights, of_member, shared }
+        let slow_start = slow_start.map(|rules| rules.among(slots.iter().filter_map(|slot| slot.started)));
+        Self { policy, slots, local: in_zone, stay, weights, of_member, shared, slow_start }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -112,13 +123,12 @@ impl<C> Table<C> {
         let among = self.zone();
         let index = match self.policy {
             Policy::PeakEwma | Policy::ConsistentHash => {
-                self.better(&among, |node| node.cost(&self.shared.pool, now))
+                self.better(&among, now, |node| node.cost(&self.shared.pool, now))
             }
-            Policy::LeastPending => self.better(&among, |node| node.crowd(now)),
-            Policy::RoundRobin => {
-                self.untroubled(|| among.start + self.shared.rotation.fetch_add(1, Relaxed) % among.len())
-            }
-            Policy::Weighted => self.untroubled(|| self.by_weight(&among)),
+            Policy::LeastPending => self.better(&among, now, |node| node.crowd(now)),
+            Policy::RoundRobin => self
+                .untroubled(now, || among.start + self.shared.rotation.fetch_add(1, Relaxed) % among.len()),
+            Policy::Weighted => self.untroubled(now, || self.by_weight(&among)),
         };
         Some(&self.slots[index])
     }
@@ -164,15 +174,28 @@ impl<C> Table<C> {
         }
     }
 
-    /// The better of two random ones.
-    fn better<T: PartialOrd>(&self, among: &Range<usize>, cost: impl Fn(&Node) -> T) -> usize {
+    /// The better of two random ones, or the other one in place of an instance that has just started.
+    fn better<T: PartialOrd>(&self, among: &Range<usize>, now: Instant, cost: impl Fn(&Node) -> T) -> usize {
         let one = fastrand::usize(among.clone());
         if among.len() == 1 {
             return one;
         }
         let other = fastrand::usize(among.start..among.end - 1);
         let other = if other < one { other } else { other + 1 };
-        if cost(&self.slots[other].node) < cost(&self.slots[one].node) { other } else { one }
+        let is_other = cost(&self.slots[other].node) < cost(&self.slots[one].node);
+        let (better, worse) = if is_other { (other, one) } else { (one, other) };
+        if self.waits(better, now) && !self.slots[worse].node.load.errors.is_failing(now) {
+            worse
+        } else {
+            better
+        }
+    }
+
+    /// Whether a call is not for this instance yet: by chance, the more often the shorter ago it has started.
+    fn waits(&self, slot: usize, now: Instant) -> bool {
+        let Some(beginning) = &self.slow_start else { return false };
+        let started = self.slots[slot].started;
+        started.is_some_and(|started| fastrand::f64() >= beginning.share(started, now))
     }
 
     fn by_weight(&self, among: &Range<usize>) -> usize {
@@ -182,11 +205,11 @@ impl<C> Table<C> {
         among.start + found.min(among.len() - 1)
     }
 
-    /// Another choice if the first is an instance on trial that has a call already.
-    fn untroubled(&self, choose: impl Fn() -> usize) -> usize {
+    /// Another choice if the first is an instance on trial that has a call already, or one that has just started.
+    fn untroubled(&self, now: Instant, choose: impl Fn() -> usize) -> usize {
         let mut chosen = choose();
         for _ in 0..3 {
-            if !self.slots[chosen].node.is_busy_on_trial() {
+            if !self.slots[chosen].node.is_busy_on_trial() && !self.waits(chosen, now) {
                 break;
             }
             chosen = choose();
@@ -199,17 +222,19 @@ impl<C> Table<C> {
 mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
+    use coord_api::ServiceInfo;
+
     use super::*;
 
     fn slot(id: &str, member: u32, weight: f64) -> Slot<()> {
         let node = Arc::new(Node::new(id.into(), id.into()));
-        Slot { node, turn: 0, link: (), weight, member }
+        Slot { node, turn: 0, link: (), weight, member, started: None }
     }
 
     fn table(policy: Policy, ids: &[&str]) -> Table<()> {
         let slots = ids.iter().zip(0..).map(|(id, member)| slot(id, member, f64::from(member + 1)));
         let ring = Arc::new(Ring::new(ids.iter().copied()));
-        Table::new(policy, slots.collect(), (Vec::new(), 0), Shared { ring, ..Shared::default() })
+        Table::new(policy, slots.collect(), (Vec::new(), 0), Shared { ring, ..Shared::default() }, None)
     }
 
     fn chosen(table: &Table<()>, calls: u32) -> BTreeMap<String, u32> {
@@ -335,11 +360,46 @@ mod tests {
             for (case, ready, known, expected) in cases {
                 let local = (0..ready).map(|n| slot("local", n, 1.0)).collect();
                 let far = (0..3).map(|n| slot("far", n, 5.0)).collect();
-                let table = Table::new(policy, far, (local, known), Shared::default());
+                let table = Table::new(policy, far, (local, known), Shared::default(), None);
                 let shares = chosen(&table, 1000);
                 assert!(share(&shares, "local").abs_diff(expected) < 100, "{policy:?}, {case}: {shares:?}");
             }
         }
+    }
+
+    #[test]
+    fn instance_that_has_just_started_gets_its_share_gradually() {
+        let window = Duration::from_secs(10);
+        for policy in [Policy::PeakEwma, Policy::LeastPending, Policy::RoundRobin, Policy::Weighted] {
+            let now = Instant::now();
+            let started = |id: &str, member, ago| Slot { started: Some(now - ago), ..slot(id, member, 1.0) };
+            let slots = |new: Duration| {
+                let old = window * 2;
+                vec![started("old", 0, old), started("older", 1, old), started("new", 2, new)]
+            };
+            let share_after = |new: Duration| {
+                let slow_start = Some(SlowStart { window, ..SlowStart::DEFAULT });
+                let table = Table::new(policy, slots(new), (Vec::new(), 0), Shared::default(), slow_start);
+                let chosen = (0..3000).filter(|_| {
+                    let slot = table.pick(None, now).expect("some are ready");
+                    slot.node.id == "new"
+                });
+                chosen.count()
+            };
+            assert!(share_after(Duration::ZERO) < 300, "{policy:?}: {}", share_after(Duration::ZERO));
+            let half = share_after(window / 2);
+            assert!((250..=750).contains(&half), "{policy:?}: {half}");
+            assert!(share_after(window).abs_diff(1000) < 150, "{policy:?}: {}", share_after(window));
+        }
+    }
+
+    #[test]
+    fn weights_of_any_size_keep_their_proportion() {
+        let weight = |weight: f64| ServiceInfo::new("a", "1", "h", 1).with_weight(weight).weight();
+        let slots = (0..3).zip(["a", "b", "c"]).map(|(member, id)| slot(id, member, weight(1e308)));
+        let table = Table::new(Policy::Weighted, slots.collect(), (Vec::new(), 0), Shared::default(), None);
+        let shares = chosen(&table, 3000);
+        assert!(["a", "b", "c"].iter().all(|id| share(&shares, id).abs_diff(1000) < 150), "{shares:?}");
     }
 
     #[test]

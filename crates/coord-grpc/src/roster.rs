@@ -2,12 +2,13 @@
 //! Pure: a connection is whatever `C` is, and the driver and the calls tell what happens.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use coord_api::ServiceInfo;
+use coord_api::{ServiceInfo, Version};
 use tokio::time::Instant;
 use tower::discover::Change;
 
@@ -17,6 +18,7 @@ use crate::{
     outlier::{Failure, OutlierDetection, Record, Verdict},
     peak_ewma::PoolLatency,
     picker::{Shared, Slot, Table},
+    slow_start::SlowStart,
     stats::Node,
 };
 
@@ -38,6 +40,16 @@ pub(crate) struct Plan {
     pub(crate) subset: Option<usize>,
     pub(crate) outlier_detection: Option<OutlierDetection>,
     pub(crate) longest_pause: Duration,
+    /// The name that the health service of each instance is asked for, if it is.
+    pub(crate) health_check: Option<String>,
+    pub(crate) slow_start: Option<SlowStart>,
+}
+
+impl Plan {
+    /// The health of an instance of which nothing was heard.
+    fn health(&self) -> Serving {
+        if self.health_check.is_some() { Serving::Unknown } else { Serving::Yes }
+    }
 }
 
 /// An order to connect to an instance.
@@ -56,6 +68,15 @@ pub(crate) enum Phase<C> {
     Ready(C),
 }
 
+/// Whether an instance wants calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serving {
+    Yes,
+    /// Its health service was asked and has not answered yet.
+    Unknown,
+    No,
+}
+
 #[derive(Debug)]
 pub(crate) struct Member<C> {
     pub(crate) node: Arc<Node>,
@@ -69,12 +90,30 @@ pub(crate) struct Member<C> {
     /// Without a connection that lasted between them.
     failed_dials: u32,
     record: Record,
+    /// As its health service says.
+    health: Serving,
+    /// Since when calls may go to it, for the slow start.
+    started: Option<Instant>,
 }
 
 impl<C> Member<C> {
     /// Whether calls may go to it.
     fn is_ready(&self) -> bool {
-        matches!(self.phase, Phase::Ready(_))
+        matches!(self.phase, Phase::Ready(_)) && self.serving() == Serving::Yes
+    }
+
+    /// Whether it wants calls, by its record and by its health service.
+    pub(crate) fn serving(&self) -> Serving {
+        if self.info.is_serving() { self.health } else { Serving::No }
+    }
+
+    /// Takes in that it may have calls now, if it may.
+    fn start(&mut self, now: Instant) {
+        if self.is_ready() {
+            self.started.get_or_insert(now);
+        } else if self.serving() == Serving::No {
+            self.started = None;
+        }
     }
 
     /// How long to wait with the next connection; not at all before the first failure.
@@ -84,12 +123,22 @@ impl<C> Member<C> {
     }
 }
 
+/// What the list says of one id.
+#[derive(Debug)]
+struct Known {
+    info: ServiceInfo,
+    /// The larger, the newer: by the store's revision, else in the order in which they were told.
+    age: (Option<Version>, u64),
+}
+
 /// See [the module](self).
 #[derive(Debug)]
 pub(crate) struct Roster<C> {
     plan: Plan,
-    /// All that match the filter, used or not.
-    known: BTreeMap<String, ServiceInfo>,
+    /// All that match the filter, used or not, by id.
+    known: BTreeMap<String, Known>,
+    /// The ids that do not match it.
+    unmatched: BTreeSet<String>,
     members: BTreeMap<String, Member<C>>,
     shared: Shared,
     seed: u64,
@@ -104,6 +153,7 @@ impl<C: Clone> Roster<C> {
         Self {
             plan,
             known: BTreeMap::new(),
+            unmatched: BTreeSet::new(),
             members: BTreeMap::new(),
             // Clients that start together do not begin with the same instance.
             shared: Shared { rotation: Arc::new(fastrand::usize(..1 << 20).into()), ..Shared::default() },
@@ -122,28 +172,35 @@ impl<C: Clone> Roster<C> {
     ) {
         for change in changes {
             match change {
-                Change::Insert(id, info) if self.matches(&info) => drop(self.known.insert(id, info)),
-                Change::Insert(id, _) | Change::Remove(id) => drop(self.known.remove(&id)),
+                Change::Insert(id, info) => self.learn(id, info),
+                Change::Remove(id) => {
+                    self.known.remove(&id);
+                    self.unmatched.remove(&id);
+                }
             }
         }
         let chosen = self.subset();
-        self.members.retain(|id, _| chosen.contains(id));
+        let mut left: BTreeMap<_, _> = std::mem::take(&mut self.members);
+        let stay: Vec<_> = chosen.iter().filter_map(|id| left.remove_entry(id)).collect();
+        self.members.extend(stay);
+        // A process that comes under another id keeps its connection.
+        let mut left: BTreeMap<_, _> =
+            left.into_values().map(|member| (place(&member.info), member)).collect();
         for id in chosen {
-            let info = self.known[&id].clone();
+            let info = self.known[&id].info.clone();
             match self.members.get_mut(&id) {
                 // New metadata alone must not cut a connection.
-                Some(member) if member.node.authority == info.authority() => member.info = info,
+                Some(member) if place(&member.info) == place(&info) => {
+                    member.info = info;
+                    member.start(now);
+                }
                 _ => {
-                    self.turns += 1;
-                    let member = Member {
-                        node: Arc::new(Node::new(id.clone(), info.authority())),
-                        phase: Phase::Due(now),
-                        ejected: None,
-                        info,
-                        turn: self.turns,
-                        since: now,
-                        failed_dials: 0,
-                        record: Record::default(),
+                    let member = match left.remove(&place(&info)) {
+                        Some(member) => {
+                            let node = Arc::new(member.node.renamed(id.clone()));
+                            Member { node, info, ..member }
+                        }
+                        None => self.stranger(&id, info, now),
                     };
                     self.members.insert(id, member);
                 }
@@ -152,6 +209,48 @@ impl<C: Clone> Roster<C> {
         if self.plan.policy == Policy::ConsistentHash {
             self.shared.ring = Arc::new(Ring::new(self.members.keys().map(String::as_str)));
         }
+    }
+
+    fn learn(&mut self, id: String, info: ServiceInfo) {
+        if !self.matches(&info) {
+            self.known.remove(&id);
+            self.unmatched.insert(id);
+            return;
+        }
+        self.unmatched.remove(&id);
+        self.turns += 1;
+        let age = (info.revision(), self.turns);
+        self.known.insert(id, Known { info, age });
+    }
+
+    /// An instance that is to be connected.
+    fn stranger(&mut self, id: &str, info: ServiceInfo, now: Instant) -> Member<C> {
+        self.turns += 1;
+        Member {
+            node: Arc::new(Node::new(id.to_owned(), info.authority())),
+            phase: Phase::Due(now),
+            ejected: None,
+            info,
+            turn: self.turns,
+            since: now,
+            failed_dials: 0,
+            record: Record::default(),
+            health: self.plan.health(),
+            started: None,
+        }
+    }
+
+    /// The ids that count, with what is known of them. Of several at one address, such as those of a process that crashed
+    /// and of its successor, it is the one that was written last: they are one process.
+    fn newest(&self) -> BTreeMap<&String, &ServiceInfo> {
+        let mut newest: HashMap<String, (&String, &Known)> = HashMap::with_capacity(self.known.len());
+        for (id, known) in &self.known {
+            let best = newest.entry(place(&known.info)).or_insert((id, known));
+            if best.1.age < known.age {
+                *best = (id, known);
+            }
+        }
+        newest.into_values().map(|(id, known)| (id, &known.info)).collect()
     }
 
     fn matches(&self, info: &ServiceInfo) -> bool {
@@ -164,12 +263,12 @@ impl<C: Clone> Roster<C> {
 
     /// Those of the own zone first, then by the client's own order, which hardly changes with the list.
     fn subset(&self) -> BTreeSet<String> {
-        let ids = self.known.keys();
-        let Some(size) = self.plan.subset.filter(|size| *size < self.known.len()) else {
-            return ids.cloned().collect();
+        let newest = self.newest();
+        let Some(size) = self.plan.subset.filter(|size| *size < newest.len()) else {
+            return newest.into_keys().cloned().collect();
         };
         let mut ranked: Vec<_> =
-            self.known.iter().map(|(id, info)| (!self.is_local(info), rank(self.seed, id), id)).collect();
+            newest.into_iter().map(|(id, info)| (!self.is_local(info), rank(self.seed, id), id)).collect();
         ranked.sort_unstable();
         ranked.into_iter().take(size).map(|(_, _, id)| id.clone()).collect()
     }
@@ -205,7 +304,7 @@ impl<C: Clone> Roster<C> {
     /// What came of a [`Dial`]. Of one that nobody waits for any more the connection is dropped.
     pub(crate) fn dialled(&mut self, dial: &Dial, outcome: Result<C, String>, now: Instant) {
         self.dials -= 1;
-        let longest = self.plan.longest_pause;
+        let (longest, health) = (self.plan.longest_pause, self.plan.health());
         let Some(member) = member(&mut self.members, &dial.id, dial.turn) else { return };
         match outcome {
             Ok(link) => {
@@ -220,9 +319,15 @@ impl<C: Clone> Roster<C> {
                 member.since = now;
                 // An error of before says nothing about what comes now.
                 self.last_error = None;
+                member.health = health;
+                // A process that was away is a new one, most likely.
+                if member.failed_dials > 0 {
+                    member.started = None;
+                }
                 // What broke with the connection before tells nothing of this one.
                 member.node.in_a_row.store(0, Relaxed);
                 member.phase = Phase::Ready(link);
+                member.start(now);
             }
             Err(error) => {
                 let is_first = member.failed_dials == 0;
@@ -261,6 +366,56 @@ impl<C: Clone> Roster<C> {
         true
     }
 
+    /// The health service of an instance has answered over this connection; says whether that changes anything.
+    pub(crate) fn heard(&mut self, id: &str, turn: u64, health: Serving, now: Instant) -> bool {
+        let Some(member) = member(&mut self.members, id, turn) else { return false };
+        if member.health == health {
+            return false;
+        }
+        let address = &member.node.authority;
+        match health {
+            Serving::Yes => tracing::info!(id, address, "an instance says that it serves"),
+            Serving::No => tracing::warn!(id, address, "an instance says that it does not serve"),
+            Serving::Unknown => tracing::debug!(id, address, "an instance no longer says whether it serves"),
+        }
+        member.health = health;
+        member.start(now);
+        true
+    }
+
+    /// The connections there are, for those who look after them.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (&str, u64, &C)> {
+        self.members.iter().filter_map(|(id, member)| match &member.phase {
+            Phase::Ready(link) => Some((id.as_str(), member.turn, link)),
+            _ => None,
+        })
+    }
+
+    /// Why no instance is ready, though one was waited for so long.
+    pub(crate) fn why_nobody(&self, waited: Duration) -> String {
+        let (known, unmatched) = (self.members.len(), self.unmatched.len());
+        let unmarked = self.members.values().filter(|member| member.info.is_serving()).count();
+        let connected = self.members.values().filter(|member| matches!(member.phase, Phase::Ready(_)));
+        let asked = connected.filter(|member| member.serving() == Serving::No).count();
+        let of_last = self.last_error.as_ref().map_or_else(String::new, |last| format!(": {last}"));
+        match known {
+            0 if unmatched == 0 => format!("no instance was registered within {waited:?}"),
+            0 => {
+                let only = self.plan.only.iter().map(|(key, value)| format!("{key}={value}"));
+                let only: Vec<_> = only.collect();
+                format!("of {unmatched} instances none has the metadata {}", only.join(", "))
+            }
+            _ if unmarked == 0 => format!("all {known} instances are marked as not serving"),
+            _ if asked == known => format!("all {known} instances say that they are not serving"),
+            _ if asked > 0 => {
+                format!(
+                    "none of {known} instances was ready within {waited:?}, {asked} say that they are not serving{of_last}"
+                )
+            }
+            _ => format!("none of {known} instances was ready within {waited:?}{of_last}"),
+        }
+    }
+
     pub(crate) fn pool(&self) -> Arc<PoolLatency> {
         self.shared.pool.clone()
     }
@@ -268,7 +423,7 @@ impl<C: Clone> Roster<C> {
     /// A call over this connection failed; says whether calls go on to it.
     pub(crate) fn failed(&mut self, id: &str, turn: u64, failure: Failure, now: Instant) -> Verdict {
         let known = self.members.len();
-        let Some(failing) = find(&self.members, id, turn).filter(|member| member.is_ready()) else {
+        let Some(failing) = find(&self.members, id, turn).map(|(_, it)| it).filter(|it| it.is_ready()) else {
             return Verdict::Stay;
         };
         let others = self.members.values().filter(|member| member.is_ready() && member.turn != turn);
@@ -314,14 +469,27 @@ impl<C: Clone> Roster<C> {
         for (info, number) in self.members.values().zip(0..) {
             let is_local = self.is_local(&info.info);
             known_in_zone += usize::from(is_local);
-            if let Phase::Ready(link) = &info.phase {
+            if let Phase::Ready(link) = &info.phase
+                && info.is_ready()
+            {
                 let (node, weight) = (info.node.clone(), info.info.weight());
-                let slot = Slot { node, turn: info.turn, link: link.clone(), weight, member: number };
+                let (turn, link, started) = (info.turn, link.clone(), info.started);
+                let slot = Slot { node, turn, link, weight, member: number, started };
                 if is_local { local.push(slot) } else { elsewhere.push(slot) }
             }
         }
-        Table::new(self.plan.policy, elsewhere, (local, known_in_zone), self.shared.clone())
+        let slow_start = self.plan.slow_start;
+        Table::new(self.plan.policy, elsewhere, (local, known_in_zone), self.shared.clone(), slow_start)
     }
+}
+
+/// The address, written in one way.
+fn place(info: &ServiceInfo) -> String {
+    let host = match info.address.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().to_string(),
+        Err(_) => info.address.trim_end_matches('.').to_ascii_lowercase(),
+    };
+    format!("{host} {}", info.port)
 }
 
 /// The instance, if it is still at that turn: what comes from a connection before it is late.
@@ -330,11 +498,18 @@ fn member<'a, C>(
     id: &str,
     turn: u64,
 ) -> Option<&'a mut Member<C>> {
-    members.get_mut(id).filter(|member| member.turn == turn)
+    let id = find(members, id, turn)?.0.clone();
+    members.get_mut(&id)
 }
 
-fn find<'a, C>(members: &'a BTreeMap<String, Member<C>>, id: &str, turn: u64) -> Option<&'a Member<C>> {
-    members.get(id).filter(|member| member.turn == turn)
+/// The same with its id, which may be another one than when the connection was made.
+fn find<'a, C>(
+    members: &'a BTreeMap<String, Member<C>>,
+    id: &str,
+    turn: u64,
+) -> Option<(&'a String, &'a Member<C>)> {
+    let is_it = |(_, member): &(&String, &Member<C>)| member.turn == turn;
+    members.get_key_value(id).filter(is_it).or_else(|| members.iter().find(is_it))
 }
 
 #[cfg(test)]
@@ -343,8 +518,9 @@ mod tests {
 
     use super::*;
 
+    /// Each has an address of its own.
     fn info(id: &str) -> ServiceInfo {
-        ServiceInfo::new("svc", id, "10.0.0.1", 80)
+        ServiceInfo::new("svc", id, format!("{id}.local"), 80)
     }
 
     fn inserted(ids: &[&str]) -> Vec<Change<String, ServiceInfo>> {
@@ -359,6 +535,8 @@ mod tests {
             subset: None,
             outlier_detection: Some(OutlierDetection::new().consecutive_failures(2)),
             longest_pause: LONGEST_PAUSE,
+            health_check: None,
+            slow_start: None,
         }
     }
 
@@ -521,6 +699,80 @@ mod tests {
         connect(&mut roster);
         roster.apply([Change::Insert("a".into(), moved)], Instant::now());
         assert_eq!(roster.table().len(), 0, "is elsewhere now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn address_under_two_ids_is_one_instance_and_the_newer_counts() {
+        let at = |id: &str, address: &str| ServiceInfo::new("svc", id, address, 80);
+        let insert = |info: ServiceInfo| Change::Insert(info.id.clone(), info);
+        let mut roster = ready(plan(), &["other"]);
+        roster.apply([insert(at("crashed", "0::1"))], Instant::now());
+        assert_eq!(connect(&mut roster), 1);
+        let before = roster.members["crashed"].node.clone();
+        before.load.begin();
+        roster.apply([insert(at("successor", "::1").with(WEIGHT, "3"))], Instant::now());
+        assert_eq!((roster.known(), roster.table().len()), (2, 2), "no connection was cut");
+        assert_eq!(connect(&mut roster), 0, "none is made");
+        let successor = &roster.members["successor"];
+        assert_eq!((successor.node.load.pending(), successor.info.weight().to_string()), (1, "3".into()));
+        // The record of the crashed one is only gone when its lease is over; the end of the connection is told of the id
+        // that it was made for.
+        roster.apply([Change::Remove("crashed".into())], Instant::now());
+        assert_eq!((roster.known(), roster.table().len()), (2, 2));
+        let turn = roster.members["successor"].turn;
+        assert!(roster.lost("crashed", turn, "", Instant::now()));
+        assert_eq!(roster.table().len(), 1);
+        // If the newer one goes first, the older stands in.
+        roster.apply([insert(at("crashed", "::1"))], Instant::now());
+        roster.apply([Change::Remove("crashed".into())], Instant::now());
+        assert!(roster.members.contains_key("successor"));
+        // A process that moves away leaves the address to the other id.
+        connect(&mut roster);
+        roster.apply([insert(at("late", "::1")), insert(at("successor", "::2"))], Instant::now());
+        assert_eq!(roster.members.keys().collect::<Vec<_>>(), ["late", "other", "successor"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn instances_that_do_not_serve_get_no_calls_and_are_told() {
+        let limit = Duration::from_secs(5);
+        let mut roster = ready(plan(), &["a", "b"]);
+        let marked = |id: &str| Change::Insert(id.to_owned(), info(id).not_serving());
+        roster.apply([marked("a")], Instant::now());
+        assert_eq!((roster.known(), roster.table().len()), (2, 1));
+        roster.apply([marked("b")], Instant::now());
+        assert_eq!(roster.table().len(), 0);
+        assert_eq!(roster.why_nobody(limit), "all 2 instances are marked as not serving");
+        roster.apply(inserted(&["a"]), Instant::now());
+        assert_eq!(roster.table().len(), 1, "its connection stayed");
+
+        let plan = Plan { health_check: Some(String::new()), ..plan() };
+        let mut roster = ready(plan, &["a"]);
+        assert_eq!(roster.table().len(), 0, "it was not heard yet");
+        let turn = roster.members["a"].turn;
+        assert!(roster.heard("a", turn, Serving::Yes, Instant::now()));
+        assert!(!roster.heard("a", turn, Serving::Yes, Instant::now()), "is told twice");
+        assert_eq!(roster.table().len(), 1);
+        assert!(roster.heard("a", turn, Serving::No, Instant::now()));
+        assert_eq!(roster.table().len(), 0);
+        assert_eq!(roster.why_nobody(limit), "all 1 instances say that they are not serving");
+        assert!(!roster.heard("a", turn + 1, Serving::Yes, Instant::now()), "another connection");
+        // The next connection is asked anew.
+        roster.heard("a", turn, Serving::Yes, Instant::now());
+        roster.lost("a", turn, "", Instant::now());
+        tokio::time::sleep(YOUNG).await;
+        connect(&mut roster);
+        assert_eq!(roster.table().len(), 0);
+    }
+
+    #[test]
+    fn filter_that_matches_nobody_is_told() {
+        let plan = Plan { only: BTreeMap::from([("version".into(), "2".into())]), ..plan() };
+        let (mut roster, limit) = (Roster::<u64>::new(plan), Duration::from_secs(5));
+        assert_eq!(roster.why_nobody(limit), "no instance was registered within 5s");
+        roster.apply(inserted(&["a", "b", "c"]), Instant::now());
+        assert_eq!(roster.why_nobody(limit), "of 3 instances none has the metadata version=2");
+        roster.apply([Change::Remove("a".into()), Change::Remove("b".into())], Instant::now());
+        assert_eq!(roster.why_nobody(limit), "of 1 instances none has the metadata version=2");
     }
 
     #[tokio::test(start_paused = true)]

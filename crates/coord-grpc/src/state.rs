@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     balancer::Balancer,
-    roster::{Member, Phase},
+    roster::{Member, Phase, Serving},
     wire::Link,
 };
 
@@ -58,6 +58,8 @@ pub enum InstanceStatus {
     Ready,
     /// It is being connected, or will be tried again.
     Connecting,
+    /// It wants no calls: its record has the mark for that, or its health service says so or has not answered.
+    NotServing,
     /// It failed too often. It is connected anew when its ejection time is over.
     Ejected,
 }
@@ -75,7 +77,8 @@ impl ConnectionState {
 fn instance(member: &Member<Link>, now: Instant) -> InstanceState {
     let node = &member.node;
     let status = match member.phase {
-        Phase::Ready(_) => InstanceStatus::Ready,
+        Phase::Ready(_) if member.serving() == Serving::Yes => InstanceStatus::Ready,
+        Phase::Ready(_) => InstanceStatus::NotServing,
         _ if member.ejected.is_some() => InstanceStatus::Ejected,
         _ => InstanceStatus::Connecting,
     };

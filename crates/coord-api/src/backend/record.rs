@@ -34,9 +34,23 @@ impl Record {
     /// Reads an entry whose key is `service/id`.
     ///
     /// # Errors
-    /// [`Error::Decode`] for what is no record, or a record of another service or instance.
+    /// [`Error::Decode`] for what is no record, a record of another service or instance, or an address that clients can
+    /// not connect to.
     pub fn from_entry(service: &ServiceName, entry: &Entry) -> Result<Self> {
-        let record: Self = entry.decode()?;
+        let record = Self::of_instance(service, entry)?;
+        record.service.check_endpoint().map_err(|error| Error::Decode {
+            key: entry.key().into(),
+            version: entry.version(),
+            path: "address".into(),
+            source: error.to_string().into(),
+        })?;
+        Ok(record)
+    }
+
+    /// The record of the instance that the key names, whatever its address is.
+    fn of_instance(service: &ServiceName, entry: &Entry) -> Result<Self> {
+        let mut record: Self = entry.decode()?;
+        record.service.revision = Some(entry.version());
         let mismatch = |path: &str, found: &str| Error::Decode {
             key: entry.key().into(),
             version: entry.version(),
@@ -59,7 +73,7 @@ impl Record {
     /// # Errors
     /// [`Error::AlreadyRegistered`] with the owner.
     pub fn check_replaceable(service: &ServiceName, entry: &Entry, me: &Owner) -> Result<()> {
-        match Self::from_entry(service, entry) {
+        match Self::of_instance(service, entry) {
             Ok(Self { owner, service }) if owner.as_deref() != Some(&*me.to_string()) => {
                 let ServiceInfo { name: service, id, .. } = service;
                 let owner = owner.unwrap_or_else(|| "another program".into());

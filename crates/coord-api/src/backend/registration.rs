@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::Place;
-use crate::{Error, LossReason, Result, ServiceInfo, registry::check_metadata, timer};
+use crate::{Error, LossReason, Result, ServiceInfo, service::check_metadata, timer};
 
 /// How a backend writes a registration.
 #[async_trait]
@@ -54,8 +54,23 @@ pub struct Registration {
 }
 
 enum Command {
-    Update(BTreeMap<String, String>, oneshot::Sender<Result<()>>),
+    Update(Change, oneshot::Sender<Result<()>>),
     Deregister(oneshot::Sender<Result<()>>),
+}
+
+/// A change of the record.
+enum Change {
+    Metadata(BTreeMap<String, String>),
+    Serving(bool),
+}
+
+impl Change {
+    fn apply(self, service: &mut ServiceInfo) {
+        match self {
+            Self::Metadata(metadata) => service.metadata = metadata,
+            Self::Serving(serving) => service.mark(serving),
+        }
+    }
 }
 
 impl Registration {
@@ -131,7 +146,35 @@ impl Registration {
     /// Once called the update may take effect, also if this future is dropped.
     pub async fn update(&self, metadata: BTreeMap<String, String>) -> Result<()> {
         check_metadata(&metadata)?;
-        self.ask(|reply| Command::Update(metadata, reply)).await
+        self.ask(|reply| Command::Update(Change::Metadata(metadata), reply)).await
+    }
+
+    /// Marks the instance as one that clients shall choose or leave out, for as long as it stays registered: while it
+    /// warms up, loads, or is being looked at. It stays in the list, with the mark
+    /// ([`ServiceInfo::is_serving`]); connections of coord-grpc give it no new calls. Updates of the metadata keep the
+    /// mark, and so does a recovery.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update).
+    ///
+    /// # Cancel safety
+    /// As [`update`](Self::update).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use coord_api::{Provider, ServiceInfo, ServiceRegistry};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// let registry = coord_memory::Store::new().client().registry();
+    /// let me = ServiceInfo::new("im-logic", "im-logic-1", "10.0.1.10", 8080);
+    /// let registration = registry.register(me, Duration::from_secs(30)).await?;
+    /// registration.serving(false).await?;
+    /// assert!(!registry.discover("im-logic").await?[0].is_serving());
+    /// registration.serving(true).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn serving(&self, serving: bool) -> Result<()> {
+        self.ask(|reply| Command::Update(Change::Serving(serving), reply)).await
     }
 
     /// Deregisters and waits until the store has done it.
@@ -237,8 +280,8 @@ impl Keeper {
                     Err(reason) => break reason,
                 },
                 command = self.inbox.recv() => match command.map(|command| *command) {
-                    Some(Command::Update(metadata, reply)) => {
-                        let result = Box::pin(self.update(metadata, &mut place)).await;
+                    Some(Command::Update(change, reply)) => {
+                        let result = Box::pin(self.update(change, &mut place)).await;
                         let _ = reply.send(result);
                     }
                     Some(Command::Deregister(reply)) => {
@@ -254,8 +297,8 @@ impl Keeper {
         self.status.send_replace(RegistrationStatus::Ended(reason));
     }
 
-    async fn update(&mut self, metadata: BTreeMap<String, String>, place: &mut Place) -> Result<()> {
-        self.service.metadata = metadata;
+    async fn update(&mut self, change: Change, place: &mut Place) -> Result<()> {
+        change.apply(&mut self.service);
         let updated = self.publisher.publish(&self.service).await?;
         // The entry now belongs to the new place alone.
         std::mem::replace(place, updated).forget();
@@ -298,8 +341,8 @@ impl Keeper {
                 tokio::select! {
                     () = &mut pause => break,
                     command = self.inbox.recv() => match command.map(|command| *command) {
-                        Some(Command::Update(metadata, reply)) => {
-                            self.service.metadata = metadata;
+                        Some(Command::Update(change, reply)) => {
+                            change.apply(&mut self.service);
                             let _ = reply.send(Ok(()));
                         }
                         Some(Command::Deregister(reply)) => {
@@ -325,6 +368,7 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         published: Mutex<Vec<BTreeMap<String, String>>>,
+        serving: Mutex<bool>,
         last: Mutex<Option<Hold>>,
         failures: Mutex<Vec<Error>>,
     }
@@ -346,6 +390,7 @@ mod tests {
                 return Err(error);
             }
             self.published.lock().expect("no panic").push(service.metadata.clone());
+            *self.serving.lock().expect("no panic") = service.is_serving();
             let hold = Hold::on(Lease::granted(Instant::now(), Duration::from_secs(86_400)));
             *self.last.lock().expect("no panic") = Some(hold.clone());
             Ok(Place::new(hold, Nothing))
@@ -358,6 +403,9 @@ mod tests {
         }
         fn fail_next(&self, error: Error) {
             self.failures.lock().expect("no panic").push(error);
+        }
+        fn is_serving(&self) -> bool {
+            *self.serving.lock().expect("no panic")
         }
         fn count(&self) -> usize {
             self.published.lock().expect("no panic").len()
@@ -401,6 +449,21 @@ mod tests {
         registration.update(latest.clone()).await.expect("is kept for later");
         assert_eq!(registration.status_changed().await, RegistrationStatus::Registered);
         assert_eq!(fake.published.lock().expect("no panic").last(), Some(&latest));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn mark_during_recovery_goes_out_with_it_and_an_update_keeps_it() {
+        let (fake, mut registration) = start().await;
+        fake.fail_next(down());
+        fake.lose(LossReason::Deleted);
+        registration.status_changed().await;
+        registration.serving(false).await.expect("is kept for later");
+        assert_eq!(registration.status_changed().await, RegistrationStatus::Registered);
+        assert!(!fake.is_serving());
+        registration.update(BTreeMap::new()).await.expect("is registered");
+        assert!(!fake.is_serving());
+        registration.serving(true).await.expect("is registered");
+        assert!(fake.is_serving());
     }
 
     #[tokio::test(start_paused = true)]

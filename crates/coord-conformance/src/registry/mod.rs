@@ -2,6 +2,7 @@
 
 use coord_api::{ServiceInfo, ServiceRegistry};
 
+pub(crate) mod marks;
 pub(crate) mod owners;
 pub(crate) mod records;
 pub(crate) mod recovery;

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Behaviour {
     pub(crate) delay: Duration,
     /// Answers so many calls with `Unavailable` first.
     pub(crate) unavailable: AtomicUsize,
+    /// How many milliseconds an answer takes besides.
+    pub(crate) hiccup: AtomicU64,
     /// The code of every answer; 0 is success.
     pub(crate) code: AtomicI32,
     /// Answers nothing before this, if it is there.
@@ -67,7 +69,7 @@ impl Health for Service {
         if let Some(gate) = &self.0.gate {
             gate.notified().await;
         }
-        tokio::time::sleep(self.0.delay).await;
+        tokio::time::sleep(self.0.delay + Duration::from_millis(self.0.hiccup.load(Relaxed))).await;
         let less_one = |left: usize| left.checked_sub(1);
         match self.0.unavailable.fetch_update(Relaxed, Relaxed, less_one) {
             Ok(_) => Err(Status::unavailable("not now")),
@@ -77,6 +79,9 @@ impl Health for Service {
 
     /// A stream of one message, which ends with the code in its trailers, or stays open.
     async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        if self.0.code.load(Relaxed) == Code::Unimplemented as i32 {
+            return Err(Status::unimplemented("there is no such method"));
+        }
         self.0.calls.fetch_add(1, Relaxed);
         let first = stream::iter([Ok(HealthCheckResponse::default())]);
         Ok(Response::new(match self.0.status() {

@@ -11,6 +11,7 @@ mod packets;
 mod pings;
 mod raw;
 mod retry;
+mod serving;
 mod streams;
 #[cfg(feature = "tls")]
 mod tls;
