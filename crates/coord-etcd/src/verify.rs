@@ -10,7 +10,7 @@ use coord_api::{Error, LossReason, Result};
 use coord_grpc::{Made, Tries};
 use etcd_client::{
     DeleteResponse, GetOptions, GetResponse, LeaseGrantResponse, LeaseRevokeResponse,
-    LeaseTimeToLiveResponse, PutResponse, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    LeaseTimeToLiveResponse, PutResponse, ResponseHeader, TxnOp, TxnOpResponse, TxnResponse,
 };
 
 use crate::{

@@ -124,7 +124,7 @@ pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
         return connected;
     }
     Err(match waited_for {
-        Some(balancer) => balancer.nobody(),
+        Some(balancer) => balancer.nobody(limit),
         None => Error::Unavailable {
             what: format!("service {service}"),
             source: Some(format!("the registry did not answer within {limit:?}").into()),

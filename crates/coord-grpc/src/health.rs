@@ -23,7 +23,7 @@ use hyper::body::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, body::Body};
 
-use crate::{balancer::Balancer, outcome::Ending, roster::Serving, wire::Link};
+use crate::{balancer::Balancer, kept::Kept, outcome::Ending, roster::Serving, wire::Link};
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
@@ -105,7 +105,9 @@ async fn watch(
 ) -> Result<Ending, BoxError> {
     let begun = Instant::now();
     let late = |_| format!("no answer within {limit:?}");
-    let response = timeout(limit, link.carrier.send(request(service))).await.map_err(late)?;
+    let (head, body) = request(service).into_parts();
+    let body = Kept::new(body, 0);
+    let response = timeout(limit, link.carrier.send(head, &body)).await.map_err(late)?;
     let response = response.map_err(|failed| failed.error)?;
     if let Some(ending) = Ending::of_head(&response) {
         return Ok(ending);

@@ -720,7 +720,7 @@ mod tests {
         roster.apply([Change::Remove("crashed".into())], Instant::now());
         assert_eq!((roster.known(), roster.table().len()), (2, 2));
         let turn = roster.members["successor"].turn;
-        assert!(roster.lost("crashed", turn, "", Instant::now()));
+        assert!(roster.lost("crashed", turn, None, Instant::now()));
         assert_eq!(roster.table().len(), 1);
         // If the newer one goes first, the older stands in.
         roster.apply([insert(at("crashed", "::1"))], Instant::now());
@@ -758,7 +758,7 @@ mod tests {
         assert!(!roster.heard("a", turn + 1, Serving::Yes, Instant::now()), "another connection");
         // The next connection is asked anew.
         roster.heard("a", turn, Serving::Yes, Instant::now());
-        roster.lost("a", turn, "", Instant::now());
+        roster.lost("a", turn, None, Instant::now());
         tokio::time::sleep(YOUNG).await;
         connect(&mut roster);
         assert_eq!(roster.table().len(), 0);

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     core::{Core, Shared},
-    error::{Effect, Failure, may_pass},
+    error::{Effect, Failure},
     gate::Mark,
     keys::Keys,
     read::{self, Look, pairs},
