@@ -13,7 +13,7 @@ use crate::{Result, ServiceInfo, ServiceView, Version, Watch, backend::registrat
 ///   deleted from outside, it is registered again, with its latest metadata, for as long as its
 ///   [`Registration`] lives; [`Registration::status`] tells.
 /// - An instance id belongs to the client that registered it. Another client is refused
-///   ([`Error::AlreadyRegistered`]); the same client takes its own over.
+///   ([`Error::AlreadyRegistered`](crate::Error::AlreadyRegistered)); the same client takes its own over.
 /// - A [`view`](Self::view) and a [`watch`](Self::watch) keep the last known instances while the store is away.
 /// - [`discover`](Self::discover) is linearizable: it sees every registration that was answered before.
 /// - Services `im-logic` and `im-logic-2`, or `a` and `a/b`, never see each other's instances.
@@ -42,16 +42,16 @@ pub trait ServiceRegistry: fmt::Debug + Send + Sync {
     /// Registers an instance and keeps it registered until the [`Registration`] is dropped.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] or [`Error::TooLarge`] before anything is sent;
-    /// [`Error::AlreadyRegistered`] with the owner; [`Error::Closed`], [`Error::Unavailable`],
-    /// [`Error::Timeout`], after which nothing stays behind.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) or [`Error::TooLarge`](crate::Error::TooLarge) before anything is sent;
+    /// [`Error::AlreadyRegistered`](crate::Error::AlreadyRegistered) with the owner; [`Error::Closed`](crate::Error::Closed), [`Error::Unavailable`](crate::Error::Unavailable),
+    /// [`Error::Timeout`](crate::Error::Timeout), after which nothing stays behind.
     async fn register(&self, service: ServiceInfo, ttl: Duration) -> Result<Registration>;
 
     /// The instances that are registered now, ordered by id. Records that can not be decoded are left out,
     /// with a warning in the log; [`watch`](Self::watch) reports them.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`], [`Error::Closed`], [`Error::Unavailable`], [`Error::Timeout`].
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument), [`Error::Closed`](crate::Error::Closed), [`Error::Unavailable`](crate::Error::Unavailable), [`Error::Timeout`](crate::Error::Timeout).
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>>;
 
     /// Every service that has an instance now, with its instances as [`discover`](Self::discover) tells them, as they

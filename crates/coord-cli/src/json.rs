@@ -3,6 +3,8 @@
 //! All of this is for text that was checked to be JSON ([`parse`]); of other text nothing is promised but that it is not
 //! lost.
 
+use std::fmt::Write as _;
+
 use serde_json::value::RawValue;
 
 use crate::exit::Failure;
@@ -214,7 +216,8 @@ pub(crate) fn escaped(text: &str) -> String {
     for c in text.chars() {
         if c != '\n' && crate::out::is_harmful(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                safe.push_str(&format!("\\u{unit:04x}"));
+                // Writing into a string never fails.
+                let _ = write!(safe, "\\u{unit:04x}");
             }
         } else {
             safe.push(c);

@@ -115,10 +115,9 @@ impl Core {
         let member = if self.members > 1 { tries.instance() } else { None };
         let from = (header.cluster_id(), member.as_deref());
         match self.history.heard(sent, from, header.revision(), consistency) {
-            Heard::Same => {}
             // One that is alone is never behind.
             Heard::Behind if self.members == 1 => self.history.doubts.notify_one(),
-            Heard::Behind => {}
+            Heard::Same | Heard::Behind => {}
             Heard::Replaced => self.end_beliefs("an answer is of an earlier revision"),
             Heard::OtherCluster { member: known, .. } => {
                 return self.judge_cluster(sent, (&known, member.as_deref())).await;
@@ -166,7 +165,7 @@ impl Core {
                 Err(failure) if is_compacted(&failure) => self.without_past(&marks).await?,
                 // A role that was changed shows nothing.
                 Err(Failure { error: Error::PermissionDenied { .. }, .. }) => Verdict::Same(0),
-                found => judged(&marks, found?),
+                found => judged(&marks, &found?),
             };
             match verdict {
                 Verdict::Same(shown) if self.history.now().epoch() == sent.epoch() => return Ok(shown),
@@ -188,7 +187,7 @@ impl Core {
     async fn without_past(&self, marks: &Marks) -> Result<Verdict, Failure> {
         let found = self.find(marks, false).await?;
         let is_there = |key: &str| self.history.keeps(key);
-        Ok(match judged(marks, found) {
+        Ok(match judged(marks, &found) {
             // A key that is given back at this moment is not there either.
             Verdict::Again if marks.kept.as_ref().is_some_and(|(key, _)| is_there(key)) => {
                 tracing::warn!("etcd has compacted what could tell whether its history is another one");
@@ -289,7 +288,7 @@ struct Found {
 }
 
 /// Judges what was found of marks, in the order in which [`Core::find`] asks for them.
-fn judged(marks: &Marks, found: Found) -> Verdict {
+fn judged(marks: &Marks, found: &Found) -> Verdict {
     let mut answers = found.answers.iter();
     let mut next = || pairs(answers.next()).first();
     let mut shown = 0;

@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(polled(&mut nothing.lend()).0, ready("one"));
         assert!(!nothing.is_whole());
 
-        let many = kept(&["x"; FRAMES + 1], usize::MAX);
+        let many = kept(&vec!["x"; FRAMES + 1], usize::MAX);
         let mut body = many.lend();
         for _ in 0..FRAMES {
             assert_eq!(polled(&mut body).0, ready("x"));

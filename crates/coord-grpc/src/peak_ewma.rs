@@ -64,8 +64,8 @@ impl Estimate {
         }
         let peak = self.after(seconds).peak.max(micros);
         let confirmed = if micros > self.average { micros.min(last.max(self.average)) } else { micros };
-        let least = if confirmed > self.average { SHARE_OF_RISE } else { SHARE };
-        let share = least.max(1.0 - (-seconds / AVERAGE).exp());
+        let smallest = if confirmed > self.average { SHARE_OF_RISE } else { SHARE };
+        let share = smallest.max(1.0 - (-seconds / AVERAGE).exp());
         Self { average: self.average + share * (confirmed - self.average), peak }
     }
 

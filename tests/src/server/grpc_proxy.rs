@@ -49,6 +49,8 @@ impl GrpcProxy {
         let program = program()?;
         let mut command = Command::new(&program);
         command.args(["grpc-proxy", "start", "--endpoints", endpoint, "--listen-addr", &address]);
+        // It connects to the address that it advertises, and ends if that is not its own.
+        command.args(["--advertise-client-url", &address]);
         command.args(["--data-dir", "data"]).current_dir(&folder).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("cannot start `{}`", program.display()))?;

@@ -153,7 +153,7 @@ async fn outlive(
     let both = async {
         tokio::join!(locks.acquire(name, TTL), async {
             queued(2).await;
-            gives_up.await
+            gives_up.await;
         })
     };
     let (guard, ()) = timeout(LIMIT, both).await.expect("the stranger has vanished");
@@ -180,6 +180,8 @@ pub(crate) async fn outage(stage: &dyn Stage) -> Lines {
     let waiting = away.clone();
     let waiter = tokio::spawn(async move { waiting.acquire("l", SHORT).await });
     queued(2).await;
+    // Whoever waits has heard that it does: it is answered before this is.
+    assert_eq!(away.holders("l").await.expect("is answered").len(), 2);
 
     log.step("who waits is cut off, and its place goes".into());
     stage.cut();

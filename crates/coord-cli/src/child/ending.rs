@@ -78,12 +78,12 @@ impl Ending {
                 self.sent = Sent::Kill(now);
                 Step::Kill
             }
-            Sent::Term => Step::Wait(self.grace - elapsed),
+            Sent::Term => Step::Wait(self.grace.saturating_sub(elapsed)),
             Sent::Nothing if self.asked || elapsed >= self.grace / 2 => {
                 self.sent = Sent::Term;
                 Step::Terminate
             }
-            Sent::Nothing => Step::Wait(self.grace / 2 - elapsed),
+            Sent::Nothing => Step::Wait((self.grace / 2).saturating_sub(elapsed)),
         }
     }
 }

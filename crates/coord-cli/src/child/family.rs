@@ -118,10 +118,9 @@ impl Family {
             Some(living) if !living.is_empty() => Left::OutOfReach,
             // All children that there are were there before CMD.
             Some(_) if !self.strangers.is_empty() && self.status.is_some() => Left::Nobody,
-            // Processes of others may be hidden.
-            Some(_) => Left::OutOfReach,
             None if self.status.is_none() || self.group == Group::Own => Left::Some,
-            None => Left::OutOfReach,
+            // Processes of others may be hidden.
+            _ => Left::OutOfReach,
         }
     }
 

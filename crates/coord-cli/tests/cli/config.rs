@@ -193,7 +193,6 @@ async fn what_was_exported_is_imported_again() {
     let other = tempfile::tempdir().expect("can be made");
     let inner = other.path().join("inner");
     let output = shop.run(&["config", "export", inner.to_str().expect("is UTF-8")]).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("left out") && stdout(&output).contains("values are in"));
+    assert!(output.status.success() && stdout(&output).contains("values are in"), "{}", stderr(&output));
     assert!(!other.path().join("escape.json").exists());
 }

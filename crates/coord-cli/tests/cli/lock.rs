@@ -168,7 +168,8 @@ async fn wait_that_ends_in_an_outage_is_no_word_of_etcd() {
     let mut lock = hold(&["lock", "job", "--ttl", "1h", "--", "sh", "-c", STAY]);
     let mut id =
         hold(&["id", "acquire", "gw", "--max", "2", "--ttl", "1h", "--", "sh", "-c", "echo ready; sleep 60"]);
-    (lock.line().await, id.line().await);
+    lock.line().await;
+    id.line().await;
     let waiting = |args: &'static [&'static str]| {
         Running::start(
             shop.coord(&["--timeout", "1s"]).args(args).args(["--wait", "4s", "--", "echo", "ran"]),

@@ -1,13 +1,13 @@
 //! A command at a terminal: Ctrl-C, Ctrl-Z, `fg`, prompts and pipes, and its end.
 
-use std::{path::Path, process::Stdio};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use coord_api::Provider;
 use coord_tests::signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStdin, ChildStdout},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::tools::{LIMIT, Shop, lives};
@@ -64,10 +64,8 @@ impl Terminal {
                 self.shown += &String::from_utf8_lossy(&bytes[..read]);
             }
         };
-        match timeout(LIMIT, appears).await {
-            Ok(before) => before,
-            Err(_) => panic!("{text:?} is shown in time; there is {:?}", self.shown),
-        }
+        let shown = timeout(LIMIT, appears).await;
+        shown.unwrap_or_else(|_elapsed| panic!("{text:?} is shown in time; there is {:?}", self.shown))
     }
 
     async fn close(mut self) {
@@ -79,6 +77,16 @@ impl Terminal {
 fn state(pid: &str) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit(") ").next()?.chars().next()
+}
+
+/// Waits until a process stands still. One that waits for a disk does so a moment after its signal.
+async fn until_stopped(pid: &str) {
+    let stopped = async {
+        while state(pid) != Some('T') {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, stopped).await.unwrap_or_else(|_| panic!("{pid} is not stopped: {:?}", state(pid)));
 }
 
 async fn coord_pid(shop: &Shop) -> String {
@@ -106,7 +114,8 @@ async fn ctrl_z_stops_coord_with_the_command_and_fg_continues_both() {
     let coord = coord_pid(&shop).await;
     terminal.type_("\u{1a}").await;
     terminal.until("prompt> ").await;
-    assert_eq!((state(&command), state(&coord)), (Some('T'), Some('T')));
+    until_stopped(&command).await;
+    until_stopped(&coord).await;
     terminal.type_("fg\n").await;
     terminal.until("coord lock job").await;
     terminal.type_("hello\n").await;
@@ -129,7 +138,8 @@ async fn ctrl_z_stops_coord_with_a_command_that_reads_a_pipe() {
     let coord = coord_pid(&shop).await;
     terminal.type_("\u{1a}").await;
     terminal.until("prompt> ").await;
-    assert_eq!((state(&command), state(&coord)), (Some('T'), Some('T')));
+    until_stopped(&command).await;
+    until_stopped(&coord).await;
     terminal.type_("fg\n").await;
     terminal.until("coord lock job").await;
     terminal.type_("\u{3}").await;
@@ -148,7 +158,7 @@ async fn lock_that_was_lost_behind_ctrl_z_stops_the_command_after_fg() {
     terminal.until("prompt> ").await;
     revoke_all(&shop).await;
     let next = shop.client().await.lock().acquire("job", LIMIT).await.expect("it is free");
-    assert_eq!(state(&worker), Some('T'));
+    until_stopped(&worker).await;
     terminal.type_("fg\n").await;
     terminal.until("was lost").await;
     terminal.until("prompt> ").await;

@@ -100,7 +100,7 @@ enum Found {
 struct Claimed {
     id: u32,
     stamped: Stamped,
-    claimed: ClaimedId,
+    place: ClaimedId,
 }
 
 impl Source {
@@ -115,7 +115,7 @@ impl Source {
         loop {
             let claim = |session| self.claim_free(session, Order::BehindTheQueue);
             match core.on_session(core.id_ttl, claim).await {
-                Ok(Found::Claimed(claimed)) => return Ok(Some(claimed.claimed)),
+                Ok(Found::Claimed(claimed)) => return Ok(Some(claimed.place)),
                 Ok(Found::Queue | Found::Full) => return Ok(None),
                 // What this claim may have taken is given back; the next has another value.
                 Err(error) => core.begin_anew(begun, error).await?,
@@ -213,8 +213,8 @@ impl Source {
             tracing::debug!(service = %range.service, id, "instance id claimed");
             let (service, rest) = (range.service.clone(), range.quarantine);
             let held = Held { service, id, revision, record, rest, session };
-            let claimed = held.into_claimed(&self.shared, stamped);
-            return Ok(Found::Claimed(Box::new(Claimed { id, stamped, claimed })));
+            let place = held.into_claimed(&self.shared, stamped);
+            return Ok(Found::Claimed(Box::new(Claimed { id, stamped, place })));
         }
     }
 
@@ -324,7 +324,7 @@ impl Source {
             }
             loop {
                 match self.claim_free(session.clone(), Order::AtTheHead).await {
-                    Ok(Found::Claimed(claimed)) => return Ok(claimed.claimed),
+                    Ok(Found::Claimed(claimed)) => return Ok(claimed.place),
                     Ok(_) => {}
                     Err(error) if may_pass(&error) => tokio::select! {
                         () = gone.wait() => return Err(Error::Closed),

@@ -233,21 +233,21 @@ impl Ending {
         core.txn(OPERATION, Txn::new().and_then(ends.collect::<Vec<_>>())).await?;
         tracing::debug!(%service, count = over.len(), "ids have rested whose holders vanished");
         let leases: BTreeSet<_> = over.iter().filter_map(|vanished| Some(vanished.note?.lease)).collect();
-        leases.into_iter().for_each(|lease| core.revoke_note(lease));
+        for lease in leases {
+            core.revoke_note(lease);
+        }
         Ok(())
     }
 
     /// Ends marks as the ids have rested. `None`: they are not counted yet.
     async fn end_in_time(&self, resting: Option<Resting>) {
-        let mut resting = match resting {
-            Some(resting) => resting,
-            None => {
-                let count = || self.count();
-                let (over, resting) =
-                    self.core.until_done("looking at vanished holders", count).await;
-                let now = Instant::now();
-                over.into_iter().map(|vanished| (now, vanished)).chain(resting).collect()
-            }
+        let mut resting = if let Some(resting) = resting {
+            resting
+        } else {
+            let count = || self.count();
+            let (over, resting) = self.core.until_done("looking at vanished holders", count).await;
+            let now = Instant::now();
+            over.into_iter().map(|vanished| (now, vanished)).chain(resting).collect()
         };
         while let Some(next) = resting.iter().map(|(at, _)| *at).min() {
             tokio::time::sleep_until(next).await;

@@ -312,9 +312,10 @@ mod tests {
         let mut pool = Pool::new(SMALL);
         for n in 1..=400 {
             let at = now + Duration::from_millis(n);
-            pool.add(n as i64, ttl(n), n as i64, at);
-            assert_eq!(take(&mut pool, n), Some(n as i64));
-            pool.released(n as i64, at);
+            let id = n.cast_signed();
+            pool.add(id, ttl(n), id, at);
+            assert_eq!(take(&mut pool, n), Some(id));
+            pool.released(id, at);
             let over: Vec<_> = pool.superfluous().into_iter().copied().collect();
             for id in over {
                 assert_eq!(pool.need(id, at), Need::Over);

@@ -119,8 +119,8 @@ impl Watches {
         let beyond = started.filter_map(|(id, watched)| {
             let delivered = watched.progress.delivered_to();
             let last = watched.read.filter(|read| read.revision > shown);
-            let shows = last.filter(|read| delivered <= read.revision.max(shown));
-            (delivered > shown || last.is_some()).then(|| (id, watched.range.clone(), shows))
+            let proof = last.filter(|read| delivered <= read.revision.max(shown));
+            (delivered > shown || last.is_some()).then(|| (id, watched.range.clone(), proof))
         });
         beyond.collect()
     }

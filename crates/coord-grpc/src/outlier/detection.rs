@@ -173,9 +173,8 @@ impl OutlierDetection {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let positive = |field, is_zero| match is_zero {
-            true => Err(Error::invalid(field, "is 0, it needs to be 1 or more")),
-            false => Ok(()),
+        let positive = |field, is_zero| {
+            if is_zero { Err(Error::invalid(field, "is 0, it needs to be 1 or more")) } else { Ok(()) }
         };
         positive("consecutive_failures", self.consecutive_failures == 0)?;
         if let Some(percentage) = &self.failure_percentage {

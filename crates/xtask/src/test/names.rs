@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn tests_of_the_suite_are_named_once_for_each_backend() {
-        let text = "tests! { \"lock\";\n    /// Contract 5.\n    async fn fair(world: &dyn World) {\n    }\n}\n";
+        let text =
+            "tests! { \"lock\";\n    /// Contract 5.\n    async fn fair(world: &dyn World) {\n    }\n}\n";
         assert_eq!(of(text, "lock::queue"), ["memory::lock::fair", "etcd::lock::fair"]);
     }
 }

@@ -46,7 +46,8 @@ impl Selection {
             return Ok(Self::Everything);
         }
         let mut targets = workspace()?;
-        targets.retain(|target| target.tests.iter().any(|test| filters.iter().any(|part| test.contains(part))));
+        targets
+            .retain(|target| target.tests.iter().any(|test| filters.iter().any(|part| test.contains(part))));
         Ok(if targets.is_empty() { Self::Everything } else { Self::Some(targets) })
     }
 
@@ -67,7 +68,8 @@ impl Selection {
         match self {
             Self::Everything => true,
             Self::Some(targets) => {
-                let is = |target: &Target| (&target.package, &target.name) == (&program.package, &program.target);
+                let is =
+                    |target: &Target| (&target.package, &target.name) == (&program.package, &program.target);
                 targets.iter().any(is)
             }
         }
@@ -106,7 +108,8 @@ fn filters<'a>(args: &[&'a str]) -> Vec<&'a str> {
 fn workspace() -> Result<Vec<Target>> {
     let mut metadata = shell::cargo(["metadata", "--no-deps", "--format-version", "1"]);
     let printed = metadata.output().context("cannot start cargo")?.stdout;
-    let metadata: Value = serde_json::from_slice(&printed).context("cannot read what cargo says of itself")?;
+    let metadata: Value =
+        serde_json::from_slice(&printed).context("cannot read what cargo says of itself")?;
     let mut targets = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let folder = folder(package["manifest_path"].as_str().unwrap_or_default());
