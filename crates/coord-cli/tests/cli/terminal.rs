@@ -89,6 +89,16 @@ async fn until_stopped(pid: &str) {
     timeout(LIMIT, stopped).await.unwrap_or_else(|_| panic!("{pid} is not stopped: {:?}", state(pid)));
 }
 
+/// Waits until a process that stood still goes on: the shell has given it the terminal by then.
+async fn until_continued(pid: &str) {
+    let continued = async {
+        while state(pid) == Some('T') {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, continued).await.unwrap_or_else(|_| panic!("{pid} is still stopped"));
+}
+
 async fn coord_pid(shop: &Shop) -> String {
     let holder = shop.client().await.lock().holders("job").await.expect("etcd answers").remove(0);
     holder.owner.expect("says who it is").pid.to_string()
@@ -142,6 +152,7 @@ async fn ctrl_z_stops_coord_with_a_command_that_reads_a_pipe() {
     until_stopped(&coord).await;
     terminal.type_("fg\n").await;
     terminal.until("coord lock job").await;
+    until_continued(&command).await;
     terminal.type_("\u{3}").await;
     terminal.until("prompt> ").await;
     assert!(!lives(&command) && !lives(&coord));
