@@ -229,9 +229,11 @@ impl History {
         !(state.kept.is_empty() && state.given_back.is_empty() && state.seen.is_empty())
     }
 
-    /// Whether a key is kept in the store still.
-    pub(crate) fn keeps(&self, key: &str) -> bool {
-        self.lock().kept.contains_key(key)
+    /// Returns whether the kept key of some marks is still kept as it was when they were taken: neither given back nor
+    /// written again meanwhile.
+    pub(crate) fn still_keeps(&self, marks: &Marks) -> bool {
+        let state = self.lock();
+        marks.kept.as_ref().is_some_and(|(key, kept)| state.kept.get(key) == Some(kept))
     }
 
     /// Forgets what was kept on leases that are over.
@@ -394,6 +396,20 @@ mod tests {
         assert_eq!(history.marks(|_| true).last_given_back, None);
         history.keep_on(|_| false);
         assert_eq!(history.marks(|_| true).kept, None);
+    }
+
+    #[test]
+    fn key_written_again_is_not_kept_as_its_marks_say() {
+        let history = History::default();
+        history.wrote("slot", 10, 1);
+        let marks = history.marks(|_| true);
+        assert!(history.still_keeps(&marks));
+        history.leaves("slot");
+        assert!(!history.still_keeps(&marks), "it may be written at this moment");
+        history.wrote("slot", 12, 1);
+        assert!(!history.still_keeps(&marks), "what is found is the later write");
+        assert!(history.still_keeps(&history.marks(|_| true)));
+        assert!(!history.still_keeps(&Marks::default()));
     }
 
     #[test]

@@ -186,10 +186,9 @@ impl Core {
     /// Looks for marks in what the store has now, since it has compacted what it had when they were made.
     async fn without_past(&self, marks: &Marks) -> Result<Verdict, Failure> {
         let found = self.find(marks, false).await?;
-        let is_there = |key: &str| self.history.keeps(key);
         Ok(match judged(marks, &found) {
-            // A key that is given back at this moment is not there either.
-            Verdict::Again if marks.kept.as_ref().is_some_and(|(key, _)| is_there(key)) => {
+            // A key that this client gives back or writes again at this moment is not found as it was either.
+            Verdict::Again if self.history.still_keeps(marks) => {
                 tracing::warn!("etcd has compacted what could tell whether its history is another one");
                 Verdict::Replaced
             }

@@ -19,7 +19,7 @@ const AS_RUSTDOC: &str = "COORD_XTASK_AS_RUSTDOC";
 pub(crate) fn run(checks: bool) -> Result<()> {
     let mut doc = shell::cargo(["doc", "--quiet", "--no-deps", "--lib", "--all-features"]);
     doc.args(LIBRARIES.iter().flat_map(|name| ["--package", name]));
-    doc.env("PROTOC", protoc::find()?).env("RUSTDOC", std::env::current_exe()?).env(AS_RUSTDOC, "1");
+    doc.env("PROTOC", protoc::for_builds()?).env("RUSTDOC", std::env::current_exe()?).env(AS_RUSTDOC, "1");
     if !doc.status().context("cannot start cargo")?.success() {
         bail!("the libraries are not documented; see the messages above");
     }

@@ -46,8 +46,10 @@ pub(crate) fn all(options: &[&str]) -> Result<()> {
 pub(crate) fn counts() -> Result<()> {
     let folder = shell::root().join("target/bench");
     fs::create_dir_all(&folder)?;
-    let mut command = shell::cargo(["build", "--workspace", "--all-features", "--bin", "coord-bench"]);
-    let status = command.env("PROTOC", protoc::find()?).status().context("cannot start cargo")?;
+    // Without examples cargo would leave the features of development away, and compile most dependencies again.
+    let selection = ["build", "--workspace", "--all-features", "--examples", "--bin", "coord-bench"];
+    let mut command = shell::cargo(selection);
+    let status = command.env("PROTOC", protoc::for_builds()?).status().context("cannot start cargo")?;
     if !status.success() {
         bail!("coord-bench is not built; see the messages above");
     }
@@ -142,7 +144,7 @@ fn check(options: &[&str]) -> Result<()> {
 /// Builds `coord-bench` as users build coord: optimized.
 fn build() -> Result<PathBuf> {
     let mut command = shell::cargo(["build", "--release", "--package", "coord-bench"]);
-    let status = command.env("PROTOC", protoc::find()?).status().context("cannot start cargo")?;
+    let status = command.env("PROTOC", protoc::for_builds()?).status().context("cannot start cargo")?;
     if !status.success() {
         bail!("coord-bench is not built; see the messages above");
     }

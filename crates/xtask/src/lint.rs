@@ -13,7 +13,7 @@ const WITHOUT_ETCD: [&[&str]; 2] =
 
 /// Runs every check, even after one failed, so that one run shows all there is to do.
 pub(crate) fn run() -> Result<()> {
-    let protoc = protoc::find()?;
+    let protoc = protoc::for_builds()?;
     let mut steps = shell::Steps::default();
 
     steps.run(&mut shell::cargo(["fmt", "--all", "--check"]));

@@ -27,7 +27,7 @@ pub(crate) fn run(builds: bool) -> Result<()> {
     }
     let mut package = shell::cargo(["package", "--workspace", "--allow-dirty"]);
     package.args(others.iter().flat_map(|name| ["--exclude", name]));
-    package.env("PROTOC", crate::protoc::find()?);
+    package.env("PROTOC", crate::protoc::for_builds()?);
     if !builds {
         package.arg("--no-verify");
     }

@@ -21,6 +21,14 @@ pub(crate) fn find() -> Result<PathBuf> {
         .context("no protoc for this machine; install a `protobuf-compiler` or set PROTOC")
 }
 
+/// Returns the value of `PROTOC` for builds. It is the one that plain cargo uses in this repository, whose change would make
+/// cargo build the etcd client again.
+pub(crate) fn for_builds() -> Result<PathBuf> {
+    let found = find()?;
+    // The script needs a shell.
+    Ok(if cfg!(windows) { found } else { shell::var("PROTOC").map_or(found, PathBuf::from) })
+}
+
 /// Tells whether a path is the script that `.cargo/config.toml` gives to cargo, which asks this program in turn.
 fn is_own_script(path: &Path) -> bool {
     let script = shell::root().join(".cargo/protoc");

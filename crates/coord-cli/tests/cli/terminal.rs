@@ -74,6 +74,10 @@ impl Terminal {
     }
 }
 
+/// Work that goes on for ever and starts no program: a shell waits for one that was stopped while it was being started, and
+/// then no signal stops the shell.
+const WORK: &str = "mkfifo pipe; echo pid=$$=; while :; do read line < pipe; done";
+
 fn state(pid: &str) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit(") ").next()?.chars().next()
@@ -139,8 +143,7 @@ async fn ctrl_z_stops_coord_with_the_command_and_fg_continues_both() {
 async fn ctrl_z_stops_coord_with_a_command_that_reads_a_pipe() {
     let shop = Shop::open().await;
     let folder = tempfile::tempdir().expect("can be made");
-    let script = "echo pid=$$=; while :; do sleep 0.05; done";
-    std::fs::write(folder.path().join("job.sh"), script).expect("is written");
+    std::fs::write(folder.path().join("job.sh"), WORK).expect("is written");
     let mut terminal = Terminal::open(&shop, folder.path()).await;
     terminal.type_("true | coord lock job --ttl 1h -- sh job.sh; echo code=$?=\n").await;
     terminal.until("pid=").await;
@@ -235,7 +238,7 @@ async fn signal_to_coord_alone_is_passed_on_at_a_terminal() {
 
 /// Starts a family whose youngest is deaf to signals that ask for an end, and returns its id.
 async fn start_family(terminal: &mut Terminal, folder: &Path) -> String {
-    let worker = "trap '' TERM INT HUP; echo pid=$$=; while :; do sleep 0.1; done";
+    let worker = format!("trap '' TERM INT HUP; {WORK}");
     std::fs::write(folder.join("worker.sh"), worker).expect("is written");
     std::fs::write(folder.join("job.sh"), "sh -c 'sh worker.sh & wait' & wait").expect("is written");
     terminal.type_("coord lock job --ttl 3s --grace 500ms -- sh job.sh; echo code=$?=\n").await;

@@ -75,8 +75,8 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
 /// Runs the soak, with what it needs already found.
 pub(crate) fn soak(options: &[&str]) -> Result<()> {
     let environment = Environment::find()?;
-    // The same selection as the tests, so that nothing is compiled a second time.
-    let mut build = shell::cargo(["build", "--workspace", "--all-features", "--bin", "soak"]);
+    // With examples the same features as with the tests, so that nothing is compiled a second time.
+    let mut build = shell::cargo(["build", "--workspace", "--all-features", "--examples", "--bin", "soak"]);
     let status = environment.give_to(&mut build).status().context("cannot start cargo")?;
     if !status.success() {
         bail!("the soak is not built; see the messages above");
@@ -91,7 +91,7 @@ pub(crate) fn soak(options: &[&str]) -> Result<()> {
 pub(crate) fn list(args: &[&str]) -> Result<()> {
     let output = cargo(&["--quiet", "--test", "conformance", "--", "--list", "--format", "terse"])
         .args(args)
-        .env("PROTOC", protoc::find()?)
+        .env("PROTOC", protoc::for_builds()?)
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
@@ -109,7 +109,7 @@ pub(crate) fn list(args: &[&str]) -> Result<()> {
 /// The command that builds and runs the tests of the simulation: the same program that `cargo xtask test` runs.
 pub(crate) fn simulation() -> Result<Command> {
     let mut command = cargo(&["--test", "simulation"]);
-    command.env("PROTOC", protoc::find()?);
+    command.env("PROTOC", protoc::for_builds()?);
     Ok(command)
 }
 
@@ -138,7 +138,7 @@ impl Environment {
             let cores = thread::available_parallelism().map_or(1, NonZero::get);
             cores.max(THREADS).to_string().into()
         });
-        Ok(Self { protoc: protoc::find()?, servers: etcd::find()?, threads })
+        Ok(Self { protoc: protoc::for_builds()?, servers: etcd::find()?, threads })
     }
 
     fn give_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
