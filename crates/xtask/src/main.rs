@@ -5,6 +5,7 @@
 
 mod api;
 mod bench;
+mod contract;
 mod debian;
 mod etcd;
 mod image;
@@ -36,6 +37,7 @@ Commands:
                     than the first ones); --seed S: one again, with its history in target/sim-S.txt.
   lint              Formatting, clippy, documentation, every feature combination of `coord`, the public items, the
                     packages, and, where cargo-deny is installed, licences and sources of all dependencies.
+  contract          Whether docs/semantics.md and the conformance tests list the same promises; part of `lint`.
   api [--check]     Writes the public items of each library into docs/api, or says what differs from there.
   package [--build] Packs every crate that can be published; --build also builds each from its package.
   bench [AREA]      Measures coord beside its peers on an etcd of its own, and says which targets are met.
@@ -94,6 +96,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["soak", options @ ..] => test::soak(options),
         ["sim", options @ ..] => sim::run(options),
         ["lint"] => lint::run(),
+        ["contract"] => contract::check(),
         ["api"] => api::run(false),
         ["api", "--check"] => api::run(true),
         ["package"] => package::run(false),
