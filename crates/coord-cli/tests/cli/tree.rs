@@ -24,6 +24,16 @@ fn write_family(folder: &Path, start_writer: &str) {
     std::fs::write(folder.join("next.sh"), "echo next >> log; echo ran; sleep 0.3").expect("is written");
 }
 
+/// Waits until the writer writes: from then on it is deaf.
+async fn until_written(folder: &Path) {
+    let written = async {
+        while std::fs::read(folder.join("log")).unwrap_or_default().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, written).await.expect("writes in time");
+}
+
 /// No line of an earlier holder stands behind the first one of the next.
 fn assert_order(folder: &Path) {
     let log = std::fs::read_to_string(folder.join("log")).expect("was written");
@@ -57,6 +67,7 @@ async fn sigterm_frees_a_lock_after_three_generations_have_ended() {
         };
         let mut first = Running::start(&mut run("top.sh"));
         let writer = first.line().await;
+        until_written(folder.path()).await;
         let mut next = Running::start(&mut run("next.sh"));
         shop.queue_becomes("job", 2).await;
         first.signal("TERM").await;
@@ -82,6 +93,7 @@ async fn sigterm_frees_an_id_after_three_generations_have_ended() {
     };
     let mut first = Running::start(&mut run("top.sh"));
     let writer = first.line().await;
+    until_written(folder.path()).await;
     let mut next = Running::start(&mut run("next.sh"));
     first.signal("TERM").await;
     assert_eq!(next.line().await, "ran");
@@ -101,6 +113,7 @@ async fn service_ends_after_three_generations_have_ended() {
     let mut coord = shop.coord(&[&args[..], &rest[..]].concat());
     let mut coord = Running::start(coord.current_dir(folder.path()));
     let writer = coord.line().await;
+    until_written(folder.path()).await;
     coord.signal("TERM").await;
     assert_eq!(coord.code().await, Some(128 + 15));
     assert!(!lives(&writer));
@@ -135,6 +148,28 @@ async fn command_that_ends_leaves_no_process_behind() {
     let mut coord = shop.coord(&["lock", "job", "--grace", "20s", "--", "sh", "-c", script]);
     let output = crate::tools::output(&mut coord).await;
     assert_eq!((stdout(&output).as_str(), crate::tools::stderr(&output).as_str()), ("late\n", ""));
+}
+
+/// While it works, nobody else may have the lock: so `coord` does not stop, and renews it.
+#[tokio::test]
+async fn lock_is_renewed_while_a_child_ignores_ctrl_z() {
+    const TTL: Duration = Duration::from_secs(3);
+    let shop = Shop::open().await;
+    let folder = tempfile::tempdir().expect("can be made");
+    let worker = "trap '' TSTP; echo $$; while :; do sleep 0.05; done";
+    std::fs::write(folder.path().join("worker.sh"), worker).expect("is written");
+    std::fs::write(folder.path().join("top.sh"), "sh worker.sh & wait").expect("is written");
+    let mut coord = shop.coord(&["lock", "job", "--ttl", "3s", "--", "sh", "top.sh"]);
+    let mut coord = Running::start(coord.current_dir(folder.path()));
+    let worker = coord.line().await;
+    coord.signal("TSTP").await;
+    let locks = shop.client().await.lock();
+    let next = timeout(TTL * 3, locks.acquire("job", TTL)).await;
+    assert!(lives(&worker) && next.is_err(), "somebody else has the lock");
+    coord.signal("CONT").await;
+    coord.signal("TERM").await;
+    assert_eq!(coord.code().await, Some(128 + 15));
+    assert!(!lives(&worker));
 }
 
 #[tokio::test]
