@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{DistributedLock, IdOptions, LockGuard, Provider, ServiceInfo};
+use coord_api::{ConfigExt, DistributedLock, IdOptions, LockGuard, Provider, ServiceInfo};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::{EtcdServer, Proxy};
 use etcd_client::GetOptions;
@@ -342,4 +342,59 @@ async fn records_in_a_storm_with_an_operator() {
     };
     timeout(LIMIT * 2, all).await.expect("everybody comes to an end");
     nothing_is_left(&server, "/storm/services/").await;
+}
+
+/// Compactions leave nothing to compare with, just when connections are made anew and keys are written again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_through_compactions_and_new_connections() {
+    let server = Arc::new(EtcdServer::start().await.expect("starts"));
+    let party = parties(&server, 1).await.remove(0);
+    let held = party.client.lock().acquire("held", LONG).await.expect("is free");
+    let over = Arc::new(AtomicBool::new(false));
+    let mut tasks = JoinSet::new();
+    for n in 0..4 {
+        let (party, over) = (party.clone(), over.clone());
+        tasks.spawn(async move {
+            let (locks, values) = (party.client.lock(), party.client.config());
+            while !over.load(Ordering::SeqCst) {
+                let guard = acquire(&locks, &format!("job-{}", n % 2)).await;
+                drop(timeout(Duration::from_millis(300), values.set(&format!("a/{n}"), &1)).await);
+                drop(guard);
+                let info = ServiceInfo::new("svc", format!("{n}"), "10.0.0.1", 80);
+                let registry = party.client.registry();
+                drop(timeout(Duration::from_millis(300), registry.register(info, LONG)).await);
+                let options = IdOptions::new("svc", 9).quarantine(Duration::ZERO);
+                let ids = party.client.instance_ids().allocator(options).expect("is good");
+                drop(timeout(Duration::from_millis(300), ids.try_acquire_id()).await);
+                drop(timeout(Duration::from_millis(300), ids.release_id()).await);
+            }
+        });
+    }
+    tasks.spawn({
+        let (server, over) = (server.clone(), over.clone());
+        async move {
+            let admin = etcd_client::Client::connect([server.endpoint()], None).await.expect("etcd answers");
+            while !over.load(Ordering::SeqCst) {
+                let now = admin.kv_client().get("/x", None).await.expect("etcd answers");
+                let now = now.header().expect("has one").revision();
+                let physical = etcd_client::CompactionOptions::new().with_physical();
+                let _ = admin.kv_client().compact(now, Some(physical)).await;
+                sleep(Duration::from_millis(fastrand::u64(1..30))).await;
+            }
+        }
+    });
+    tasks.spawn({
+        let (party, over) = (party.clone(), over.clone());
+        async move {
+            while !over.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(fastrand::u64(1..150))).await;
+                party.way.reset();
+            }
+        }
+    });
+    let lost = timeout(length(), held.lost()).await;
+    over.store(true, Ordering::SeqCst);
+    assert!(lost.is_err(), "{lost:?}");
+    timeout(LIMIT, async { while tasks.join_next().await.is_some() {} }).await.expect("all end");
+    held.unlock().await.expect("is held");
 }
