@@ -167,7 +167,10 @@ impl Balancer {
 
     /// The health service of an instance has answered.
     pub(crate) fn heard(&self, id: &str, turn: u64, serving: Serving) {
-        self.change(|roster| roster.heard(id, turn, serving, Instant::now()));
+        if self.change(|roster| roster.heard(id, turn, serving, Instant::now())) {
+            // One that is ejected may be needed now.
+            self.wake.notify_one();
+        }
     }
 
     /// Waits until the connections may be others than before.

@@ -16,6 +16,7 @@ use crate::{
     OutlierDetection, Policy,
     health::MAX_SERVICE_BYTES,
     outcome::Failures,
+    outlier::FAR,
     roster::{LONGEST_PAUSE, Plan},
     slow_start::SlowStart,
 };
@@ -462,9 +463,11 @@ impl ConnectOptions {
 
     #[cfg_attr(not(feature = "tls"), allow(clippy::unnecessary_wraps, reason = "TLS can fail"))]
     pub(crate) fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, BoxError> {
-        let mut endpoint = endpoint.connect_timeout(self.connect_timeout);
+        // hyper adds these to instants, and a sum that no clock reaches ends its task.
+        let mut endpoint = endpoint.connect_timeout(self.connect_timeout.min(FAR));
         if let Some(KeepAlive { interval, timeout }) = &self.keep_alive {
-            endpoint = endpoint.http2_keep_alive_interval(*interval).keep_alive_timeout(*timeout);
+            let (interval, timeout) = ((*interval).min(FAR), (*timeout).min(FAR));
+            endpoint = endpoint.http2_keep_alive_interval(interval).keep_alive_timeout(timeout);
         }
         #[cfg(feature = "tls")]
         if let Some(Tls::Fixed(config)) = &self.tls {

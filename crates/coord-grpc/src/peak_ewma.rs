@@ -136,6 +136,11 @@ impl Load {
         self.not_answered(waited, now);
     }
 
+    /// How many calls have no answer yet.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Relaxed)
+    }
+
     pub(crate) fn pending(&self) -> u32 {
         self.waiting.load(Relaxed).saturating_add(self.open.load(Relaxed))
     }

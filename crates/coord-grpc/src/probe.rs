@@ -9,7 +9,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::body::Body;
 
 use crate::{
-    balancer::Balancer, carrier::Carrier, kept::Kept, options::Probe, outlier::Failure, picker::Slot,
+    balancer::Balancer,
+    carrier::Carrier,
+    kept::Kept,
+    options::Probe,
+    outlier::{FAR, Failure},
+    picker::Slot,
     wire::Link,
 };
 
@@ -21,7 +26,8 @@ pub(crate) async fn keep(balancer: &Balancer) {
     let Some(probe) = &balancer.options.probe else { return std::future::pending().await };
     let mut silences = Silences::default();
     let mut asking = FuturesUnordered::new();
-    let mut ticks = interval((probe.after / LOOKS).max(Duration::from_millis(1)));
+    // A tick that is late counts the next one from now, which has to be a moment that a clock reaches.
+    let mut ticks = interval((probe.after / LOOKS).clamp(Duration::from_millis(1), FAR));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

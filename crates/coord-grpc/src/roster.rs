@@ -107,6 +107,12 @@ impl<C> Member<C> {
         if self.info.is_serving() { self.health } else { Serving::No }
     }
 
+    /// Whether it has calls, or soon may: it is not ejected, and nothing is known that speaks against it.
+    fn may_have_calls(&self) -> bool {
+        let may_be_reached = matches!(self.phase, Phase::Ready(_)) || self.failed_dials == 0;
+        self.ejected.is_none() && may_be_reached && self.serving() != Serving::No
+    }
+
     /// Takes in that it may have calls now, if it may.
     fn start(&mut self, now: Instant) {
         if self.is_ready() {
@@ -273,8 +279,27 @@ impl<C: Clone> Roster<C> {
         ranked.into_iter().take(size).map(|(_, _, id)| id.clone()).collect()
     }
 
+    /// Ends the ejections when no other instance is left to which calls could go: whatever an ejected one answers, it is
+    /// better than nobody.
+    fn recall(&mut self, now: Instant) {
+        if self.members.values().any(Member::may_have_calls) {
+            return;
+        }
+        for member in self.members.values_mut() {
+            // One that was tried again since and could not be reached has pauses of its own.
+            if let Phase::Due(at) = member.phase
+                && member.ejected == Some(at)
+                && now < at
+            {
+                member.phase = Phase::Due(now);
+                tracing::info!(id = member.node.id, "an ejected instance is tried, since no other is left");
+            }
+        }
+    }
+
     /// The instances to connect to now, as many at a time as is good.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Dial> {
+        self.recall(now);
         let free = DIALS.saturating_sub(self.dials);
         let due =
             self.members.iter_mut().filter(|(_, member)| matches!(member.phase, Phase::Due(at) if at <= now));
@@ -667,6 +692,27 @@ mod tests {
         let Verdict::Eject { until } = fail(&mut roster, "a", Failure::Answer) else { panic!("is on trial") };
         assert!(until - now > Duration::from_millis(1500), "{:?}", until - first);
         assert_eq!(node.ejections.load(Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ejected_instance_comes_back_when_no_other_can_have_calls() {
+        let mut roster = ready(plan(), &["a", "b"]);
+        fail(&mut roster, "a", Failure::Answer);
+        let Verdict::Eject { until } = fail(&mut roster, "a", Failure::Answer) else {
+            panic!("two in a row")
+        };
+        assert!(roster.due(Instant::now()).is_empty(), "the other one is there");
+        roster.lost("b", roster.members["b"].turn, None, Instant::now());
+        let dial = roster.due(Instant::now()).pop().expect("is due");
+        assert_eq!(dial.id, "b", "a connection that ends may be made again at once");
+        roster.dialled(&dial, Err("refused".into()), Instant::now());
+        let dial = roster.due(Instant::now()).pop().expect("nobody else is left");
+        assert_eq!(dial.id, "a");
+        roster.dialled(&dial, Err("refused".into()), Instant::now());
+        assert!(roster.due(Instant::now()).is_empty(), "it has its pause like any other");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(connect(&mut roster) > 0 && Instant::now() < until);
+        assert!(roster.table().len() > 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -92,9 +92,9 @@ impl Stats {
         self.on_trial.store(true, Relaxed);
     }
 
-    /// One call at a time until the first answer.
+    /// One call at a time until the first answer. A stream that was begun is answered, however long it stays open.
     pub(crate) fn is_busy_on_trial(&self) -> bool {
-        self.on_trial.load(Relaxed) && self.load.pending() > 0
+        self.on_trial.load(Relaxed) && self.load.waiting() > 0
     }
 
     /// What one more call would cost: an instance whose calls fail comes after all others, however quick it is.

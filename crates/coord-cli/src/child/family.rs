@@ -46,6 +46,16 @@ pub(super) enum Reached {
     NotAll,
 }
 
+/// The part of CMD and of all that it has started that stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// CMD itself works.
+    Nothing,
+    /// CMD stands still, and something that it has started works.
+    Command,
+    All,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Children {
     None,
@@ -103,9 +113,18 @@ impl Family {
     }
 
     /// Tells whether CMD was stopped, as by Ctrl-Z, and was not continued.
-    pub(super) fn is_stopped(&mut self) -> bool {
+    fn is_stopped(&mut self) -> bool {
         self.reap();
         self.stopped && self.status.is_none()
+    }
+
+    /// Tells how much was stopped.
+    pub(super) fn stopped(&mut self) -> Stopped {
+        if !self.is_stopped() {
+            return Stopped::Nothing;
+        }
+        let works = self.living().into_iter().flatten().any(|process| !process.is_stopped);
+        if works { Stopped::Command } else { Stopped::All }
     }
 
     /// Tells what has not ended.

@@ -13,6 +13,8 @@ pub(super) struct Process {
     pub(super) group: i32,
     /// Whether it can still do something. One that has ended and was not waited for can not.
     pub(super) lives: bool,
+    /// Whether a signal has stopped it, as Ctrl-Z does.
+    pub(super) is_stopped: bool,
 }
 
 impl Process {
@@ -22,13 +24,15 @@ impl Process {
         let (_, rest) = stat.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split(' ').collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<i32>().ok();
-        let ended = matches!(*fields.first()?, "Z" | "X" | "x");
+        let state = *fields.first()?;
+        let ended = matches!(state, "Z" | "X" | "x");
         Some(Self {
             pid: pid.parse().ok()?,
             parent: number(4)?,
             group: number(5)?,
             // The first thread of a process may end before others, which work on.
             lives: !ended || number(20)? > 1,
+            is_stopped: matches!(state, "T" | "t"),
         })
     }
 }
@@ -119,7 +123,8 @@ mod tests {
     #[test]
     fn names_with_brackets_and_spaces_are_read_over() {
         let process = stat(7, "a) Z 1 (b", "S", 3, 1);
-        assert_eq!(process, Process { pid: 7, parent: 3, group: 7, lives: true });
+        assert_eq!(process, Process { pid: 7, parent: 3, group: 7, lives: true, is_stopped: false });
+        assert!(stat(7, "a", "T", 3, 1).is_stopped);
         assert_eq!(Process::parse("7 (a"), None);
     }
 

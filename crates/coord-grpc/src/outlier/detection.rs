@@ -158,7 +158,8 @@ impl OutlierDetection {
         self
     }
 
-    /// How many of the instances may be without calls at a time, in percent. At least one stays in use.
+    /// How many of the instances may be without calls at a time, in percent. At least one stays in use. If the others go
+    /// away, can not be reached or do not serve, those that are ejected come back at once.
     pub fn max_ejection_percent(mut self, percent: u8) -> Self {
         self.max_ejection_percent = percent.into();
         self

@@ -16,7 +16,7 @@ use crate::stats::Stats;
 const SAME_RATE: f64 = 0.05;
 
 /// As good as for ever, and safe to add to any instant.
-const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
+pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// How an instance failed a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
