@@ -236,7 +236,7 @@ impl ServiceRegistry for Watched {
 
 async fn until_dropped(alive: &Weak<()>) {
     let dropped = async {
-        // One is the registry's own.
+        // The last reference is the registry's own.
         while alive.strong_count() > 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

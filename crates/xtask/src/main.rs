@@ -14,6 +14,7 @@ mod protoc;
 mod serve;
 mod shell;
 mod sim;
+mod style;
 mod test;
 
 use std::process::ExitCode;
@@ -34,8 +35,9 @@ Commands:
                     were broken; 300 seconds and a random seed unless told otherwise.
   sim               The simulation alone: 10,000 seeds in virtual time. --seeds N: so many (--from S: others
                     than the first ones); --seed S: one again, with its history in target/sim-S.txt.
-  lint              Formatting, clippy, documentation, every feature combination of `coord`, the public items, the
+  lint              Formatting, prose, clippy, documentation, every feature combination of `coord`, the public items, the
                     packages, and, where cargo-deny is installed, licences and sources of all dependencies.
+  style [--write]   Rules of prose for comments; --write lowers the list of exceptions.
   api [--check]     Writes the public items of each library into docs/api, or says what differs from there.
   package [--build] Packs every crate that can be published; --build also builds each from its package.
   bench [AREA]      Measures coord beside its peers on an etcd of its own, and says which targets are met.
@@ -94,6 +96,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["soak", options @ ..] => test::soak(options),
         ["sim", options @ ..] => sim::run(options),
         ["lint"] => lint::run(),
+        ["style"] => style::run(false),
+        ["style", "--write"] => style::run(true),
         ["api"] => api::run(false),
         ["api", "--check"] => api::run(true),
         ["package"] => package::run(false),

@@ -272,8 +272,8 @@ impl ConnectOptions {
 
     /// Gives a new instance its share of the calls gradually, over `window`: it begins with 10 %, which grows evenly.
     ///
-    /// An instance is new if it comes while others have been there for longer, if it was unreachable for a while, or if it did
-    /// not serve. Consistent hashing ignores it. Off by default.
+    /// An instance is new if it comes while others have been there for longer. So is one that was unreachable for a while, or
+    /// did not serve. Consistent hashing ignores it. Off by default.
     #[must_use]
     pub fn slow_start(mut self, window: Duration) -> Self {
         self.starting().window = window;

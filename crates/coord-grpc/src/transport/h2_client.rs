@@ -1,7 +1,7 @@
 //! HTTP/2 client over one socket, on the crate h2.
 //!
 //! A call knows its own stream here, and so the outcome: whether a GOAWAY includes the stream, and whether any byte has left
-//! this process since the call was made. A general client hides both.
+//! since. A general client hides both.
 
 use std::{
     pin::{Pin, pin},
@@ -206,7 +206,7 @@ impl H2Client {
         }))
     }
 
-    /// Classifies the error of a call. In h2, streams above the last one of a GOAWAY get the GOAWAY as their error; streams
+    /// Classifies the error of a call. In h2, streams above the last one of a GOAWAY get the GOAWAY as their error. Streams
     /// below get the error of the connection, if it breaks.
     fn failed(&self, error: h2::Error, written: u64) -> SendError {
         let kind = match SendErrorKind::of(&error) {

@@ -1,4 +1,4 @@
-//! What goes over the wire.
+//! Packets on the wire.
 
 use std::{
     io::{Read, Write},

@@ -61,7 +61,7 @@ impl Mortal {
     }
 }
 
-/// One instance that stays and one that can end, called in turn.
+/// Returns an instance that stays and another that can end, called in turn.
 async fn two(mortal: &Mortal) -> (Fleet, Connection) {
     let mut fleet = fleet(plain::<1>()).await;
     let info = ServiceInfo::new("im-logic", "mortal", "127.0.0.1", mortal.port);
@@ -98,7 +98,7 @@ async fn unsent_request_goes_to_another_instance() {
     let mortal = Mortal::start(Behaviour::default());
     let (fleet, connection) = two(&mortal).await;
     mortal.end();
-    // The runtime looks at its sockets, and then polls this test before all that was woken: the calls choose
+    // The runtime looks at its sockets, and then polls this test before other tasks that were woken. So the calls choose
     // while the instance is still taken for ready, and its connection ends before they are sent.
     yield_now().await;
     let (one, other) = tokio::join!(check(&connection), check(&connection));

@@ -132,7 +132,7 @@ async fn streams_are_spread_a_second_after_a_hiccup() {
     let fleet = fleet([(gated, &[][..]), (Behaviour::default(), &[][..])]).await;
     let connection = fleet.connect(ConnectOptions::new(), 2).await;
     calls(&connection, 100).await;
-    // One answer of 100 ms.
+    // A single answer of 100 ms.
     let before = fleet.shares()[0];
     while fleet.shares()[0] == before {
         fleet.servers[0].hiccup.store(100, std::sync::atomic::Ordering::Relaxed);

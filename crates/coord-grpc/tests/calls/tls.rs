@@ -84,7 +84,7 @@ async fn way_to(port: u16) -> (u16, oneshot::Sender<()>) {
             _ = broken => {}
         }
         drop((near, far));
-        // Whoever connects now hears nothing.
+        // Later connections are accepted and hear nothing.
         let mut silent = Vec::new();
         while let Ok(accepted) = listener.accept().await {
             silent.push(accepted);

@@ -38,9 +38,9 @@ fn slow_instance_stays_slow_for_long() {
     let later = slow.after(30.0);
     assert!(later.average > MS, "{later:?}");
     assert!(slow.after(45.0).average < MS);
-    // One fast answer does not clear its name.
+    // A single fast answer does not clear its name.
     assert!(slow.with(MS, 50.0 * MS, 0.001).average > 40.0 * MS);
-    // One that becomes slow is known to be so from the second slow answer on.
+    // An instance that becomes slow is known to be so from the second slow answer on.
     let slower = after(&[(MS, 0.0), (50.0 * MS, 0.0), (50.0 * MS, 0.0)]);
     assert!(slower.average > 5.0 * MS, "{slower:?}");
 }
