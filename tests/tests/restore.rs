@@ -30,9 +30,15 @@ enum Revision {
 
 const REVISIONS: [Revision; 3] = [Revision::Below, Revision::Same, Revision::Above];
 
-/// How many rounds of each case; more by hand: `COORD_TEST_RESTORES=20`.
-fn rounds() -> usize {
-    std::env::var("COORD_TEST_RESTORES").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+/// How many rounds of each case by hand, as in `COORD_TEST_RESTORES=20`.
+fn rounds_by_hand() -> Option<usize> {
+    std::env::var("COORD_TEST_RESTORES").ok().and_then(|rounds| rounds.parse().ok())
+}
+
+/// How long a restore takes; by hand also as long as an operator may need.
+fn outage() -> Duration {
+    let longest = if rounds_by_hand().is_some() { 10_000 } else { 2_000 };
+    Duration::from_millis(fastrand::u64(500..longest))
 }
 
 /// An etcd and a way to it that can be cut.
@@ -90,7 +96,7 @@ impl Store {
         let known = self.revision().await;
         self.way.refuse();
         self.server.kill9().await.expect("is killed");
-        sleep(Duration::from_millis(fastrand::u64(500..2_000))).await;
+        sleep(outage()).await;
         self.server.restore_killed(snapshot, args).await.expect("is restored");
         let rival = self.rival().await;
         let done = meanwhile(&rival).await;
@@ -137,7 +143,7 @@ fn instance(id: &str) -> ServiceInfo {
 }
 
 async fn each(case: impl AsyncFn(Revision)) {
-    for _ in 0..rounds() {
+    for _ in 0..rounds_by_hand().unwrap_or(1) {
         for revision in REVISIONS {
             case(revision).await;
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::address::is_host;
 use self::{address::check_address, stored::Stored};
 use crate::{Error, InstanceId, Result, ServiceName, Version};
 

@@ -68,7 +68,9 @@ struct Register {
 
 fn address(text: &str) -> Result<(String, u16), String> {
     let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT")?;
-    let port = port.parse().map_err(|_| format!("`{port}` is no port (1 to 65535)"))?;
+    // `+1` is a number to Rust.
+    let number = port.parse().ok().filter(|_| port.bytes().all(|digit| digit.is_ascii_digit()));
+    let port = number.ok_or_else(|| format!("`{port}` is no port (1 to 65535)"))?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     Ok((host.to_owned(), port))
 }
@@ -326,7 +328,7 @@ mod tests {
     fn addresses_and_metadata_are_read() {
         assert_eq!(address("10.0.0.1:80").unwrap(), ("10.0.0.1".into(), 80));
         assert_eq!(address("[::1]:80").unwrap(), ("::1".into(), 80));
-        for bad in ["", "host", "host:", "host:99999"] {
+        for bad in ["", "host", "host:", "host:99999", "host:+80"] {
             assert!(address(bad).is_err(), "{bad}");
         }
         assert_eq!(pair("zone=a=b").unwrap(), ("zone".into(), "a=b".into()));

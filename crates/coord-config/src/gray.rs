@@ -98,13 +98,13 @@ struct Stored {
 }
 
 /// A gray release under way. Its `Debug` shows no value.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct GrayValue {
     /// The version at which it was released.
     pub version: Version,
-    /// The value.
-    pub value: Value,
+    /// Value as it is stored: no number is read and rounded.
+    pub value: Box<RawValue>,
     /// Who gets it.
     pub audience: Audience,
     /// Who released it.
@@ -201,7 +201,6 @@ impl GrayRelease {
         let key = ConfigKey::parse(&self.key)?;
         let Some((version, stored)) = self.read(&key).await? else { return Ok(None) };
         let Stored { value, audience, author, at_ms } = stored;
-        let value = Entry::new(key.as_str(), version, value.get().to_owned()).decode()?;
         let at = crate::history::moment(at_ms);
         Ok(Some(GrayValue { version, value, audience, author, at }))
     }

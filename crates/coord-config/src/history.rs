@@ -16,7 +16,7 @@ use coord_api::{
     Batch, ConfigCenter, ConfigKey, Entry, Error, MAX_VALUE_BYTES, Result, Scope, Version, backend::to_json,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::diff::{Difference, differences};
 
@@ -169,10 +169,13 @@ impl HistoryExt for Arc<dyn ConfigCenter> {
 
     async fn diff(&self, key: &str, from: Version, to: Version) -> Result<Vec<Difference>> {
         let key = ConfigKey::parse(key)?;
-        let value = |entry: Option<Entry>| entry.map_or(Ok(Value::Null), |entry| entry.decode());
+        let value = |entry: Option<Entry>| match entry {
+            Some(entry) => entry.decode::<Box<RawValue>>(),
+            None => Ok(RawValue::NULL.to_owned()),
+        };
         let old = value(find(&**self, &key, from).await?)?;
         let new = value(find(&**self, &key, to).await?)?;
-        Ok(differences(&old, &new))
+        Ok(differences(old.get(), new.get()))
     }
 }
 
@@ -240,19 +243,45 @@ impl Recorder {
         self.write(json, Ok).await
     }
 
+    /// Adds the write of `value` and its record to a batch in place of committing it, so that several keys are written at
+    /// once, each with its record.
+    ///
+    /// The commit answers [`Error::Conflict`] if the key or its history was written since. Then begin the batch anew.
+    ///
+    /// ```
+    /// use coord_api::{Batch, ConfigCenter, Provider};
+    /// use coord_config::HistoryExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
+    /// # let config = coord_memory::Store::new().client().config();
+    /// let mut batch = Batch::new();
+    /// for (key, value) in [("rooms", 10), ("members", 500)] {
+    ///     batch = config.record(key).comment("launch").add_to(batch, &value).await?;
+    /// }
+    /// config.commit(batch).await?;
+    /// assert_eq!(config.history("rooms").await?[0].comment.as_deref(), Some("launch"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`set`](Self::set) without `Conflict`, and [`Error::TooLarge`] or [`Error::InvalidArgument`] if the batch can
+    /// not take it any more.
+    pub async fn add_to<T: Serialize + Sync + ?Sized>(self, batch: Batch, value: &T) -> Result<Batch> {
+        let key = ConfigKey::parse(&self.key)?;
+        let write = Write { json: Some(raw(&key, value)?), author: self.author_checked()?, key };
+        write.check()?;
+        self.plan(batch, &write).await
+    }
+
     /// Writes the value and its record, with what `also` adds to the transaction.
     pub(crate) async fn write(
         self,
         json: Option<Box<RawValue>>,
         also: impl Fn(Batch) -> Result<Batch>,
     ) -> Result<Version> {
-        let key = ConfigKey::parse(&self.key)?;
-        let author = self.author_checked()?;
-        let size = json.as_ref().map_or(0, |json| json.get().len());
-        if size > MAX_RECORDED_BYTES {
-            return Err(Error::TooLarge { field: "recorded value", size, limit: MAX_RECORDED_BYTES });
-        }
-        let index_key = index_of(&key);
+        let write = Write { key: ConfigKey::parse(&self.key)?, json, author: self.author_checked()? };
+        write.check()?;
+        let index_key = index_of(&write.key);
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(2))
             .with_max_delay(Duration::from_millis(500))
@@ -260,58 +289,65 @@ impl Recorder {
             .without_max_times()
             .build();
         loop {
-            let (index, found) = futures::try_join!(
-                index_to_write(&*self.center, &key),
-                self.center.read(Scope::Key(key.as_str()))
-            )?;
-            let Index { version, mut records } = index;
-            let at = found.first().map_or(Version::ABSENT, Entry::version);
-            // A recorded value has the version of its index.
-            let found = found.into_iter().next().filter(|found| found.version() != version);
-            let mut number = records.last().map_or(0, |last| last.number + 1);
-            let found = found.map(|found| {
-                let (place, at_ms) = (place_of(&key, number), now_ms());
-                let version = found.version();
-                records.push(Stored { number, version, author: None, at_ms, comment: None, deleted: false });
-                number += 1;
-                (place, found)
-            });
-            records.push(Stored {
-                number,
-                version: Version::ABSENT,
-                author: Some(author.clone()),
-                at_ms: now_ms(),
-                comment: self.comment.clone(),
-                deleted: json.is_none(),
-            });
-            let surplus = records.len().saturating_sub(MAX_HISTORY);
-            records.drain(..surplus);
-            // The value first, so that its conflict is told before one of the index.
-            let mut batch = Batch::new().require_at(key.clone(), self.expected.unwrap_or(at))?;
-            batch = batch.require_at(index_key.clone(), version)?.set_at(index_key.clone(), &records)?;
-            let place = place_of(&key, number);
-            batch = match &json {
-                Some(json) => {
-                    let json = Bytes::from(json.get().to_owned());
-                    batch.set_json_at(key.clone(), json.clone())?.set_json_at(place, json)?
-                }
-                None => batch.delete_at(key.clone())?.delete_at(place)?,
-            };
-            if let Some((place, found)) = found {
-                let with_copy = batch.clone().set_json_at(place.clone(), found.as_bytes().clone());
-                batch = with_copy.or_else(|_| batch.delete_at(place))?;
-            }
+            let batch = self.plan(Batch::new(), &write).await?;
             match self.center.commit(also(batch)?).await {
                 Ok(committed) => return Ok(committed.version),
                 Err(Error::Conflict { key: changed, .. })
                     if changed == index_key.as_str()
-                        || changed == key.as_str() && self.expected.is_none() =>
+                        || changed == write.key.as_str() && self.expected.is_none() =>
                 {
                     tokio::time::sleep(pauses.next().unwrap_or_default()).await;
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Adds the write and its record to a batch, on the condition that neither key nor history is written meanwhile.
+    async fn plan(&self, batch: Batch, write: &Write) -> Result<Batch> {
+        let Write { key, json, author } = write;
+        let index_key = index_of(key);
+        let (index, found) = futures::try_join!(
+            index_to_write(&*self.center, key),
+            self.center.read(Scope::Key(key.as_str()))
+        )?;
+        let Index { version, mut records } = index;
+        let at = found.first().map_or(Version::ABSENT, Entry::version);
+        // A recorded value has the version of its index.
+        let found = found.into_iter().next().filter(|found| found.version() != version);
+        let mut number = records.last().map_or(0, |last| last.number + 1);
+        let found = found.map(|found| {
+            let (place, at_ms) = (place_of(key, number), now_ms());
+            let version = found.version();
+            records.push(Stored { number, version, author: None, at_ms, comment: None, deleted: false });
+            number += 1;
+            (place, found)
+        });
+        records.push(Stored {
+            number,
+            version: Version::ABSENT,
+            author: Some(author.clone()),
+            at_ms: now_ms(),
+            comment: self.comment.clone(),
+            deleted: json.is_none(),
+        });
+        let surplus = records.len().saturating_sub(MAX_HISTORY);
+        records.drain(..surplus);
+        // The value first, so that its conflict is told before one of the index.
+        let mut batch = batch.require_at(key.clone(), self.expected.unwrap_or(at))?;
+        batch = batch.require_at(index_key.clone(), version)?.set_at(index_key, &records)?;
+        let place = place_of(key, number);
+        batch = match json {
+            Some(json) => {
+                let json = Bytes::from(json.get().to_owned());
+                batch.set_json_at(key.clone(), json.clone())?.set_json_at(place, json)?
+            }
+            None => batch.delete_at(key.clone())?.delete_at(place)?,
+        };
+        let Some((place, found)) = found else { return Ok(batch) };
+        // Of a value that is no JSON it is told that there was one.
+        let with_copy = batch.clone().set_json_at(place.clone(), found.as_bytes().clone());
+        with_copy.or_else(|_| batch.delete_at(place))
     }
 
     fn author_checked(&self) -> Result<String> {
@@ -330,6 +366,23 @@ impl Recorder {
             other => other,
         })?;
         Ok(author.clone())
+    }
+}
+
+/// Recorded write: a value, or with no JSON a deletion.
+struct Write {
+    key: ConfigKey,
+    json: Option<Box<RawValue>>,
+    author: String,
+}
+
+impl Write {
+    fn check(&self) -> Result<()> {
+        let size = self.json.as_ref().map_or(0, |json| json.get().len());
+        if size > MAX_RECORDED_BYTES {
+            return Err(Error::TooLarge { field: "recorded value", size, limit: MAX_RECORDED_BYTES });
+        }
+        Ok(())
     }
 }
 

@@ -16,6 +16,9 @@ mod history;
 mod live;
 #[cfg(feature = "schema")]
 mod schema;
+// For the command, which lays values out for people.
+#[doc(hidden)]
+pub mod text;
 
 pub use diff::Difference;
 pub use gray::{Audience, GrayExt, GrayRelease, GrayValue, Instance};

@@ -2,7 +2,10 @@
 
 use std::net::Ipv6Addr;
 
-use coord_api::{Error, Result, backend::Shown};
+use coord_api::{
+    Error, Result,
+    backend::{Shown, is_host},
+};
 
 /// Parsed endpoints of one scheme, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,12 +92,10 @@ fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, Member)> {
         Ok(port @ 1..) if is_number => port,
         _ => return Err(refuse(format!("{shown} has a port that is not within 1 and 65535"))),
     };
-    let is_name =
-        |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         // In its shortest form, so that the same address twice is seen.
         Some(ip) => ip.parse::<Ipv6Addr>().ok().map(|ip| ip.to_string()),
-        None => is_name(host).then(|| host.to_ascii_lowercase()),
+        None => is_host(host).then(|| host.to_ascii_lowercase()),
     };
     let host = host.ok_or_else(|| {
         refuse(format!("{shown} has no valid host; IPv6 addresses are written in brackets"))
@@ -137,6 +138,11 @@ mod tests {
             (&["http://h:1/"], false, "has a path"),
             (&["h:1?x"], false, "has a path or a query"),
             (&[":1"], false, "no valid host"),
+            (&["0:1"], false, "no valid host"),
+            (&["127.1:1"], false, "no valid host"),
+            (&["256.1.1.1:1"], false, "no valid host"),
+            (&["a..b:1"], false, "no valid host"),
+            (&["-:1"], false, "no valid host"),
             (&["::1:1"], false, "in brackets"),
             (&["[h]:1"], false, "in brackets"),
             (&["a b:1"], false, "no valid host"),

@@ -42,7 +42,7 @@ pub(crate) fn run() -> Result<()> {
     let mut alone = shell::cargo(["test", "--package", "coord-config", "--test", "floats"]);
     alone.env("PROTOC", "/nonexistent/protoc").env("CARGO_TARGET_DIR", target.join("without-protoc"));
     steps.run_noted(&mut alone, "  (numbers, with no features of others)");
-    for task in [["api", "--check"].as_slice(), &["package"]] {
+    for task in [["contract"].as_slice(), &["api", "--check"], &["package"]] {
         steps.run(&mut shell::xtask(task));
     }
     // Takes minutes to build, so that nobody has to have it.

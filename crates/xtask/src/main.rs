@@ -5,6 +5,7 @@
 
 mod api;
 mod bench;
+mod contract;
 mod debian;
 mod etcd;
 mod image;
@@ -38,6 +39,7 @@ Commands:
   lint              Formatting, prose, clippy, documentation, every feature combination of `coord`, the public items, the
                     packages, and, where cargo-deny is installed, licences and sources of all dependencies.
   style [--write]   Rules of prose for comments; --write lowers the list of exceptions.
+  contract          Whether docs/semantics.md and the conformance tests list the same promises; part of `lint`.
   api [--check]     Writes the public items of each library into docs/api, or says what differs from there.
   package [--build] Packs every crate that can be published; --build also builds each from its package.
   bench [AREA]      Measures coord beside its peers on an etcd of its own, and says which targets are met.
@@ -98,6 +100,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["lint"] => lint::run(),
         ["style"] => style::run(false),
         ["style", "--write"] => style::run(true),
+        ["contract"] => contract::check(),
         ["api"] => api::run(false),
         ["api", "--check"] => api::run(true),
         ["package"] => package::run(false),

@@ -20,6 +20,7 @@ pub use crate::{
     json::to_json,
     moment::Moment,
     names::{Shown, ShownPath},
+    service::is_host,
     timer::{Driver, after, driven, is_machine_clock, sleep, sleep_until, time_of_day, within},
 };
 pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps, Told};

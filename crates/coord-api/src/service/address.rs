@@ -30,6 +30,11 @@ pub(super) fn check_address(address: &str) -> Result<()> {
     }
 }
 
+/// Returns whether a text is an IP address without brackets, or a host name that the system's resolver takes as one.
+pub fn is_host(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || is_host_name(text) && !ends_in_a_number(text)
+}
+
 /// Why nobody can connect to an IP address.
 fn refusal(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
@@ -88,6 +93,16 @@ mod tests {
         ];
         for address in good {
             check_address(address).expect(address);
+        }
+    }
+
+    #[test]
+    fn hosts_are_addresses_and_names_that_a_resolver_takes() {
+        for host in ["127.0.0.1", "0.0.0.0", "::1", "etcd-0.etcd", "localhost"] {
+            assert!(is_host(host), "{host}");
+        }
+        for text in ["", "0", "127.1", "256.1.1.1", "a..b", "-", "[::1]", "a b", "h:1"] {
+            assert!(!is_host(text), "{text}");
         }
     }
 

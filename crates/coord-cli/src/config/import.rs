@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use coord_api::{Batch, ConfigCenter, ConfigExt, ConfigKey, Entry, Error, Version};
-use coord_config::MAX_RECORDED_BYTES;
+use coord_config::{MAX_RECORDED_BYTES, Recorder};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
@@ -68,7 +68,8 @@ impl State {
 }
 
 impl Import {
-    /// Each value is a write of its own, on the condition that nobody has written it since it was looked at.
+    /// All values are one transaction where they fit into one. Else each is a write of its own. Nothing is written over
+    /// that somebody else has written since it was looked at.
     pub(super) async fn call(self, center: &Arc<dyn ConfigCenter>, out: Out) -> Result<Exit, Failure> {
         self.why.check()?;
         let prefix = self.prefix.trim_end_matches('/');
@@ -90,8 +91,59 @@ impl Import {
         failure.map_or(Ok(Exit::OK), Err)
     }
 
-    /// Writes all that differ, until one can not be written.
+    /// Writes all that differ: at once, or until one can not be written.
     async fn write(&self, center: &Arc<dyn ConfigCenter>, plan: &mut [Planned]) -> Option<Failure> {
+        match self.batch(center, plan).await {
+            Ok(Some(batch)) => self.commit(center, batch, plan).await,
+            Ok(None) => self.write_in_turn(center, plan).await,
+            Err(error) => Some(nothing_written(error, plan)),
+        }
+    }
+
+    /// Returns one transaction for all, if they fit into one.
+    async fn batch(&self, center: &Arc<dyn ConfigCenter>, plan: &[Planned]) -> Result<Option<Batch>, Error> {
+        let mut batch = Batch::new();
+        for planned in plan.iter().filter(|planned| planned.state.is_write()) {
+            batch = match self.recorder(center, planned).add_to(batch, &*planned.value).await {
+                Ok(batch) => batch,
+                // Each of them was checked alone.
+                Err(Error::TooLarge { .. } | Error::InvalidArgument { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(Some(batch))
+    }
+
+    async fn commit(
+        &self,
+        center: &Arc<dyn ConfigCenter>,
+        batch: Batch,
+        plan: &mut [Planned],
+    ) -> Option<Failure> {
+        let writes = || plan.iter().filter(|planned| planned.state.is_write());
+        if writes().next().is_none() {
+            return None;
+        }
+        match center.commit(batch).await {
+            Ok(committed) => {
+                for planned in plan.iter_mut().filter(|planned| planned.state.is_write()) {
+                    planned.version = Some(committed.version);
+                }
+                None
+            }
+            Err(error) => Some(nothing_written(error, plan)),
+        }
+    }
+
+    fn recorder(&self, center: &Arc<dyn ConfigCenter>, planned: &Planned) -> Recorder {
+        let mut recorder = self.why.record(center, &planned.key);
+        if self.why.comment.is_none() {
+            recorder = recorder.comment(self.comment());
+        }
+        recorder.expecting(planned.version.unwrap_or(Version::ABSENT))
+    }
+
+    async fn write_in_turn(&self, center: &Arc<dyn ConfigCenter>, plan: &mut [Planned]) -> Option<Failure> {
         let mut failed: Option<Failure> = None;
         let (mut written, mut left) = (0, 0);
         for planned in plan.iter_mut().filter(|planned| planned.state.is_write()) {
@@ -99,12 +151,7 @@ impl Import {
                 (planned.state, left) = (State::Skipped, left + 1);
                 continue;
             }
-            let mut recorder = self.why.record(center, &planned.key);
-            if self.why.comment.is_none() {
-                recorder = recorder.comment(self.comment());
-            }
-            let recorder = recorder.expecting(planned.version.unwrap_or(Version::ABSENT));
-            match recorder.set(&*planned.value).await {
+            match self.recorder(center, planned).set(&*planned.value).await {
                 Ok(version) => (planned.version, written) = (Some(version), written + 1),
                 Err(error) => {
                     let mut failure = Failure::from(error);
@@ -140,6 +187,24 @@ impl Import {
             writeln!(to, "{changed} of {} values {verb}", plan.len())
         })
     }
+}
+
+/// Tells that an import of one transaction failed, and of which file.
+fn nothing_written(error: Error, plan: &mut [Planned]) -> Failure {
+    let of = match &error {
+        Error::Conflict { key, .. } => plan.iter().find(|planned| planned.key == *key),
+        _ => None,
+    };
+    let of = of.map(|planned| format!("`{}`: ", planned.path.display())).unwrap_or_default();
+    let is_known = !matches!(error, Error::Timeout { .. });
+    let mut failure = Failure::from(error);
+    let what =
+        if is_known { "nothing was imported" } else { "whether all or nothing was imported is not known" };
+    failure.message = format!("{what}: {of}{failure}");
+    for planned in plan.iter_mut().filter(|planned| planned.state.is_write()) {
+        planned.state = State::Skipped;
+    }
+    failure
 }
 
 impl Planned {
@@ -189,19 +254,56 @@ impl Planned {
 mod tests {
     use super::*;
 
+    fn planned(key: &str, version: Option<u64>) -> Planned {
+        let found = Found { path: format!("{key}.json").into(), value: crate::json::parse("1").unwrap() };
+        let mut planned = Planned::new(key.into(), found, &[]);
+        planned.version = version.map(Version::new);
+        planned
+    }
+
+    fn import() -> Import {
+        let why = Why { author: Some("ann".into()), comment: None };
+        Import { dir: "x\n".repeat(1000).into(), prefix: String::new(), dry_run: false, why }
+    }
+
+    fn center() -> Arc<dyn ConfigCenter> {
+        coord_api::Provider::config(&coord_memory::Store::new().client()).clone()
+    }
+
+    #[tokio::test]
+    async fn import_that_fits_into_one_transaction_is_all_or_nothing() {
+        let center = center();
+        // Somebody has written `b` meanwhile: it is not at this version.
+        let mut plan = [planned("a", None), planned("b", Some(7)), planned("c", None)];
+        let failure = import().write(&center, &mut plan).await.expect("is refused");
+        assert_eq!(failure.exit, Exit::CONFLICT);
+        assert!(failure.message.starts_with("nothing was imported: `b.json`: "), "{failure}");
+        assert!(plan.iter().all(|planned| planned.state == State::Skipped));
+        assert!(center.list("").await.unwrap().is_empty());
+
+        let mut plan = [planned("a", None), planned("c", None)];
+        assert!(import().write(&center, &mut plan).await.is_none());
+        assert_eq!(plan[0].version, plan[1].version, "one transaction");
+        assert_eq!(center.list("").await.unwrap().len(), 2);
+        let history = coord_config::HistoryExt::history(&center, "c").await.unwrap();
+        assert_eq!((history.len(), history[0].author.as_deref()), (1, Some("ann")));
+    }
+
+    #[tokio::test]
+    async fn import_of_more_than_a_transaction_takes_is_written_in_turn() {
+        let center = center();
+        let mut plan: Vec<_> = (0..50).map(|n| planned(&format!("k{n}"), None)).collect();
+        assert!(import().write(&center, &mut plan).await.is_none());
+        assert_eq!(center.list("").await.unwrap().len(), 50);
+        assert_ne!(plan[0].version, plan[1].version);
+    }
+
     #[tokio::test]
     async fn values_after_one_that_fails_are_told_as_not_written() {
-        let center = coord_api::Provider::config(&coord_memory::Store::new().client()).clone();
-        let planned = |key: &str, version: Option<u64>| {
-            let found = Found { path: format!("{key}.json").into(), value: crate::json::parse("1").unwrap() };
-            let mut planned = Planned::new(key.into(), found, &[]);
-            planned.version = version.map(Version::new);
-            planned
-        };
+        let center = center();
         let mut plan = [planned("a", None), planned("b", Some(7)), planned("c", None)];
-        let why = Why { author: Some("ann".into()), comment: None };
-        let import = Import { dir: "x\n".repeat(1000).into(), prefix: String::new(), dry_run: false, why };
-        let failure = import.write(&center, &mut plan).await.expect("somebody has written it meanwhile");
+        let failure =
+            import().write_in_turn(&center, &mut plan).await.expect("somebody has written it meanwhile");
         assert_eq!(failure.exit, Exit::CONFLICT);
         assert!(failure.message.contains("`b.json` was not written"), "{failure}");
         assert!(failure.message.contains("1 values were written, 2 were not"), "{failure}");

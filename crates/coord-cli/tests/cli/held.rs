@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::tools::{LIMIT, Running, Shop, lives, until_dead};
+use crate::tools::{LIMIT, Running, Shop, heeding_signals, lives, until_dead};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -114,7 +114,7 @@ async fn at_a_terminal_the_command_reads_it_and_gets_ctrl_c_once() {
     let script = "trap 'echo interrupted' INT; trap 'echo over; exit 5' USR1; echo ready\n\
                   read line; echo \"read $line\"; while :; do :; done\n";
     std::fs::write(&job, script).expect("is written");
-    let mut terminal = tokio::process::Command::new("script");
+    let mut terminal = heeding_signals("script");
     // Without `exec`, a shell may stay in between; Ctrl-C ends that one too, and then the exit code is not coord's.
     let line = format!("exec {coord} lock job -- sh {}", job.display());
     let url = shop.url();

@@ -10,7 +10,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::tools::{LIMIT, Shop, lives};
+use crate::tools::{LIMIT, Shop, heeding_signals, lives};
 
 /// A shell with job control in front of a terminal of its own, as a person has it.
 struct Terminal {
@@ -25,7 +25,7 @@ impl Terminal {
     async fn open(shop: &Shop, folder: &Path) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_coord")).parent().expect("is in a folder");
         let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("is set"));
-        let mut process = tokio::process::Command::new("script")
+        let mut process = heeding_signals("script")
             .args(["-qec", "sh -i", "/dev/null"])
             .env("COORD_URL", shop.url())
             .env("SHELL", "/bin/sh")

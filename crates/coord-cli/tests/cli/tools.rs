@@ -40,7 +40,7 @@ impl Shop {
 
     /// `coord ARGS`, not started yet. Nothing of the environment of the test's caller counts.
     pub(crate) fn coord(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coord"));
+        let mut command = heeding_signals(env!("CARGO_BIN_EXE_coord"));
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             if name.starts_with("COORD_") || name == "NO_COLOR" || name.starts_with("CLICOLOR") {
@@ -92,6 +92,14 @@ impl Shop {
         };
         timeout(LIMIT, becomes).await.unwrap_or_else(|_| panic!("the queue of {name} becomes {length}"));
     }
+}
+
+/// A program on which signals have their usual effect, whatever this test was started to ignore: below `nohup` it would ignore
+/// the hang-up.
+pub(crate) fn heeding_signals(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal", program]);
+    command
 }
 
 pub(crate) async fn output(command: &mut Command) -> Output {

@@ -24,6 +24,16 @@ fn write_family(folder: &Path, start_writer: &str) {
     std::fs::write(folder.join("next.sh"), "echo next >> log; echo ran; sleep 0.3").expect("is written");
 }
 
+/// Waits until the writer has written: by then it is deaf.
+async fn until_written(folder: &Path) {
+    let written = async {
+        while std::fs::read_to_string(folder.join("log")).unwrap_or_default().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, written).await.expect("writes in time");
+}
+
 /// No line of an earlier holder stands behind the first one of the next.
 fn assert_order(folder: &Path) {
     let log = std::fs::read_to_string(folder.join("log")).expect("was written");
@@ -57,6 +67,7 @@ async fn sigterm_frees_a_lock_after_three_generations_have_ended() {
         };
         let mut first = Running::start(&mut run("top.sh"));
         let writer = first.line().await;
+        until_written(folder.path()).await;
         let mut next = Running::start(&mut run("next.sh"));
         shop.queue_becomes("job", 2).await;
         first.signal("TERM").await;
@@ -82,6 +93,7 @@ async fn sigterm_frees_an_id_after_three_generations_have_ended() {
     };
     let mut first = Running::start(&mut run("top.sh"));
     let writer = first.line().await;
+    until_written(folder.path()).await;
     let mut next = Running::start(&mut run("next.sh"));
     first.signal("TERM").await;
     assert_eq!(next.line().await, "ran");
@@ -101,6 +113,7 @@ async fn service_ends_after_three_generations_have_ended() {
     let mut coord = shop.coord(&[&args[..], &rest[..]].concat());
     let mut coord = Running::start(coord.current_dir(folder.path()));
     let writer = coord.line().await;
+    until_written(folder.path()).await;
     coord.signal("TERM").await;
     assert_eq!(coord.code().await, Some(128 + 15));
     assert!(!lives(&writer));
@@ -115,6 +128,7 @@ async fn loss_stops_three_generations_in_sessions_of_their_own() {
         let mut coord = shop.coord(&[what, &["--grace", "500ms", "--", "sh", "top.sh"]].concat());
         let mut coord = Running::start(coord.current_dir(folder.path()));
         let writer = coord.line().await;
+        until_written(folder.path()).await;
         revoke_all(&shop).await;
         assert_eq!(coord.code().await, Some(76));
         assert!(!lives(&writer), "{what:?}");

@@ -33,7 +33,7 @@ tests! { "config";
         becomes(&plain, 2).await;
         assert_eq!(*eu.current(), 3);
         let found = gray.current().await.expect("is read").expect("is under way");
-        assert_eq!((found.value, found.author), (3.into(), writer.owner().to_string()));
+        assert_eq!((found.value.get(), found.author), ("3", writer.owner().to_string()));
 
         gray.release(&4, Audience::labelled("region", "us")).await.expect("is replaced");
         becomes(&eu, 2).await;

@@ -104,6 +104,44 @@ tests! { "config";
         assert!(matches!(missing, Err(Error::Missing { .. })), "{missing:?}");
     }
 
+    /// Contract 8: recorded writes of several keys in one batch take effect all or not at all, each with its record.
+    async fn recorded_writes_in_one_batch_are_all_or_nothing(world: &dyn World) {
+        let config = world.client().await.config();
+        config.set("rooms", &1).await.expect("is written");
+        let both = async || {
+            let batch = config.record("rooms").comment("launch").add_to(Batch::new(), &10).await?;
+            config.record("members").comment("launch").add_to(batch, &500).await
+        };
+        let batch = both().await.expect("fits");
+        let at = config.commit(batch).await.expect("is written").version;
+        for (key, value, versions) in [("rooms", 10, 2), ("members", 500, 1)] {
+            let found = config.get::<u32>(key).await.expect("is read").expect("exists");
+            assert_eq!((found.value, found.version), (value, at), "{key}");
+            let history = config.history(key).await.expect("is read");
+            assert_eq!((history.len(), history[0].version), (versions, at), "{key}");
+            assert_eq!(history[0].comment.as_deref(), Some("launch"), "{key}");
+        }
+        let late = both().await.expect("fits");
+        let between = config.record("members").set(&7).await.expect("is written");
+        expect_conflict("members", at, between, config.commit(late).await);
+        assert_eq!(config.get::<u32>("rooms").await.expect("is read").expect("exists").version, at);
+        let large = config.record("rooms").add_to(Batch::new(), &"x".repeat(MAX_RECORDED_BYTES)).await;
+        expect_too_large("recorded value", large);
+        let bad = config.record("rooms").comment("\u{7}").add_to(Batch::new(), &1).await;
+        expect_invalid("comment", "\u{7}", bad);
+    }
+
+    /// Contract 8: the differences of two versions are those of their text: no digit is lost.
+    async fn differences_are_told_digit_by_digit(world: &dyn World) {
+        let config = world.client().await.config();
+        let raw = |json: &str| serde_json::value::RawValue::from_string(json.to_owned()).expect("is JSON");
+        let first = config.record("n").set(&raw("{\"a\":12345678901234567890123}")).await.expect("is written");
+        let second = config.record("n").set(&raw("{\"a\":12345678901234567890124}")).await.expect("is written");
+        let diff = config.diff("n", first, second).await.expect("both are kept");
+        let shown: Vec<_> = diff.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["/a: 12345678901234567890123 -> 12345678901234567890124"]);
+    }
+
     /// Contract 8: a value that was written without a record is found by the next recorded write, and can be had back.
     async fn what_was_not_recorded_is_found(world: &dyn World) {
         let config = world.client().await.config();
