@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coord_api::{Error, HEALTH_LIMIT, Health, Result};
-use coord_grpc::Tries;
+use coord_grpc::Attempts;
 use tokio::time::{Instant, sleep};
 
 use crate::{core::Core, error::Failure, request::Repeat, watch::pauses};
@@ -29,7 +29,7 @@ impl Core {
         let deadline = Instant::now() + limit;
         let each = if self.members > 1 { limit / TRIES } else { limit };
         let key = self.keys.probe();
-        let (tries, mut pauses) = (Tries::new(), pauses());
+        let (tries, mut pauses) = (Attempts::new(), pauses());
         loop {
             let (begun, sent) = (Instant::now(), self.history.now());
             let ask = async { self.kv().get(key.as_str(), None).await };

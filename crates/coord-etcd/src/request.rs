@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coord_api::{Error, Result};
-use coord_grpc::Tries;
+use coord_grpc::Attempts;
 use etcd_client::{
     DeleteResponse, GetOptions, GetResponse, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
@@ -62,7 +62,7 @@ impl Core {
         T: Answered,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let tries = Tries::new();
+        let tries = Attempts::new();
         let limit = self.request_timeout;
         let deadline = Instant::now() + limit;
         let mut pauses = pauses();
@@ -110,7 +110,7 @@ impl Core {
         &self,
         deadline: Instant,
         operation: &'static str,
-        tries: &Tries,
+        tries: &Attempts,
         request: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, Failure> {
         let limit = deadline.saturating_duration_since(Instant::now());

@@ -11,7 +11,7 @@ use std::{
 };
 
 use coord_api::{BoxError, Result, ServiceInfo};
-use coord_grpc::{ConnectOptions, Connection, OutlierDetection, ResponseFuture, Tries};
+use coord_grpc::{Attempts, ConnectOptions, Connection, OutlierDetection, ResponseFuture};
 use etcd_client::Channel;
 use futures::{StreamExt, TryFutureExt, future::MapErr, stream};
 use http::Request;
@@ -118,11 +118,11 @@ pub(crate) fn channel(connection: Connection) -> Channel {
 
 tokio::task_local! {
     /// The client library makes the requests, so what they should carry along is found here.
-    static TRIES: Tries;
+    static TRIES: Attempts;
 }
 
 /// Runs a request so that each try of it is noted in `tries`.
-pub(crate) async fn noted<T>(tries: &Tries, request: impl Future<Output = T>) -> T {
+pub(crate) async fn noted<T>(tries: &Attempts, request: impl Future<Output = T>) -> T {
     TRIES.scope(tries.clone(), request).await
 }
 

@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use coord_api::{Error, LossReason, Result};
-use coord_grpc::{Made, Tries};
+use coord_grpc::{Attempts, Made};
 use etcd_client::{
     DeleteResponse, GetOptions, GetResponse, LeaseGrantResponse, LeaseRevokeResponse,
     LeaseTimeToLiveResponse, PutResponse, ResponseHeader, TxnOp, TxnOpResponse, TxnResponse,
@@ -107,7 +107,7 @@ impl Core {
         sent: Sent,
         answer: &T,
         repeat: Repeat,
-        tries: &Tries,
+        tries: &Attempts,
     ) -> Result<(), Failure> {
         let Some(header) = answer.header() else { return Ok(()) };
         let is_linearizable = answer.is_linearizable().unwrap_or(repeat == Repeat::WithoutEffect);
@@ -127,7 +127,7 @@ impl Core {
     }
 
     /// Compares an answer on a stream with what is known. It may be overtaken by others, so its revision raises no doubt.
-    pub(crate) fn heard_on_stream(&self, header: Option<&ResponseHeader>, tries: &Tries) {
+    pub(crate) fn heard_on_stream(&self, header: Option<&ResponseHeader>, tries: &Attempts) {
         let Some(header) = header else { return };
         let member = if self.members > 1 { tries.instance() } else { None };
         let from = (header.cluster_id(), member.as_deref());

@@ -1,4 +1,4 @@
-//! The channel that clients take.
+//! Channel that generated clients take: a connection to all instances of a service.
 
 use std::{
     fmt,
@@ -18,15 +18,19 @@ use tower::discover::Change;
 use tower_service::Service;
 
 use crate::{
-    ConnectOptions, ConnectionState, Instances,
-    balancer::{Balancer, Counts},
     call::call,
+    discovery::Instances,
+    health,
+    options::ConnectOptions,
+    pool::{Balancer, Counts},
+    probe,
+    state::ConnectionState,
 };
 
-/// The channels in use, by service and options.
+/// Cache of the channels in use, by service and options.
 static SHARED: Sharing<(String, ConnectOptions), Handle> = Sharing::new();
 
-/// A connection to all instances of a service, for every generated tonic client. Cheap to clone; clones
+/// Connection to all instances of a service, for every generated tonic client. Cheap to clone; clones
 /// share everything. Made by [`ConnectionExt::connection`](crate::ConnectionExt::connection).
 ///
 /// Calls go to instances that are connected and have spoken. A call that finds none waits for one up to
@@ -34,8 +38,8 @@ static SHARED: Sharing<(String, ConnectOptions), Handle> = Sharing::new();
 #[derive(Clone)]
 pub struct Connection(Arc<Handle>);
 
-/// The connections to instances as they are made, also those that are made again: what was known of an instance may not be
-/// true of the process that listens there now. Made by [`Connection::made`].
+/// Notice of connections to instances as they are made, also of reconnections. After a reconnection another process may
+/// listen there, about which nothing is known. Made by [`Connection::made`].
 #[derive(Clone)]
 pub struct Made {
     counts: watch::Receiver<Counts>,
@@ -43,7 +47,8 @@ pub struct Made {
 }
 
 impl Made {
-    /// Waits until connections were made since the call before; `false` once the last clone of the [`Connection`] is gone.
+    /// Waits until connections were made since the last call. Returns `false` once the last clone of the [`Connection`] is
+    /// gone.
     ///
     /// # Cancel safety
     /// May be dropped and called again; nothing is missed.
@@ -65,7 +70,7 @@ impl fmt::Debug for Made {
     }
 }
 
-/// Ends the task with the last clone. Calls in flight are clones.
+/// Handle of the balancer's task, which ends when this is dropped. Calls in flight keep it.
 pub(crate) struct Handle {
     pub(crate) balancer: Arc<Balancer>,
     task: AbortHandle,
@@ -79,11 +84,16 @@ impl Handle {
         changes: impl Stream<Item = Result<Change<String, ServiceInfo>, E>> + Send + 'static,
     ) -> Arc<Self> {
         let balancer = Arc::new(Balancer::new(service.into(), options, contact));
-        let task = tokio::spawn(balancer.clone().run(changes)).abort_handle();
+        let running = balancer.clone();
+        let run = async move {
+            // None of them returns: they end with the task.
+            tokio::join!(running.run(changes), probe::run(&running), health::run(&running));
+        };
+        let task = tokio::spawn(run).abort_handle();
         Arc::new(Self { balancer, task })
     }
 
-    /// Whether it still follows its registry: not if that was closed, or the runtime of the task is gone.
+    /// Returns whether it still follows its registry. After a close, or the end of the task's runtime, it does not.
     pub(crate) fn is_alive(&self) -> bool {
         !self.task.is_finished() && !self.balancer.counts().borrow().ended
     }
@@ -124,7 +134,7 @@ pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
         return connected;
     }
     Err(match waited_for {
-        Some(balancer) => balancer.nobody(limit),
+        Some(balancer) => balancer.unavailable(limit),
         None => Error::Unavailable {
             what: format!("service {service}"),
             source: Some(format!("the registry did not answer within {limit:?}").into()),
@@ -133,9 +143,10 @@ pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
 }
 
 impl Connection {
-    /// Balances over any list of instances: `changes` is what tower calls `Discover`, by id. Of a
-    /// [`ServiceInfo`] the address, the port and the metadata count. An item that is an error is logged and
-    /// left out; after the end the list stays as it is. Nothing is waited for here.
+    /// Balances over any list of instances: `changes` is a `Discover` of tower, by id.
+    ///
+    /// Of a [`ServiceInfo`] the address, the port and the metadata count. An item that is an error is logged and left out.
+    /// After the end the list stays as it is. The call returns without waiting.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad name or option.
@@ -166,23 +177,24 @@ impl Connection {
         Ok(Self(Handle::start(service.as_str(), options, None, changes)))
     }
 
-    /// The name of the service.
+    /// Returns the name of the service.
     pub fn service(&self) -> &str {
         &self.0.balancer.service
     }
 
-    /// How it is now, for metrics and readiness probes. Asks nobody.
+    /// Returns a snapshot for metrics and readiness probes, without I/O.
     pub fn state(&self) -> ConnectionState {
         ConnectionState::of(&self.0.balancer)
     }
 
-    /// Whether a call would find an instance at once. It would not when the runtime is gone on which this was made,
-    /// and which drives it. Asks nobody, and takes some nanoseconds.
+    /// Returns whether a call would find an instance at once. It takes some nanoseconds.
+    ///
+    /// No call finds one after the runtime is gone on which the connection was made.
     pub fn is_ready(&self) -> bool {
         self.0.balancer.has_ready() && !self.0.task.is_finished()
     }
 
-    /// Tells of connections that are made from now on.
+    /// Returns a notice of connections that are made from now on.
     pub fn made(&self) -> Made {
         let mut counts = self.0.balancer.counts();
         let seen = counts.borrow_and_update().made;
@@ -199,10 +211,10 @@ impl Connection {
         let ready = counts.wait_for(|counts| counts.ready > 0);
         timeout(balancer.options.connect_timeout, ready)
             .await
-            .map_or_else(|_| Err(balancer.nobody(balancer.options.connect_timeout)), |_| Ok(()))
+            .map_or_else(|_| Err(balancer.unavailable(balancer.options.connect_timeout)), |_| Ok(()))
     }
 
-    /// Waits until an instance is known. Here the caller can still be told what is wrong.
+    /// Waits until an instance is registered, while the caller can still be told an error.
     async fn first_instance(&self) -> Result<()> {
         let mut counts = self.0.balancer.counts();
         match counts.wait_for(|counts| counts.known > 0 || counts.ended).await {
@@ -228,7 +240,7 @@ impl Service<Request<Body>> for Connection {
     type Error = Status;
     type Future = ResponseFuture;
 
-    /// Always ready: what there is to wait for is waited for by the call.
+    /// Returns ready always: the call itself waits for an instance.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
@@ -239,7 +251,7 @@ impl Service<Request<Body>> for Connection {
     }
 }
 
-/// The answer to one call on a [`Connection`].
+/// Future of the answer to one call on a [`Connection`].
 pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>);
 
 impl Future for ResponseFuture {

@@ -1,4 +1,4 @@
-//! How long one call may take: what its caller says, as gRPC writes it, and how long it waits for an instance.
+//! Deadline of a call, from its `grpc-timeout`, and the time for which it waits for an instance.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ const TIMEOUT: &str = "grpc-timeout";
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
 
-/// The caller's deadline, which counts for the whole call.
+/// Deadline that the caller set for the whole call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline {
     pub(crate) at: Instant,
-    /// The time that the caller gave.
+    /// Timeout that the caller gave.
     pub(crate) given: Duration,
 }
 
 impl Deadline {
-    /// Reads the header; a time that no clock reaches is no deadline.
+    /// Reads the header `grpc-timeout`. A time that no clock reaches is no deadline.
     pub(crate) fn of(headers: &HeaderMap, begun: Instant) -> Option<Self> {
         let given = read(headers.get(TIMEOUT)?.to_str().ok()?)?;
         Some(Self { at: begun.checked_add(given)?, given })
@@ -29,12 +29,12 @@ impl Deadline {
         now >= self.at
     }
 
-    /// Tells the server what is left.
+    /// Writes the remaining time into the request's headers.
     pub(crate) fn tell(&self, headers: &mut HeaderMap, now: Instant) {
         headers.insert(TIMEOUT, written(self.at.saturating_duration_since(now)));
     }
 
-    /// Corrects the end of a call: servers written with tonic call it cancelled when its time was over.
+    /// Corrects the status of a call that its deadline ended: tonic's servers call it cancelled.
     pub(crate) fn correct(&self, ending: &mut HeaderMap, now: Instant) {
         let is_cancelled =
             ending.get(STATUS).is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::Cancelled);
@@ -47,26 +47,26 @@ impl Deadline {
         }
     }
 
-    /// The status of a call of which this was the end.
+    /// Returns the status of a call that exceeded this deadline.
     pub(crate) fn exceeded(&self, whom: &str) -> Status {
         Status::deadline_exceeded(format!("{whom} did not answer within the caller's {:?}", self.given))
     }
 }
 
-/// How long a call waits for an instance.
+/// Limit for a wait: a timeout of the options and the caller's deadline.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// `None` if no clock reaches it.
+pub(crate) struct WaitLimit {
+    /// End of the timeout; `None` if no clock reaches it.
     wait: Option<Instant>,
     pub(crate) deadline: Option<Deadline>,
 }
 
-impl Patience {
+impl WaitLimit {
     pub(crate) fn new(begun: Instant, wait: Duration, deadline: Option<Deadline>) -> Self {
         Self { wait: begun.checked_add(wait), deadline }
     }
 
-    /// The sooner of the two.
+    /// Returns the sooner of the two.
     pub(crate) fn end(&self) -> Option<Instant> {
         let deadline = self.deadline.map(|deadline| deadline.at);
         self.wait.into_iter().chain(deadline).min()
@@ -76,13 +76,13 @@ impl Patience {
         self.end().is_some_and(|end| now >= end)
     }
 
-    /// The deadline, if that is what comes first.
-    pub(crate) fn callers(&self) -> Option<Deadline> {
+    /// Returns the caller's deadline, if it comes first.
+    pub(crate) fn callers_deadline(&self) -> Option<Deadline> {
         self.deadline.filter(|deadline| self.wait.is_none_or(|wait| deadline.at <= wait))
     }
 }
 
-/// Up to eight digits and a unit.
+/// Parses up to eight digits and a unit.
 fn read(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let is_number = (1..=8).contains(&number.len()) && number.bytes().all(|digit| digit.is_ascii_digit());
@@ -99,7 +99,7 @@ fn read(text: &str) -> Option<Duration> {
     Some(unit.saturating_mul(number))
 }
 
-/// The same, in the finest unit for which eight digits are enough.
+/// Formats a time in the finest unit for which eight digits are enough.
 fn written(time: Duration) -> HeaderValue {
     const UNITS: [(u128, &str); 6] = [
         (1, "n"),
@@ -180,10 +180,10 @@ mod tests {
             (Duration::MAX, None, None, false),
         ];
         for (wait, deadline, end, is_callers) in table {
-            let patience = Patience::new(begun, wait, deadline);
-            assert_eq!(patience.end(), end.map(|end| begun + end), "{wait:?} {deadline:?}");
-            assert_eq!(patience.callers().is_some(), is_callers, "{wait:?} {deadline:?}");
-            assert_eq!(patience.is_over(begun + second), end.is_some(), "{wait:?} {deadline:?}");
+            let limit = WaitLimit::new(begun, wait, deadline);
+            assert_eq!(limit.end(), end.map(|end| begun + end), "{wait:?} {deadline:?}");
+            assert_eq!(limit.callers_deadline().is_some(), is_callers, "{wait:?} {deadline:?}");
+            assert_eq!(limit.is_over(begun + second), end.is_some(), "{wait:?} {deadline:?}");
         }
     }
 

@@ -1,5 +1,6 @@
-//! Follows what the health service of each instance says (`Watch` of `grpc.health.v1`), as gRPC does (A17): calls go to
-//! instances that serve. One that has no such service is taken as serving.
+//! Health checking: watches the health service of each instance (`Watch` of `grpc.health.v1`), as gRPC does (A17).
+//!
+//! Calls go to instances that serve. An instance without a health service is taken as serving.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,45 +24,47 @@ use hyper::body::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status, body::Body};
 
-use crate::{balancer::Balancer, kept::Kept, outcome::Ending, roster::Serving, wire::Link};
+use crate::{
+    outcome::Ending,
+    pool::{Balancer, Serving},
+    transport::{Connection, RecoverableBody},
+};
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// The longest name of a service that can be asked for.
-pub(crate) const MAX_SERVICE_BYTES: usize = 255;
-
-/// Answers have two bytes. What is much longer is something else.
+/// Largest message that is taken for an answer, which has two bytes.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// The first pause before a watch that broke off twice is opened again, doubled with each that follows,
+/// First backoff before a watch that broke off twice is opened again. It doubles with each failure that follows.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// up to this.
+/// Longest backoff before a watch is opened again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Follows every connection there is, if the options ask for it; never returns.
-pub(crate) async fn keep(balancer: &Balancer) {
+/// Watches the health of every connected instance, if the options ask for it. Never returns.
+pub(crate) async fn run(balancer: &Balancer) {
     let Some(service) = &balancer.options.health_check else { return std::future::pending().await };
     let mut followed: HashMap<u64, AbortHandle> = HashMap::new();
     let mut following = FuturesUnordered::new();
     loop {
         let mut present = HashSet::new();
-        let new: Vec<_> = balancer.read(|roster| {
-            present.extend(roster.connections().map(|(_, turn, _)| turn));
-            let new = roster.connections().filter(|(_, turn, _)| !followed.contains_key(turn));
-            new.map(|(id, turn, link)| (id.to_owned(), turn, link.clone())).collect()
+        let new: Vec<_> = balancer.read(|pool| {
+            present.extend(pool.connections().map(|(_, generation, _)| generation));
+            let new = pool.connections().filter(|(_, generation, _)| !followed.contains_key(generation));
+            new.map(|(id, generation, connection)| (id.to_owned(), generation, connection.clone())).collect()
         });
-        // An open stream would keep a connection that nobody uses any more.
-        followed.retain(|turn, handle| {
-            let stays = present.contains(turn);
+        // An open stream would keep a connection that is not used any more.
+        followed.retain(|generation, handle| {
+            let stays = present.contains(generation);
             if !stays {
                 handle.abort();
             }
             stays
         });
-        for (id, turn, link) in new {
+        for (id, generation, connection) in new {
             let (handle, registration) = AbortHandle::new_pair();
-            followed.insert(turn, handle);
-            following.push(Abortable::new(follow(balancer, id, turn, link, service), registration));
+            followed.insert(generation, handle);
+            following
+                .push(Abortable::new(follow(balancer, id, generation, connection, service), registration));
         }
         tokio::select! {
             () = balancer.changed() => {}
@@ -70,35 +73,37 @@ pub(crate) async fn keep(balancer: &Balancer) {
     }
 }
 
-/// Follows one connection until it ends, or is known to have no health service.
-async fn follow(balancer: &Balancer, id: String, turn: u64, link: Link, service: &str) {
+/// Watches the health over one connection until it ends, or shows that there is no health service.
+async fn follow(balancer: &Balancer, id: String, generation: u64, connection: Connection, service: &str) {
     let mut failed = 0_u32;
     loop {
-        let outcome = watch(&link, service, balancer.options.connect_timeout, |serving| {
+        let outcome = watch(&connection, service, balancer.options.connect_timeout, |serving| {
             failed = 0;
-            balancer.heard(&id, turn, serving);
+            balancer.set_health(&id, generation, serving);
         });
         match outcome.await {
-            Ok(Ending::Status(Code::Unimplemented)) => return balancer.heard(&id, turn, Serving::Yes),
+            Ok(Ending::Status(Code::Unimplemented)) => {
+                return balancer.set_health(&id, generation, Serving::Yes);
+            }
             Ok(ending) => tracing::debug!(id, ?ending, "a watch of an instance's health has ended"),
             Err(error) => tracing::debug!(id, error, "a watch of an instance's health has failed"),
         }
-        if link.is_closed() {
+        if connection.is_closed() {
             return;
         }
         failed = failed.saturating_add(1);
-        // Servers end streams in peace as well: what was said last counts until it can not be asked again.
+        // Servers also end streams in peace: the last answer counts until the next watch fails too.
         if failed > 1 {
-            balancer.heard(&id, turn, Serving::Unknown);
+            balancer.set_health(&id, generation, Serving::Unknown);
             let pause = FIRST_PAUSE.saturating_mul(1 << failed.min(16)).min(LONGEST_PAUSE);
             sleep(pause.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         }
     }
 }
 
-/// Opens one watch and tells what comes, until it ends.
+/// Opens one watch and passes each answer to `tell`, until it ends.
 async fn watch(
-    link: &Link,
+    connection: &Connection,
     service: &str,
     limit: Duration,
     mut tell: impl FnMut(Serving),
@@ -106,8 +111,8 @@ async fn watch(
     let begun = Instant::now();
     let late = |_| format!("no answer within {limit:?}");
     let (head, body) = request(service).into_parts();
-    let body = Kept::new(body, 0);
-    let response = timeout(limit, link.carrier.send(head, &body)).await.map_err(late)?;
+    let body = RecoverableBody::new(body, 0);
+    let response = timeout(limit, connection.http2.send(head, &body)).await.map_err(late)?;
     let response = response.map_err(|failed| failed.error)?;
     if let Some(ending) = Ending::of_head(&response) {
         return Ok(ending);
@@ -149,7 +154,7 @@ fn request(service: &str) -> Request<Body> {
     request
 }
 
-/// A body of one frame.
+/// Body of one frame.
 struct Once(Option<Bytes>);
 
 impl HttpBody for Once {
@@ -168,7 +173,7 @@ impl HttpBody for Once {
     }
 }
 
-/// `HealthCheckRequest { service }` as gRPC sends it.
+/// Encodes `HealthCheckRequest { service }` as gRPC sends it.
 fn message(service: &str) -> Bytes {
     let mut fields = Vec::new();
     if !service.is_empty() {
@@ -188,7 +193,7 @@ fn message(service: &str) -> Bytes {
     message.into()
 }
 
-/// Messages out of the pieces in which they come.
+/// Decoder of messages out of the pieces in which they arrive.
 #[derive(Debug, Default)]
 struct Messages(Vec<u8>);
 
@@ -210,7 +215,7 @@ impl Messages {
     }
 }
 
-/// Whether a `HealthCheckResponse` says `SERVING`. Fields that are not known are passed over.
+/// Decodes whether a `HealthCheckResponse` says `SERVING`. Unknown fields are skipped.
 fn serving(mut message: &[u8]) -> Result<Serving, BoxError> {
     let mut status = 0;
     while !message.is_empty() {
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn only_serving_is_serving() {
+    fn status_serving_alone_counts_as_serving() {
         let table: [(&[u8], Serving); 6] = [
             (&[], Serving::No),
             (&[8, 0], Serving::No),

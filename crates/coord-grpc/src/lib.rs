@@ -1,7 +1,7 @@
 //! gRPC connections by service name, over any [`ServiceRegistry`].
 //!
-//! [`ConnectionExt`] adds [`connection`](ConnectionExt::connection) to every registry. The [`Connection`] it
-//! gives is a channel that every generated tonic client takes; its endpoints follow the registry.
+//! [`ConnectionExt`] adds [`connection`](ConnectionExt::connection) to every registry. It returns a [`Connection`], a channel
+//! that every generated tonic client takes. Its endpoints follow the registry.
 //!
 //! ```
 //! use std::time::Duration;
@@ -31,20 +31,21 @@
 //! ```
 //!
 //! # How calls are balanced
-//! - Connections are opened ahead of need. Calls go only to instances that are connected and have spoken, so one
-//!   that is dead but still registered costs at most the calls that were on their way to it.
+//! - Connections are opened ahead of need. Calls go only to instances that are connected and have spoken. So a dead
+//!   instance that is still registered costs at most the calls that were on their way to it.
 //! - An instance whose calls fail is never taken for a fast one, whatever code it fails with.
-//! - An instance whose calls fail while those to others do not ([`OutlierDetection`]), or from which nothing comes at
-//!   all, gets no calls for a time that grows; then it is connected anew and has to prove itself with one call. A part
-//!   of the instances is never ejected.
-//! - An instance that is marked as not serving ([`Registration::serving`](coord_api::Registration::serving)), or says so
-//!   itself if it is asked ([`ConnectOptions::health_check`]), gets no calls.
-//! - Connections are per address. Of two ids at one address, such as those of a process that crashed and of its successor,
-//!   the record that was written last counts.
+//! - An instance is ejected if its calls fail while calls to others do not ([`OutlierDetection`]), or if it is silent. It gets
+//!   no calls for a time that grows. Then it is connected anew, and has to prove itself with one call. A part of the
+//!   instances is never ejected.
+//! - An instance gets no calls if it is marked as not serving
+//!   ([`Registration::serving`](coord_api::Registration::serving)), or if its health service says so
+//!   ([`ConnectOptions::health_check`]).
+//! - Connections are per address. If two ids have one address, such as a process that crashed and its successor, the record
+//!   that was written last counts.
 //! - A call that the server has certainly not processed is made again, on another instance or a new connection. No
 //!   other call is ever repeated.
-//! - [`Policy`] says how an instance is chosen, [`ConnectOptions`] everything else, and [`Connection::state`]
-//!   what each instance is doing.
+//! - [`Policy`] sets how an instance is chosen, and [`ConnectOptions`] everything else. [`Connection::state`] shows the
+//!   status of each instance.
 //!
 //! # Observability
 //! | metric | | labels |
@@ -55,56 +56,41 @@
 //!
 //! `tracing` tells of each ejection (warn), each return (info) and each instance that can not be reached (debug).
 
-mod address;
-mod balancer;
-mod body;
+mod attempts;
 mod call;
-mod calm;
-mod carrier;
 mod connection;
 mod deadline;
-mod endpoints;
-mod hash;
+mod discovery;
 mod health;
-mod http2;
-mod instances;
-mod kept;
+#[cfg(test)]
+mod layers;
 mod options;
 mod outcome;
-mod outlier;
-mod peak_ewma;
-mod picker;
-mod pings;
-mod policy;
+mod pick;
+mod pool;
 mod probe;
-mod pump;
-mod roster;
-mod slow_start;
 mod state;
-mod stats;
-mod tries;
-mod wire;
+mod transport;
 
+pub use attempts::{Attempts, is_unsent};
 pub use connection::{Connection, Made, ResponseFuture};
-pub use instances::{Channels, Instances};
+pub use discovery::{Channels, Instances};
 pub use options::ConnectOptions;
-pub use outlier::OutlierDetection;
-pub use policy::{HashKey, Policy};
+pub use pick::{HashKey, OutlierDetection, Policy};
 pub use state::{ConnectionState, InstanceState, InstanceStatus};
-pub use tries::{Tries, is_unsent};
 
 use std::sync::Arc;
 
 use coord_api::{Result, ServiceRegistry};
 
-/// Connections by service name, for every [`ServiceRegistry`].
+/// Extension of every [`ServiceRegistry`]: connections by service name.
 ///
 /// # Contract
-/// - There is one channel per service, options, registry and runtime: a second `connection` gives the same
-///   one. It ends with its last clone.
-/// - Its endpoints follow the registry, also while no call is made. An instance that is removed gets no new
-///   calls; those in flight are not cut.
-/// - While the store is away the last known instances are used; [`Connection::state`] tells.
+/// - There is one channel per service, options, registry and runtime: a second `connection` returns the same channel. It
+///   ends with its last clone.
+/// - Its endpoints follow the registry, also while no call is made. An instance that is removed gets no new calls; calls in
+///   flight are not cut.
+/// - While the store is away the last known instances are used; [`Connection::state`] shows it.
 /// - A service without instances is waited for up to [`ConnectOptions::connect_timeout`], by `connection`
 ///   and by each later call; then the answer is `Unavailable`.
 ///

@@ -1,32 +1,32 @@
-//! How calls end, and what that says of the instance. Pure.
+//! Outcome of a call, and whether it counts as a failure of the instance. Pure.
 
 use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
 use tonic::Code;
 
-/// What the end of a call says of the instance that had it.
+/// Outcome of a call, as it counts for its instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The instance did what it was asked for.
+    /// Instance did its work.
     Success,
-    /// The instance failed. Another one might have done better.
+    /// Instance failed. Another one might have done better.
     ServersFailure,
-    /// The caller asked for something that can not be, or gave up. It tells nothing of the instance.
+    /// Caller asked for something impossible, or gave up. It tells nothing about the instance.
     CallersFault,
 }
 
-/// How a response ended.
+/// Ending of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// With a status of gRPC.
+    /// Status of gRPC.
     Status(Code),
-    /// Without: whatever listens there does not speak gRPC, or broke off.
+    /// No status: the server does not speak gRPC, or broke off.
     NoStatus,
 }
 
 impl Ending {
-    /// The ending that the head of a response tells of; `None` if it comes later, in trailers.
+    /// Returns the ending in the head of a response; `None` if it comes later, in trailers.
     pub(crate) fn of_head<B: http_body::Body>(response: &Response<B>) -> Option<Self> {
         let headers = response.headers();
         if let Some(code) = code(headers) {
@@ -37,7 +37,7 @@ impl Ending {
         (!is_grpc || response.body().is_end_stream()).then_some(Self::NoStatus)
     }
 
-    /// The ending that trailers tell of.
+    /// Returns the ending in trailers.
     pub(crate) fn of_trailers(trailers: &HeaderMap) -> Self {
         code(trailers).map_or(Self::NoStatus, Self::Status)
     }
@@ -47,13 +47,13 @@ fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()))
 }
 
-/// The codes that count as failures of a server.
+/// Codes that count as failures of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Failures {
-    /// All but success and the faults of callers.
+    /// All codes but success and the faults of callers.
     #[default]
     AllServers,
-    /// These, as bits; all others are as good as success.
+    /// Chosen codes, as bits. All others are as good as success.
     Only(u32),
 }
 
@@ -76,10 +76,10 @@ impl Failures {
                 | Code::FailedPrecondition
                 | Code::OutOfRange
                 | Code::Cancelled
-                // Who may do something is known of the caller, and a conflict is one between callers.
+                // Permission is a matter of the caller, and a conflict is one between callers.
                 | Code::PermissionDenied
                 | Code::Aborted => Outcome::CallersFault,
-                // The caller's own time is over, but for what the request was on its way.
+                // The caller's own deadline, less the time that the request travelled.
                 Code::DeadlineExceeded if limit.is_some_and(|limit| took >= limit.mul_f64(0.9)) => {
                     Outcome::CallersFault
                 }
@@ -103,7 +103,7 @@ mod tests {
     fn codes_are_success_or_the_fault_of_one_side() {
         use Code::*;
         assert_eq!(judged(Failures::AllServers, Ok), Outcome::Success);
-        let callers = [
+        let callers_deadline = [
             InvalidArgument,
             NotFound,
             AlreadyExists,
@@ -115,8 +115,11 @@ mod tests {
         ];
         for number in 1..=16 {
             let code = Code::from(number);
-            let expected =
-                if callers.contains(&code) { Outcome::CallersFault } else { Outcome::ServersFailure };
+            let expected = if callers_deadline.contains(&code) {
+                Outcome::CallersFault
+            } else {
+                Outcome::ServersFailure
+            };
             assert_eq!(judged(Failures::AllServers, code), expected, "{code:?}");
         }
     }

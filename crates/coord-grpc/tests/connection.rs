@@ -107,7 +107,7 @@ async fn calls_follow_instances_that_come_move_and_go() {
 }
 
 #[tokio::test]
-async fn a_first_instance_is_waited_for() {
+async fn first_instance_is_waited_for() {
     let client = Store::new().client();
     let registry = client.registry();
     let server = serve(ONE).await;
@@ -120,7 +120,7 @@ async fn a_first_instance_is_waited_for() {
 }
 
 #[tokio::test]
-async fn without_an_instance_the_answer_is_unavailable_in_time() {
+async fn service_without_instance_is_unavailable_in_time() {
     let client = Store::new().client();
     let short = ConnectOptions::new().connect_timeout(Duration::from_millis(200));
     let begin = std::time::Instant::now();
@@ -131,7 +131,7 @@ async fn without_an_instance_the_answer_is_unavailable_in_time() {
 }
 
 #[tokio::test]
-async fn a_call_after_the_last_instance_left_waits_for_another() {
+async fn call_after_the_last_instance_left_waits_for_another() {
     let client = Store::new().client();
     let server = serve(ONE).await;
     let only = register(&client, "a", server.port).await;
@@ -159,7 +159,7 @@ async fn a_call_after_the_last_instance_left_waits_for_another() {
 }
 
 #[tokio::test]
-async fn bad_names_and_closed_providers_are_told() {
+async fn invalid_names_and_closed_providers_are_errors() {
     let client = Store::new().client();
     let error = client.registry().connection("im//logic").await.expect_err("is no name");
     assert!(matches!(error, Error::InvalidArgument { field: "service name", .. }), "{error:?}");
@@ -174,7 +174,7 @@ async fn bad_names_and_closed_providers_are_told() {
 }
 
 #[tokio::test]
-async fn the_last_instances_stay_while_the_store_is_away_and_after_close() {
+async fn last_instances_stay_while_the_store_is_away_and_after_close() {
     let store = Store::new();
     let (logic, gateway) = (store.client(), store.client());
     let server = serve(ONE).await;
@@ -236,7 +236,7 @@ impl ServiceRegistry for Watched {
 
 async fn until_dropped(alive: &Weak<()>) {
     let dropped = async {
-        // One is the registry's own.
+        // The last reference is the registry's own.
         while alive.strong_count() > 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -245,7 +245,7 @@ async fn until_dropped(alive: &Weak<()>) {
 }
 
 #[tokio::test]
-async fn nothing_stays_behind_when_a_connection_is_dropped() {
+async fn dropped_connection_leaves_nothing_behind() {
     let client = Store::new().client();
     let server = serve(ONE).await;
     let registry = Arc::new(Watched { registry: client.registry(), alive: Arc::default() });

@@ -42,7 +42,7 @@ pub(crate) fn all(options: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What operations cost in requests and commits, and nothing that depends on the machine: with what the tests have built.
+/// Measures the cost of operations in requests and commits, which depends on no machine, with the programs of the tests.
 pub(crate) fn counts() -> Result<()> {
     let folder = shell::root().join("target/bench");
     fs::create_dir_all(&folder)?;
@@ -84,7 +84,7 @@ pub(crate) fn run(area: &str, options: &[&str]) -> Result<()> {
     Built::new()?.measure(area, options)
 }
 
-/// What measures: the same programs for all areas, whatever becomes of their sources meanwhile.
+/// Measuring programs: equal for all areas, even if their sources change meanwhile.
 struct Built {
     folder: PathBuf,
     /// The commit, if it is known.

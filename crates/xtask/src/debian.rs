@@ -14,7 +14,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 const DOWNLOAD: Duration = Duration::from_secs(180);
 
-/// What is unpacked together.
+/// Files that are unpacked together.
 struct Bundle {
     /// Its folder in `target`.
     name: &'static str,
@@ -78,12 +78,12 @@ impl Unpacked {
     }
 }
 
-/// What an earlier run left, if it still starts.
+/// Returns the files of an earlier run, if they still start.
 pub(crate) fn unpacked() -> Option<Unpacked> {
     ETCD.present().map(|folder| Unpacked::within(&folder))
 }
 
-/// What an earlier run left, or a fresh download.
+/// Returns the files of an earlier run, or a fresh download.
 pub(crate) fn unpack() -> Result<Unpacked> {
     ETCD.obtain().map(|folder| Unpacked::within(&folder))
 }

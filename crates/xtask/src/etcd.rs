@@ -12,7 +12,7 @@ use crate::{
     image, shell,
 };
 
-/// What the tests get to know through their environment.
+/// Servers that the tests get to know through their environment.
 #[derive(Default)]
 pub(crate) struct Servers {
     /// A running etcd, for every test that does not stop its server.

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting, clippy, documentation, every useful feature combination, and what dependencies may be.
+//! `cargo xtask lint`: formatting, prose, clippy, documentation, every useful feature combination, and what dependencies may be.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,6 +17,7 @@ pub(crate) fn run() -> Result<()> {
     let mut steps = shell::Steps::default();
 
     steps.run(&mut shell::cargo(["fmt", "--all", "--check"]));
+    steps.run(&mut shell::xtask(["style"]));
     steps.run(
         shell::cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
             .env("PROTOC", &protoc),
@@ -29,8 +30,8 @@ pub(crate) fn run() -> Result<()> {
     for features in WITH_ETCD {
         steps.run(check(features).env("PROTOC", &protoc));
     }
-    // A path that names nothing, and a target folder that never saw a protoc (a build script that ran once is
-    // not run again for another PROTOC): together they prove that these builds ask for none.
+    // A path that names nothing, and a target folder that never saw a protoc: together they prove that these builds ask
+    // for none. A build script that ran once is not run again for another PROTOC.
     let target = shell::var("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
     for features in WITHOUT_ETCD {
         let mut command = check(features);

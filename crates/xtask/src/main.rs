@@ -15,6 +15,7 @@ mod protoc;
 mod serve;
 mod shell;
 mod sim;
+mod style;
 mod test;
 
 use std::process::ExitCode;
@@ -35,8 +36,9 @@ Commands:
                     were broken; 300 seconds and a random seed unless told otherwise.
   sim               The simulation alone: 10,000 seeds in virtual time. --seeds N: so many (--from S: others
                     than the first ones); --seed S: one again, with its history in target/sim-S.txt.
-  lint              Formatting, clippy, documentation, every feature combination of `coord`, the public items, the
+  lint              Formatting, prose, clippy, documentation, every feature combination of `coord`, the public items, the
                     packages, and, where cargo-deny is installed, licences and sources of all dependencies.
+  style [--write]   Rules of prose for comments; --write lowers the list of exceptions.
   contract          Whether docs/semantics.md and the conformance tests list the same promises; part of `lint`.
   api [--check]     Writes the public items of each library into docs/api, or says what differs from there.
   package [--build] Packs every crate that can be published; --build also builds each from its package.
@@ -96,6 +98,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["soak", options @ ..] => test::soak(options),
         ["sim", options @ ..] => sim::run(options),
         ["lint"] => lint::run(),
+        ["style"] => style::run(false),
+        ["style", "--write"] => style::run(true),
         ["contract"] => contract::check(),
         ["api"] => api::run(false),
         ["api", "--check"] => api::run(true),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::shell;
 
-/// What every package has to carry along, since others read it without this repository.
+/// Files that every package has to carry along, since others read it without this repository.
 const CARRIED: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -37,11 +37,11 @@ pub(crate) fn run(builds: bool) -> Result<()> {
     Ok(())
 }
 
-/// The crates of the workspace: those that are published, and those that are not: its tools, and the facade, whose name
-/// belongs to another crate on the public registry.
+/// Returns the crates of the workspace that are published, and the others. The others are its tools, and the facade, whose
+/// name belongs to another crate on the public registry.
 fn members<'a>(metadata: &'a Value) -> (Vec<&'a str>, Vec<&'a str>) {
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
-    // Those of a registry have one as their source.
+    // Packages of a registry have it as their source.
     let own = packages.iter().filter(|package| package["source"].is_null());
     let known = own.filter_map(|package| Some((package["name"].as_str()?, package["publish"].is_null())));
     let (published, others): (Vec<_>, Vec<_>) = known.partition(|(_, is_published)| *is_published);
@@ -49,8 +49,7 @@ fn members<'a>(metadata: &'a Value) -> (Vec<&'a str>, Vec<&'a str>) {
     (names(published), names(others))
 }
 
-/// No dependency asks for a newer Rust than the workspace says it needs. That its own code does not is for clippy, which knows
-/// since when there is what it uses.
+/// Checks that no dependency asks for a newer Rust than the workspace says it needs. For its own code clippy checks that.
 fn needs_no_newer_rust(metadata: &Value) -> Result<()> {
     let ours = env!("CARGO_PKG_RUST_VERSION");
     let newer = newer(metadata, ours);

@@ -20,8 +20,8 @@ pub(crate) fn root() -> &'static Path {
 /// The cargo that runs this program, started in the workspace's root.
 pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What `cargo run` tells of this package. Build scripts that look at such variables would run again, and what stands
-    // on them would be compiled again, whenever a person calls cargo without this program.
+    // Variables of this package that `cargo run` sets. Build scripts that look at them would run again whenever a person
+    // calls cargo without this program, and their packages would be compiled again.
     for (name, _) in std::env::vars_os() {
         let is_of_this_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
         if is_of_this_package.iter().any(|start| name.to_string_lossy().starts_with(start)) {

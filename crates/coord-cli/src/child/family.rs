@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     ending::Left,
-    table::{Process, Table},
+    table::{Process, Table, any_works},
 };
 
 /// CMD with all that it has started.
@@ -123,8 +123,7 @@ impl Family {
         if !self.is_stopped() {
             return Stopped::Nothing;
         }
-        let works = self.living().into_iter().flatten().any(|process| !process.is_stopped);
-        if works { Stopped::Command } else { Stopped::All }
+        if any_works(&self.living().unwrap_or_default()) { Stopped::Command } else { Stopped::All }
     }
 
     /// Tells what has not ended.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use coord_api::Error;
-use coord_grpc::Tries;
+use coord_grpc::Attempts;
 use etcd_client::Channel;
 use futures::stream;
 use http::uri::PathAndQuery;
@@ -64,7 +64,7 @@ pub(crate) struct KeepAlives {
 struct Shared {
     stream: Option<Arc<Stream>>,
     /// The member to avoid with the next one.
-    left: Tries,
+    left: Attempts,
 }
 
 impl fmt::Debug for KeepAlives {
@@ -77,7 +77,7 @@ impl fmt::Debug for KeepAlives {
 pub(super) struct Stream {
     requests: mpsc::Sender<KeepAlive>,
     asked: Arc<Mutex<Asked>>,
-    tries: Tries,
+    tries: Attempts,
     task: AbortHandle,
 }
 
@@ -157,7 +157,7 @@ impl KeepAlives {
             return open.clone();
         }
         let left = shared.stream.take().map(|ended| ended.tries.clone());
-        let tries = Tries::new().avoiding(left.unwrap_or_else(|| shared.left.clone()).instance());
+        let tries = Attempts::new().avoiding(left.unwrap_or_else(|| shared.left.clone()).instance());
         let opened = self.open(tries);
         shared.stream = Some(opened.clone());
         opened
@@ -165,7 +165,7 @@ impl KeepAlives {
 
     /// Returns a stream for one lease.
     pub(super) fn own(&self) -> Arc<Stream> {
-        self.open(Tries::new())
+        self.open(Attempts::new())
     }
 
     /// Leaves a stream that does not answer: the next one goes to another member, if one is ready.
@@ -176,7 +176,7 @@ impl KeepAlives {
         }
     }
 
-    fn open(&self, tries: Tries) -> Arc<Stream> {
+    fn open(&self, tries: Attempts) -> Arc<Stream> {
         let (requests, inbox) = mpsc::channel(MOST_WAITING);
         let asked = Arc::<Mutex<Asked>>::default();
         let (channel, limit, answers, noting) =

@@ -12,7 +12,7 @@ use std::{
 };
 
 use coord_api::{Contact, Error, backend::ContactSource};
-use coord_grpc::Tries;
+use coord_grpc::Attempts;
 use etcd_client::{WatchClient, WatchRequestSender, WatchResponse, WatchResponseStream};
 use futures::future;
 use tokio::{
@@ -136,7 +136,7 @@ impl Hub {
             generation: 0,
             is_behind: false,
             is_reopened: false,
-            tries: Tries::new(),
+            tries: Attempts::new(),
         };
         runtime.spawn(task.run());
         Self { commands, next_id: AtomicU64::new(1), contact }
@@ -187,7 +187,7 @@ struct Task {
     /// Whether a stream was open before, and deliveries may be of what was known then.
     is_reopened: bool,
     /// The member that the stream goes to.
-    tries: Tries,
+    tries: Attempts,
 }
 
 impl Task {
@@ -222,7 +222,7 @@ impl Task {
             }
             self.contact.lost();
             // The next one to another member, if one is ready.
-            self.tries = Tries::new().avoiding(self.tries.instance());
+            self.tries = Attempts::new().avoiding(self.tries.instance());
             if !self.pause(pauses.next().unwrap_or_default()).await {
                 return;
             }

@@ -17,7 +17,7 @@ use tower::{
 use crate::fleet::{Behaviour, LONG, Metadata, calls, check, fleet, plain, until};
 
 #[tokio::test]
-async fn a_slow_instance_gets_few_calls_and_in_turn_a_third() {
+async fn slow_instance_gets_few_calls_and_round_robin_a_third() {
     // 2 ms against 100 ms: the same ratio as 1 to 50, with less noise.
     for (policy, all, enough, at_most) in [(Policy::PeakEwma, 800, 0, 40), (Policy::RoundRobin, 120, 38, 42)]
     {
@@ -32,7 +32,7 @@ async fn a_slow_instance_gets_few_calls_and_in_turn_a_third() {
 }
 
 #[tokio::test]
-async fn one_channel_serves_all_who_ask_and_other_options_make_another() {
+async fn channel_is_shared_by_equal_options() {
     let fleet = fleet(plain::<1>()).await;
     let connection = fleet.connect(ConnectOptions::new(), 1).await;
     let same = fleet.client.registry().connection("im-logic").await.expect("is registered");
@@ -55,7 +55,7 @@ async fn one_channel_serves_all_who_ask_and_other_options_make_another() {
 }
 
 #[tokio::test]
-async fn an_instance_that_says_unavailable_is_ejected_and_comes_back() {
+async fn instance_that_says_unavailable_is_ejected_and_comes_back() {
     let mut servers = plain::<3>();
     servers[1].0.unavailable = AtomicUsize::new(3);
     let fleet = fleet(servers).await;
@@ -97,7 +97,7 @@ async fn calls_in_flight_outlive_their_instance_and_the_connection() {
 }
 
 #[tokio::test]
-async fn one_that_is_registered_and_dead_gets_no_call_and_one_alone_is_told() {
+async fn dead_registered_instance_gets_no_call_and_alone_is_an_error() {
     let fleet = fleet(plain::<1>()).await;
     let dead = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
     let port = dead.local_addr().expect("is bound").port();

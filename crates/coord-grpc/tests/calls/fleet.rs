@@ -26,7 +26,7 @@ use tonic_health::pb::{
 
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
-/// What one server does and has seen.
+/// Behaviour of one server, and the calls that it has seen.
 #[derive(Default)]
 pub(crate) struct Behaviour {
     pub(crate) delay: Duration,

@@ -16,7 +16,7 @@ use crate::fleet::{Behaviour, Service, check};
 const AGE: Duration = Duration::from_millis(1100);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_call_fails_when_a_server_ends_its_connections_in_peace() {
+async fn graceful_end_of_connections_fails_no_call() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
     let port = listener.local_addr().expect("is bound").port();
     let service = HealthServer::new(Service(

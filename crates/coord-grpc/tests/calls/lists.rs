@@ -21,7 +21,7 @@ use tower::discover::Change;
 use crate::fleet::{LONG, calls, check, fleet, plain, until};
 
 #[tokio::test]
-async fn any_stream_of_changes_is_balanced_over() {
+async fn stream_of_changes_is_balanced_over() {
     let fleet = fleet(plain::<3>()).await;
     let known = fleet.client.registry().discover("im-logic").await.expect("the store is there");
     let insert = |id: &str, place: usize| Ok(Change::Insert(id.to_owned(), known[place].clone()));
@@ -93,7 +93,7 @@ impl ServiceRegistry for Together {
 }
 
 #[tokio::test]
-async fn two_who_connect_at_the_same_moment_share_one_channel() {
+async fn concurrent_connects_share_one_channel() {
     let fleet = fleet(plain::<1>()).await;
     let both = Barrier::new(2);
     let registry = fleet.client.registry();

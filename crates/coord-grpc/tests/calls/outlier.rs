@@ -96,7 +96,7 @@ async fn instance_that_heals_has_its_share_within_ten_seconds() {
 }
 
 #[tokio::test]
-async fn all_instances_failing_keep_a_part_in_use() {
+async fn failing_of_all_instances_keeps_a_part_in_use() {
     for code in [Code::Internal, Code::Unimplemented] {
         let fleet = fleet(plain::<5>()).await;
         (0..5).for_each(|server| fails(&fleet, server, code));

@@ -1,4 +1,4 @@
-//! What goes over the wire.
+//! Packets on the wire.
 
 use std::{
     io::{Read, Write},
@@ -44,7 +44,7 @@ fn listen(mut stream: TcpStream, requests: &mpsc::UnboundedSender<Vec<(u8, u8)>>
 }
 
 #[tokio::test]
-async fn a_request_is_one_packet() {
+async fn request_is_one_packet() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let port = listener.local_addr().expect("is bound").port();
     let (sender, mut requests) = mpsc::unbounded_channel();

@@ -59,7 +59,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
 }
 
 #[tokio::test]
-async fn who_takes_pings_for_an_attack_gets_no_more_of_them() {
+async fn server_that_refuses_pings_gets_fewer_of_them() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let port = listener.local_addr().expect("is bound").port();
     std::thread::spawn(move || {

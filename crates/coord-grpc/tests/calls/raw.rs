@@ -1,5 +1,4 @@
-//! A server that is told frame by frame what to do, with which a test says exactly when a connection ends, and for which
-//! of the requests on it.
+//! Server that is told frame by frame what to do. A test says exactly when a connection ends, and for which requests.
 
 use std::{
     io::{Read, Result, Write},

@@ -61,7 +61,7 @@ impl Mortal {
     }
 }
 
-/// One instance that stays and one that can end, called in turn.
+/// Returns an instance that stays and another that can end, called in turn.
 async fn two(mortal: &Mortal) -> (Fleet, Connection) {
     let mut fleet = fleet(plain::<1>()).await;
     let info = ServiceInfo::new("im-logic", "mortal", "127.0.0.1", mortal.port);
@@ -92,13 +92,13 @@ fn metric(snapshotter: &Snapshotter, name: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_request_that_was_not_sent_goes_to_another_instance() {
+async fn unsent_request_goes_to_another_instance() {
     let recorder = DebuggingRecorder::new();
     let _recording = metrics::set_default_local_recorder(&recorder);
     let mortal = Mortal::start(Behaviour::default());
     let (fleet, connection) = two(&mortal).await;
     mortal.end();
-    // The runtime looks at its sockets, and then polls this test before all that was woken: the calls choose
+    // The runtime looks at its sockets, and then polls this test before other tasks that were woken. So the calls choose
     // while the instance is still taken for ready, and its connection ends before they are sent.
     yield_now().await;
     let (one, other) = tokio::join!(check(&connection), check(&connection));
@@ -109,7 +109,7 @@ async fn a_request_that_was_not_sent_goes_to_another_instance() {
 }
 
 #[tokio::test]
-async fn a_request_that_may_have_been_sent_is_never_repeated() {
+async fn request_that_may_have_been_sent_is_never_repeated() {
     let recorder = DebuggingRecorder::new();
     let _recording = metrics::set_default_local_recorder(&recorder);
     // It has the request, and ends before its answer.
@@ -133,7 +133,7 @@ async fn a_request_that_may_have_been_sent_is_never_repeated() {
 }
 
 #[tokio::test]
-async fn a_request_on_a_connection_that_just_ended_is_executed_at_most_once() {
+async fn request_on_an_ended_connection_runs_at_most_once() {
     let mortal = Mortal::start(Behaviour::default());
     let (fleet, connection) = two(&mortal).await;
     mortal.end();

@@ -77,7 +77,7 @@ async fn instance_without_a_health_service_is_taken_as_serving() {
 }
 
 #[tokio::test]
-async fn instances_that_are_marked_get_no_calls_and_keep_their_connection() {
+async fn marked_instances_get_no_calls_and_stay_connected() {
     let fleet = fleet(plain::<2>()).await;
     let connection = fleet.connect(ConnectOptions::new(), 2).await;
     fleet.registered[0].serving(false).await.expect("is registered");
@@ -96,7 +96,7 @@ async fn instances_that_are_marked_get_no_calls_and_keep_their_connection() {
 }
 
 #[tokio::test]
-async fn filter_that_matches_nobody_is_told() {
+async fn filter_without_match_is_named_in_the_error() {
     let fleet = fleet(plain::<3>()).await;
     let options = ConnectOptions::new().only("version", "2").connect_timeout(Duration::from_millis(200));
     let error = fleet.client.registry().connection_with("im-logic", options).await.expect_err("none matches");
@@ -105,7 +105,7 @@ async fn filter_that_matches_nobody_is_told() {
 }
 
 #[tokio::test]
-async fn one_process_under_two_ids_gets_one_share() {
+async fn process_under_two_ids_gets_one_share() {
     let fleet = fleet(plain::<2>()).await;
     let info = fleet.registered[0].service();
     let successor = ServiceInfo::new("im-logic", "successor", &info.address, info.port);
@@ -132,7 +132,7 @@ async fn streams_are_spread_a_second_after_a_hiccup() {
     let fleet = fleet([(gated, &[][..]), (Behaviour::default(), &[][..])]).await;
     let connection = fleet.connect(ConnectOptions::new(), 2).await;
     calls(&connection, 100).await;
-    // One answer of 100 ms.
+    // A single answer of 100 ms.
     let before = fleet.shares()[0];
     while fleet.shares()[0] == before {
         fleet.servers[0].hiccup.store(100, std::sync::atomic::Ordering::Relaxed);

@@ -15,7 +15,7 @@ use crate::{
 
 const CANCEL: u32 = 8;
 
-/// What the server tells of, without that the client's runtime stands still.
+/// Waits for a message of the server, without blocking the client's runtime.
 async fn told<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> T {
     let told = tokio::task::spawn_blocking(move || receiver.recv_timeout(LONG));
     told.await.expect("no panic").expect("is told")

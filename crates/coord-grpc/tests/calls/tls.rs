@@ -54,7 +54,7 @@ async fn connect(client: &Client, service: &str, trusted: &Authority, limit: Dur
 }
 
 #[tokio::test]
-async fn the_right_authority_is_trusted_and_all_else_is_told_as_a_matter_of_tls() {
+async fn authority_that_is_not_trusted_is_an_error_of_tls() {
     let (ours, another) = (authority(), authority());
     let client = Store::new().client();
     serve(&client, "encrypted", Some(&ours)).await;
@@ -84,7 +84,7 @@ async fn way_to(port: u16) -> (u16, oneshot::Sender<()>) {
             _ = broken => {}
         }
         drop((near, far));
-        // Whoever connects now hears nothing.
+        // Later connections are accepted and hear nothing.
         let mut silent = Vec::new();
         while let Ok(accepted) = listener.accept().await {
             silent.push(accepted);
@@ -94,7 +94,7 @@ async fn way_to(port: u16) -> (u16, oneshot::Sender<()>) {
 }
 
 #[tokio::test]
-async fn connection_that_breaks_after_it_was_accepted_is_no_matter_of_tls() {
+async fn connection_that_breaks_after_accept_is_no_error_of_tls() {
     let (ours, client) = (authority(), Store::new().client());
     let (way, break_off) = way_to(serve(&client, "encrypted", Some(&ours)).await).await;
     let info = ServiceInfo::new("behind", "1", "127.0.0.1", way);

@@ -17,8 +17,8 @@ use anyhow::{Context, Result, bail};
 use crate::{etcd, protoc, shell};
 use select::Selection;
 
-/// One selection of packages and features for every step: another one would unify features differently and
-/// compile most dependencies a second time.
+/// Selection of packages and features for every step. Another selection would unify features differently, and compile most
+/// dependencies a second time.
 const WORKSPACE: [&str; 3] = ["test", "--workspace", "--all-features"];
 
 /// How many tests of a program run at a time where the user does not say. Most of them wait, for servers to start and
@@ -125,7 +125,7 @@ fn cargo<S: AsRef<std::ffi::OsStr>>(selection: &[S]) -> Command {
     command
 }
 
-/// What the tests find in their environment.
+/// Environment of the tests.
 struct Environment {
     protoc: PathBuf,
     servers: etcd::Servers,

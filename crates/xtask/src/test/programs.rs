@@ -13,7 +13,7 @@ use super::folder;
 const LONGEST: [&str; 8] =
     ["conformance", "faults", "security", "failover", "soak", "simulation", "cli", "late"];
 
-/// One test program.
+/// Test program.
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) package: String,

@@ -25,7 +25,7 @@ const CONFORMANCE: &str = "conformance";
 /// Which programs to build and run.
 pub(super) enum Selection {
     Everything,
-    /// Those that have a test which a filter names.
+    /// Programs with a test that a filter names.
     Some(Vec<Target>),
 }
 
@@ -143,7 +143,7 @@ fn tests(root: &Path) -> Vec<String> {
     if ["lib", "main"].iter().any(|whole| stem == *whole) {
         return tests_below(folder);
     }
-    // One file, with its modules in a folder of its name.
+    // A file, with its modules in a folder of its name.
     let mut tests = names::of(&fs::read_to_string(root).unwrap_or_default(), "");
     tests.extend(tests_below(&folder.join(stem)));
     tests
