@@ -1,0 +1,125 @@
+//! Locks: the head of a queue holds.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use coord_api::{
+    DistributedLock, FencingToken, Holder, LockGuard, LockName, Result, Ttl,
+    backend::waiting::{Queue, QueuedPlace, wait_for_turn, wait_within},
+};
+use tokio::time::Instant;
+
+use crate::{
+    core::Shared,
+    queue::Spot,
+    store::{KeyValue, Observation, Range, Store},
+};
+
+/// The locks of one client.
+#[derive(Debug)]
+pub(crate) struct KvLock {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// The queue of one lock.
+struct LockQueue<'a> {
+    shared: &'a Arc<Shared>,
+    name: &'a LockName,
+    ttl: Ttl,
+}
+
+impl Queue for LockQueue<'_> {
+    type Place = Spot;
+
+    async fn enter(&self) -> Result<Spot> {
+        // Boxed, since entering takes far more memory than waiting, which can take long.
+        Box::pin(Spot::enter(self.shared, self.shared.core.keys.lock_queue(self.name), self.ttl)).await
+    }
+
+    async fn pause(&self) {
+        // Many lose their places at one moment. Closed: that is told by what is tried next.
+        let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(20..150)));
+        tokio::select! {
+            () = self.shared.core.closed() => {}
+            () = pause => {}
+        }
+    }
+}
+
+impl QueuedPlace for Spot {
+    async fn turn(&mut self) -> Result<()> {
+        self.wait_for_turn().await
+    }
+
+    fn is_behind(&self) -> bool {
+        Spot::is_behind(self)
+    }
+}
+
+#[async_trait]
+impl DistributedLock for KvLock {
+    async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
+        let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
+        let asked = Instant::now();
+        let spot = wait_for_turn(&LockQueue { shared: &self.shared, name: &name, ttl }).await?;
+        Ok(guard(&*self.shared.core.store, name, spot, asked))
+    }
+
+    async fn acquire_waiting(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Option<LockGuard>> {
+        let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
+        let asked = Instant::now();
+        let spot = wait_within(&LockQueue { shared: &self.shared, name: &name, ttl }, wait).await?;
+        Ok(spot.map(|spot| guard(&*self.shared.core.store, name, spot, asked)))
+    }
+
+    async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>> {
+        let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
+        let asked = Instant::now();
+        let queue = self.shared.core.keys.lock_queue(&name);
+        let spot = Spot::enter_if_empty(&self.shared, queue, ttl).await?;
+        Ok(spot.map(|spot| guard(&*self.shared.core.store, name, spot, asked)))
+    }
+
+    async fn holders(&self, name: &str) -> Result<Vec<Holder>> {
+        let name = LockName::parse(name)?;
+        let core = &self.shared.core;
+        core.check_open()?;
+        let queue = Range::Prefix(core.keys.lock_queue(&name).into());
+        let (_, mut places) = core.read("list holders", &queue).await?;
+        places.sort_by_key(|kv| kv.create_revision);
+        Ok(places.iter().filter_map(holder).collect())
+    }
+
+    async fn queues(&self) -> Result<BTreeMap<String, Vec<Holder>>> {
+        let core = &self.shared.core;
+        core.check_open()?;
+        let all = Range::Prefix(core.keys.lock_queues().into());
+        let (_, mut places) = core.read("list locks", &all).await?;
+        places.sort_by_key(|kv| kv.create_revision);
+        let mut queues = BTreeMap::<_, Vec<_>>::new();
+        for place in places.iter().filter_map(holder) {
+            if let Some(name) = core.keys.lock_of(&place.key) {
+                queues.entry(name.to_string()).or_default().push(place);
+            }
+        }
+        Ok(queues)
+    }
+}
+
+/// Reads one key of a queue; one that is not UTF-8 was not written by a program that uses it as a lock.
+fn holder(kv: &KeyValue) -> Option<Holder> {
+    Some(Holder::new(serde_json::from_slice(&kv.value).ok(), kv.key_str().ok()?, token(kv.create_revision)))
+}
+
+fn token(created: i64) -> FencingToken {
+    FencingToken::new(u64::try_from(created).expect("revisions are not negative"))
+}
+
+fn guard(store: &dyn Store, name: LockName, spot: Spot, asked: Instant) -> LockGuard {
+    let key = spot.key().to_owned();
+    // The revision at which the place was created: whoever comes later has a larger one.
+    let token = token(spot.created());
+    store.observe(Observation::Acquired { waited: asked.elapsed() });
+    tracing::debug!(lock = %name, %token, waited = ?asked.elapsed(), "lock acquired");
+    LockGuard::new(name, key, token, spot.into_place())
+}

@@ -1,0 +1,147 @@
+//! One key of ours in etcd, and how it is given back: only while it is still the one that we wrote.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use coord_api::{Error, LossReason, Result, backend::Release};
+
+use crate::{
+    core::{Core, Shared},
+    session::{Epoch, Session},
+    store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, OpResult, Txn},
+};
+
+/// A key that we wrote.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnKey {
+    pub(crate) key: String,
+    /// The revision of our last write: it shows that the key is still the one that we wrote.
+    pub(crate) written: i64,
+    pub(crate) session: Arc<Session>,
+}
+
+impl OwnKey {
+    /// The conditions that it is still the one that we wrote. A store with another history gives its revision to
+    /// something else, but no lease of ours to anybody else.
+    pub(crate) fn is_there(&self) -> [Compare; 2] {
+        let key = self.key.as_str();
+        [
+            Compare::mod_revision(key, CompareOp::Equal, self.written),
+            Compare::lease(key, CompareOp::Equal, self.session.id),
+        ]
+    }
+}
+
+/// What became of a key of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// We deleted it now.
+    Deleted,
+    /// It was deleted before; somebody may have created another one since.
+    Gone,
+    /// It was never deleted, but written after we wrote it.
+    Overwritten,
+}
+
+impl Core {
+    /// Deletes the key if it is still the one that we wrote.
+    async fn delete_own(&self, own: &OwnKey) -> Result<Fate, Failure> {
+        let delete = Txn::new()
+            .when(own.is_there())
+            .and_then([Op::delete(own.key.as_str())])
+            .or_else([Op::get(own.key.as_str(), Some(GetOptions::new().with_keys_only()))]);
+        self.history.leaves(&own.key);
+        let answer = self.txn("release", delete).await?;
+        if answer.succeeded {
+            self.history.gave_back(&own.key, answer.header.revision);
+            return Ok(Fate::Deleted);
+        }
+        let found = answer.results.into_iter().next();
+        let is_older = matches!(found, Some(OpResult::Get(found))
+            if found.kvs.first().is_some_and(|kv| kv.create_revision <= own.written));
+        Ok(if is_older { Fate::Overwritten } else { Fate::Gone })
+    }
+
+    /// Deletes the key in the background, until it is done or the lease is over, since the key is gone with it.
+    pub(crate) fn delete_later(self: &Arc<Self>, own: OwnKey) {
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            let delete = || async { core.delete_own(&own).await.map(drop) };
+            own.session.undo(&core, &own.key, None, delete).await;
+        });
+    }
+
+    /// Deletes a key with a value that only we can have written, by a request through the epoch of `session` whose answer
+    /// was known to be lost at `since`. Unless a later attempt writes the same, or has: only what was there before that
+    /// one began is deleted.
+    pub(crate) fn delete_stray(
+        self: &Arc<Self>,
+        key: String,
+        value: Vec<u8>,
+        session: Arc<Session>,
+        since: Epoch,
+    ) {
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            let delete = || core.delete_if_stray(&key, &value);
+            session.undo(&core, &key, Some(since), delete).await;
+        });
+    }
+
+    async fn delete_if_stray(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
+        let found = self.get("clean up", key, None).await?;
+        let Some(stray) = found.kvs.first().filter(|kv| kv.value == value) else { return Ok(()) };
+        // After reading: an attempt that begins later replaces what was found, and then this deletes nothing.
+        if self.records.is_wanted(key) {
+            return Ok(());
+        }
+        let unchanged = Compare::mod_revision(key, CompareOp::Equal, stray.mod_revision);
+        self.txn("clean up", Txn::new().when([unchanged]).and_then([Op::delete(key)])).await?;
+        Ok(())
+    }
+}
+
+/// Gives back one key.
+pub(crate) struct KeyRelease {
+    shared: Arc<Shared>,
+    own: OwnKey,
+}
+
+impl KeyRelease {
+    pub(crate) fn new(shared: &Arc<Shared>, own: OwnKey) -> Self {
+        Self { shared: shared.clone(), own }
+    }
+}
+
+impl fmt::Debug for KeyRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeyRelease").field(&self.own.key).finish()
+    }
+}
+
+#[async_trait]
+impl Release for KeyRelease {
+    async fn release(&self) -> Result<()> {
+        let core = &self.shared.core;
+        core.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
+        let lost = Error::Lost { reason: LossReason::Deleted };
+        match core.delete_own(&self.own).await {
+            Ok(Fate::Deleted) => Ok(()),
+            Ok(Fate::Gone | Fate::Overwritten) => Err(lost),
+            // The answer was lost. Whether the first request or this one deleted the key is the same, and a
+            // delete of our own key can be repeated.
+            Err(Failure { effect: Effect::Unknown, .. }) => match core.delete_own(&self.own).await? {
+                Fate::Deleted | Fate::Gone => Ok(()),
+                // Also by a write of our own that was given up.
+                Fate::Overwritten => Err(lost),
+            },
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    fn release_in_background(&self) {
+        if self.own.session.lease.loss().is_none() {
+            self.shared.core.delete_later(self.own.clone());
+        }
+    }
+}
