@@ -12,12 +12,12 @@ use tokio::runtime;
 
 use crate::{
     config::KvConfigCenter,
-    core::{Core, Shared},
+    core::{Core, KeepOpen},
     ids::KvIds,
     keyspace::{CheckedRoots, Keys},
     lock::KvLock,
     registry::KvRegistry,
-    request::{RpcOptions, background::owned, verify::keep_verified},
+    request::{RpcOptions, background::run_detached, verify::keep_verified},
     store::{Range, Store},
 };
 
@@ -41,7 +41,7 @@ pub struct Options {
 /// One client of a store, with all four areas over it. Clones are cheap and share the leases.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<KeepOpen>,
     /// One of each for all, so that what is shared by registry or by config center is shared by client.
     registry: Arc<KvRegistry>,
     config: Arc<KvConfigCenter>,
@@ -67,7 +67,7 @@ impl Client {
         let needs = RpcOptions { keys, request_timeout, owner, runtime: runtime.clone() };
         let core = Core::new(store, needs, close_timeout, id_ttl);
         runtime.spawn(keep_verified(Arc::downgrade(core.rpc()), connections));
-        let shared = Shared::new(core, Box::new(on_last_drop));
+        let shared = KeepOpen::new(core, Box::new(on_last_drop));
         let registry = Arc::new(KvRegistry { shared: shared.clone() });
         let config = Arc::new(KvConfigCenter { shared: shared.clone() });
         Self { shared, registry, config }
@@ -99,7 +99,7 @@ impl Client {
         if core.members() == 1 {
             return Ok(());
         }
-        owned(&self.shared.core.runtime, move |_gone| async move { core.check_clusters().await }).await
+        run_detached(&self.shared.core.runtime, move |_gone| async move { core.check_clusters().await }).await
     }
 
     /// Waits until the client is closed or gone, which the future itself does not prevent.
@@ -141,6 +141,6 @@ impl Provider for Client {
     async fn close(&self) -> Result<()> {
         let core = self.shared.core.clone();
         // On the background runtime, so that it goes on if the caller gives up.
-        owned(&self.shared.core.runtime, move |_gone| async move { core.shut_down().await }).await
+        run_detached(&self.shared.core.runtime, move |_gone| async move { core.shut_down().await }).await
     }
 }

@@ -10,8 +10,8 @@ use coord_api::{
 use tokio::time::Instant;
 
 use crate::{
-    commit::{Settled, WRITE, Way, deleted, deletions, refusal, transaction},
-    core::Shared,
+    commit::{SendMode, Settled, WRITE, deleted, deletions, refusal, transaction},
+    core::KeepOpen,
     keyspace::Keys,
     request::{entry, version},
     store::{Effect, Failure},
@@ -21,7 +21,7 @@ use crate::{
 /// The config center of one client.
 #[derive(Debug)]
 pub(crate) struct KvConfigCenter {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<KeepOpen>,
 }
 
 #[async_trait]
@@ -42,16 +42,16 @@ impl ConfigCenter for KvConfigCenter {
         let batch = Arc::new(batch);
         loop {
             let settled = async {
-                let _turn = match core.write_together(&batch).await? {
-                    Way::Alone(turn) => turn,
-                    Way::Settled(settled) => return Ok(settled),
+                let _turn = match core.commits.write_batched(&batch).await? {
+                    SendMode::Alone(turn) => turn,
+                    SendMode::Settled(settled) => return Ok(settled),
                 };
-                let slot = core.slot().await?;
-                let txn = transaction(core, &batch, Some(&slot));
-                slot.settle(core.txn(WRITE, txn).await).await
+                let marker = core.commits.marker().await?;
+                let txn = transaction(&core.keys, &batch, Some(&marker));
+                marker.settle(core.txn(WRITE, txn).await).await
             };
             let settled = match settled.await {
-                // A slot is a write, of which a full store takes none.
+                // A marker is a write, of which a full store takes none.
                 Err(Error::NoSpace { .. }) if only_deletes(&batch) => {
                     return self.delete_unmarked(&batch).await;
                 }
@@ -62,16 +62,16 @@ impl ConfigCenter for KvConfigCenter {
                     return Ok(Committed::new(version(answer.header.revision), deleted(&answer)));
                 }
                 Settled::WrittenUnseen(at) => {
-                    let existed = core.existed_before(&deletions(core, &batch), at).await?;
+                    let existed = core.existed_before(&deletions(&core.keys, &batch), at).await?;
                     return Ok(Committed::new(version(at), existed));
                 }
                 Settled::Refused(answer) => match refusal(&batch, &answer) {
                     Some(refusal) => return Err(refusal),
-                    // Someone wrote into our slot. Nothing else was written, and the slot is not used again.
-                    None => core.forget_slots(),
+                    // Someone wrote into our marker. Nothing else was written, and the marker is not used again.
+                    None => core.commits.forget_markers(),
                 },
-                Settled::SlotGone => core.check_open()?,
-                Settled::NeverWritten(error) => core.begin_anew(begun, error).await?,
+                Settled::MarkerGone => core.check_open()?,
+                Settled::NeverWritten(error) => core.retry_from_start(begun, error).await?,
             }
         }
     }
@@ -101,10 +101,10 @@ fn name(keys: &Keys, scope: Scope<'_>) -> impl Fn(&str) -> Option<String> + Send
 }
 
 impl KvConfigCenter {
-    /// Deletes without a slot, so that the outcome is open if the answer is lost.
+    /// Deletes without a marker, so that the outcome is open if the answer is lost.
     async fn delete_unmarked(&self, batch: &Batch) -> Result<Committed> {
         let core = &self.shared.core;
-        let answer = match core.txn(WRITE, transaction(core, batch, None)).await {
+        let answer = match core.txn(WRITE, transaction(&core.keys, batch, None)).await {
             Ok(answer) => answer,
             Err(Failure { effect: Effect::Unknown, .. }) => {
                 return Err(Error::Timeout { operation: WRITE, after: core.request_timeout });

@@ -9,15 +9,15 @@ use std::{
 };
 
 use coord_api::{
-    LossReason, Ttl, Turns,
+    Error, LossReason, Result, Ttl, Turns,
     backend::{ContactSource, Views},
 };
 use futures::future::BoxFuture;
 
 use crate::{
-    commit::{Slots, Together},
+    commit::Commits,
     ids::HeldIds,
-    queue::{Queues, send::Group},
+    queue::{Queues, send::Sender},
     registry::Records,
     request::{Beliefs, Rpc, RpcOptions},
     session::Sessions,
@@ -25,15 +25,14 @@ use crate::{
     watch::hub::Hub,
 };
 
-/// All that stands on the store. Background tasks hold this; what users hold is a [`Shared`].
+/// All that stands on the store. Background tasks hold this; what users hold is a [`KeepOpen`].
 #[derive(Debug)]
 pub(crate) struct Core {
     rpc: Arc<Rpc>,
     pub(crate) hub: Hub,
-    pub(crate) sessions: Sessions,
-    pub(crate) slots: Slots,
-    pub(crate) together: Together,
-    pub(crate) group: Group,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) commits: Arc<Commits>,
+    pub(crate) sender: Sender,
     pub(crate) queues: Queues,
     pub(crate) close_timeout: Duration,
     pub(crate) id_ttl: Ttl,
@@ -54,13 +53,13 @@ impl Core {
         Arc::new_cyclic(|core: &Weak<Self>| {
             let (runtime, source) = (options.runtime.clone(), ContactSource::default());
             let rpc = Arc::new(Rpc::new(store, options, source.contact(), core.clone()));
+            let sessions = Sessions::new(rpc.clone());
             Self {
                 hub: Hub::start(&runtime, &rpc, source),
-                group: Group::start(&runtime, core.clone()),
+                sender: Sender::start(&runtime, Arc::downgrade(&rpc)),
+                commits: Commits::new(rpc.clone(), sessions.clone()),
+                sessions,
                 rpc,
-                sessions: Sessions::default(),
-                slots: Slots::default(),
-                together: Together::default(),
                 queues: Queues::default(),
                 close_timeout,
                 id_ttl,
@@ -70,6 +69,24 @@ impl Core {
                 held_ids: HeldIds::default(),
             }
         })
+    }
+
+    /// Closes: every guard learns that it lost, every wait ends, every lease is revoked.
+    pub(crate) async fn shut_down(&self) -> Result<()> {
+        self.rpc.mark_closed();
+        self.hub.stop();
+        let leases = self.sessions.close();
+        let revoking = async {
+            // Before their lease goes, and they with it.
+            self.quarantine_all().await;
+            self.sessions.revoke_all(&leases).await
+        };
+        let outcome = match tokio::time::timeout(self.close_timeout, revoking).await {
+            Ok(outcomes) => outcomes.into_iter().collect::<Result<(), _>>().map_err(Error::from),
+            Err(_elapsed) => Err(Error::Timeout { operation: "close", after: self.close_timeout }),
+        };
+        self.sessions.forget_all();
+        outcome
     }
 
     /// Returns what requests need.
@@ -93,9 +110,13 @@ impl Beliefs for Core {
 
     fn end(&self) {
         self.sessions.lose_all(LossReason::Revoked);
-        self.forget_slots();
+        self.commits.forget_markers();
         self.records.forget_revisions();
         self.hub.begin_anew();
+    }
+
+    fn lease_ended(&self, lease: LeaseId) {
+        self.queues.forget(lease);
     }
 }
 
@@ -103,24 +124,24 @@ impl Beliefs for Core {
 pub(crate) type OnLastDrop = Box<dyn FnOnce(BoxFuture<'static, ()>) + Send + Sync>;
 
 /// What users' handles, guards and watches hold. When the last one is dropped, the leases are given back.
-pub(crate) struct Shared {
+pub(crate) struct KeepOpen {
     pub(crate) core: Arc<Core>,
     on_last_drop: Option<OnLastDrop>,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for KeepOpen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} client {}", self.core.store.description().name, self.core.owner)
     }
 }
 
-impl Shared {
+impl KeepOpen {
     pub(crate) fn new(core: Arc<Core>, on_last_drop: OnLastDrop) -> Arc<Self> {
         Arc::new(Self { core, on_last_drop: Some(on_last_drop) })
     }
 }
 
-impl Drop for Shared {
+impl Drop for KeepOpen {
     fn drop(&mut self) {
         let core = self.core.clone();
         let last_work = Box::pin(async move {

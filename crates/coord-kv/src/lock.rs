@@ -10,30 +10,30 @@ use coord_api::{
 use tokio::time::Instant;
 
 use crate::{
-    core::Shared,
-    queue::Spot,
+    core::KeepOpen,
+    queue::Ticket,
     store::{KeyValue, Observation, Range, Store},
 };
 
 /// The locks of one client.
 #[derive(Debug)]
 pub(crate) struct KvLock {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<KeepOpen>,
 }
 
 /// The queue of one lock.
 struct LockQueue<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<KeepOpen>,
     name: &'a LockName,
     ttl: Ttl,
 }
 
 impl Queue for LockQueue<'_> {
-    type Place = Spot;
+    type Place = Ticket;
 
-    async fn enter(&self) -> Result<Spot> {
+    async fn enter(&self) -> Result<Ticket> {
         // Boxed, since entering takes far more memory than waiting, which can take long.
-        Box::pin(Spot::enter(self.shared, self.shared.core.keys.lock_queue(self.name), self.ttl)).await
+        Box::pin(Ticket::enter(self.shared, self.shared.core.keys.lock_queue(self.name), self.ttl)).await
     }
 
     async fn pause(&self) {
@@ -46,13 +46,13 @@ impl Queue for LockQueue<'_> {
     }
 }
 
-impl QueuedPlace for Spot {
+impl QueuedPlace for Ticket {
     async fn turn(&mut self) -> Result<()> {
         self.wait_for_turn().await
     }
 
     fn is_behind(&self) -> bool {
-        Spot::is_behind(self)
+        Ticket::is_behind(self)
     }
 }
 
@@ -61,23 +61,23 @@ impl DistributedLock for KvLock {
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        let spot = wait_for_turn(&LockQueue { shared: &self.shared, name: &name, ttl }).await?;
-        Ok(guard(&*self.shared.core.store, name, spot, asked))
+        let ticket = wait_for_turn(&LockQueue { shared: &self.shared, name: &name, ttl }).await?;
+        Ok(guard(&*self.shared.core.store, name, ticket, asked))
     }
 
     async fn acquire_waiting(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Option<LockGuard>> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        let spot = wait_within(&LockQueue { shared: &self.shared, name: &name, ttl }, wait).await?;
-        Ok(spot.map(|spot| guard(&*self.shared.core.store, name, spot, asked)))
+        let ticket = wait_within(&LockQueue { shared: &self.shared, name: &name, ttl }, wait).await?;
+        Ok(ticket.map(|ticket| guard(&*self.shared.core.store, name, ticket, asked)))
     }
 
     async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
         let queue = self.shared.core.keys.lock_queue(&name);
-        let spot = Spot::enter_if_empty(&self.shared, queue, ttl).await?;
-        Ok(spot.map(|spot| guard(&*self.shared.core.store, name, spot, asked)))
+        let ticket = Ticket::enter_if_empty(&self.shared, queue, ttl).await?;
+        Ok(ticket.map(|ticket| guard(&*self.shared.core.store, name, ticket, asked)))
     }
 
     async fn holders(&self, name: &str) -> Result<Vec<Holder>> {
@@ -115,11 +115,11 @@ fn token(created: i64) -> FencingToken {
     FencingToken::new(u64::try_from(created).expect("revisions are not negative"))
 }
 
-fn guard(store: &dyn Store, name: LockName, spot: Spot, asked: Instant) -> LockGuard {
-    let key = spot.key().to_owned();
+fn guard(store: &dyn Store, name: LockName, ticket: Ticket, asked: Instant) -> LockGuard {
+    let key = ticket.key().to_owned();
     // The revision at which the place was created: whoever comes later has a larger one.
-    let token = token(spot.created());
+    let token = token(ticket.created());
     store.observe(Observation::Acquired { waited: asked.elapsed() });
     tracing::debug!(lock = %name, %token, waited = ?asked.elapsed(), "lock acquired");
-    LockGuard::new(name, key, token, spot.into_place())
+    LockGuard::new(name, key, token, ticket.into_place())
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use coord_kv::store::{
-    Change, Compare, CompareOp, GetAnswer, GetOptions, Header, KeyValue, Op, OpResult, Order, PutOptions,
-    Target, Txn, TxnAnswer,
+    Change, Compare, CompareOp, Detail, Extent, GetAnswer, GetOptions, Header, KeyValue, Op, OpResult, Order,
+    PutOptions, Target, Txn, TxnAnswer,
 };
 use etcd_client::{Event, EventType, GetResponse, ResponseHeader, SortOrder, SortTarget, TxnOpResponse};
 
@@ -25,38 +25,26 @@ pub(super) fn header(header: Option<&ResponseHeader>) -> Header {
 }
 
 pub(super) fn get_options(options: GetOptions) -> etcd_client::GetOptions {
-    let GetOptions {
-        is_prefix,
-        end,
-        limit,
-        revision,
-        order,
-        max_create_revision,
-        is_serializable,
-        keys_only,
-        count_only,
-    } = options;
-    let mut of_etcd = etcd_client::GetOptions::new()
+    let GetOptions { extent, detail, limit, revision, order, max_create_revision, is_serializable } = options;
+    let of_etcd = etcd_client::GetOptions::new()
         .with_limit(limit)
         .with_revision(revision)
         .with_max_create_revision(max_create_revision);
-    if is_prefix {
-        of_etcd = of_etcd.with_prefix();
-    }
-    if let Some(end) = end {
-        of_etcd = of_etcd.with_range(end);
-    }
+    let of_etcd = match extent {
+        Extent::Key => of_etcd,
+        Extent::Prefix => of_etcd.with_prefix(),
+        Extent::Until(end) => of_etcd.with_range(end),
+    };
+    let mut of_etcd = match detail {
+        Detail::Pairs => of_etcd,
+        Detail::Keys => of_etcd.with_keys_only(),
+        Detail::Count => of_etcd.with_count_only(),
+    };
     if order == Order::LatestFirst {
         of_etcd = of_etcd.with_sort(SortTarget::Create, SortOrder::Descend);
     }
     if is_serializable {
         of_etcd = of_etcd.with_serializable();
-    }
-    if keys_only {
-        of_etcd = of_etcd.with_keys_only();
-    }
-    if count_only {
-        of_etcd = of_etcd.with_count_only();
     }
     of_etcd
 }

@@ -5,7 +5,15 @@ mod keep_alive;
 mod watch;
 mod watch_ids;
 
-use std::{any::Any, fmt, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use coord_api::Result as ApiResult;
@@ -68,15 +76,25 @@ impl fmt::Debug for EtcdStore {
 
 /// The tries of one request.
 #[derive(Debug)]
-struct EtcdAttempts(Tries);
+struct EtcdAttempts {
+    tries: Tries,
+    /// Whether it was tried over the connection of the caller's own runtime,
+    was_local: AtomicBool,
+    /// and was not sent there.
+    was_unsent: AtomicBool,
+}
 
 impl Attempts for EtcdAttempts {
     fn member(&self) -> Option<String> {
-        self.0.instance()
+        self.tries.instance()
     }
 
     fn count(&self) -> usize {
-        self.0.count()
+        self.tries.count()
+    }
+
+    fn takes_other_route(&self) -> bool {
+        self.was_unsent.swap(false, Relaxed)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -84,10 +102,13 @@ impl Attempts for EtcdAttempts {
     }
 }
 
-/// Returns the tries that some attempts are.
+/// Returns what some attempts are.
+fn own(attempts: &dyn Attempts) -> &EtcdAttempts {
+    attempts.as_any().downcast_ref().expect("a store is given the attempts that it made")
+}
+
 fn tries(attempts: &dyn Attempts) -> &Tries {
-    let own = attempts.as_any().downcast_ref::<EtcdAttempts>();
-    &own.expect("a store is given the attempts that it made").0
+    &own(attempts).tries
 }
 
 impl EtcdStore {
@@ -128,21 +149,22 @@ impl EtcdStore {
     }
 
     /// Makes a request about keys; the first attempt over the connection of the caller's own runtime, if there is one.
-    async fn about_keys<T, F>(&self, call: Call<'_>, request: impl Fn(KvClient) -> F) -> Result<T, Failure>
+    async fn about_keys<T, F>(
+        &self,
+        call: Call<'_>,
+        request: impl FnOnce(KvClient) -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let tries = tries(call.attempts);
-        let may_be_local = call.route == Route::Fastest && tries.count() == 0;
-        if let Some(local) = self.local.as_ref().filter(|_| may_be_local).and_then(LocalConnection::kv) {
-            match noted(tries, request(local)).await {
-                Ok(answer) => return Ok(answer),
-                // It was given hardly any time to be ready, so that its error is not the store's: the other one tells.
-                Err(_) if tries.instance().is_none() => {}
-                Err(error) => return Err(self.failure(call, error)),
-            }
-        }
-        noted(tries, request(self.kv.clone())).await.map_err(|error| self.failure(call, error))
+        let EtcdAttempts { tries, was_local, was_unsent } = own(call.attempts);
+        let may_be_local = call.route == Route::Fastest && !was_local.swap(true, Relaxed);
+        let local = self.local.as_ref().filter(|_| may_be_local).and_then(LocalConnection::kv);
+        let is_local = local.is_some();
+        let outcome = noted(tries, request(local.unwrap_or_else(|| self.kv.clone()))).await;
+        // It was given hardly any time to be ready there.
+        was_unsent.store(is_local && outcome.is_err() && tries.instance().is_none(), Relaxed);
+        outcome.map_err(|error| self.failure(call, error))
     }
 
     /// Makes a request about leases.
@@ -159,7 +181,7 @@ impl EtcdStore {
         let result = match op {
             Op::Put { key, value, options } => {
                 let options = convert::put_options(*options);
-                let put = async |mut kv: KvClient| kv.put(&key[..], &value[..], options.clone()).await;
+                let put = async |mut kv: KvClient| kv.put(&key[..], &value[..], options).await;
                 let answer = self.about_keys(call, put).await;
                 answer.map(|answer| (header(answer.header()), OpResult::Put))
             }
@@ -181,12 +203,16 @@ impl Store for EtcdStore {
     }
 
     fn attempts(&self, avoid: Option<String>) -> Box<dyn Attempts> {
-        Box::new(EtcdAttempts(Tries::new().avoiding(avoid)))
+        Box::new(EtcdAttempts {
+            tries: Tries::new().avoiding(avoid),
+            was_local: AtomicBool::new(false),
+            was_unsent: AtomicBool::new(false),
+        })
     }
 
     async fn range(&self, call: Call<'_>, key: Vec<u8>, options: GetOptions) -> Result<GetAnswer, Failure> {
         let options = convert::get_options(options);
-        let get = async |mut kv: KvClient| kv.get(&key[..], Some(options.clone())).await;
+        let get = async |mut kv: KvClient| kv.get(key, Some(options)).await;
         self.about_keys(call, get).await.map(|answer| convert::get_answer(answer, Origin::Own))
     }
 
@@ -198,9 +224,8 @@ impl Store for EtcdStore {
             let (header, result) = written?;
             return Ok(TxnAnswer { header, succeeded: true, results: vec![result] });
         }
-        // Given to the one attempt that is made; a copy only to the second, after one that was not sent.
         let txn = convert::txn(txn);
-        let make = async |mut kv: KvClient| kv.txn(txn.clone()).await;
+        let make = async |mut kv: KvClient| kv.txn(txn).await;
         self.about_keys(call, make).await.map(|answer| convert::txn_answer(&answer, Origin::Own))
     }
 

@@ -13,18 +13,17 @@ use std::sync::{
 use coord_api::{Batch, ConfigKey, Error, Result, Write};
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{InUse, Settled, WRITE, txn};
+use super::{Commits, MarkerGuard, Settled, WRITE, txn};
 use crate::{
-    core::Core,
     request::batch::{Lanes, Lined, MAX_OPERATIONS},
     store::duplicate,
 };
 
 /// How many are sent before the next ones gather.
-const UNDER_WAY: usize = 4;
+const IN_FLIGHT: usize = 4;
 
 /// What part of the request timeout a write waits for others before it goes alone.
-const PATIENCE: u32 = 10;
+const LINGER: u32 = 10;
 
 /// The largest value that travels with others: as many of them as go together are well below what etcd takes.
 const MAX_TOGETHER_BYTES: usize = 4096;
@@ -40,7 +39,7 @@ fn may_travel(batch: &Batch) -> bool {
 
 /// How a batch is written.
 #[derive(Debug)]
-pub(crate) enum Way {
+pub(crate) enum SendMode {
     /// By whoever makes it, who keeps the turn, if there is one, until it is answered.
     Alone(Option<Turn>),
     /// It was, together with others.
@@ -49,12 +48,12 @@ pub(crate) enum Way {
 
 /// What is under way, and what waits.
 #[derive(Debug)]
-pub(crate) struct Together(Mutex<State>);
+pub(crate) struct WriteBatcher(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     waiting: Lanes<Request>,
-    under_way: usize,
+    in_flight: usize,
 }
 
 #[derive(Debug)]
@@ -105,14 +104,14 @@ impl Lined for Request {
     }
 }
 
-impl Default for Together {
+impl Default for WriteBatcher {
     fn default() -> Self {
-        // One operation is that of the slot.
-        Self(Mutex::new(State { waiting: Lanes::of(MAX_OPERATIONS - 1), under_way: 0 }))
+        // One operation is that of the marker.
+        Self(Mutex::new(State { waiting: Lanes::of(MAX_OPERATIONS - 1), in_flight: 0 }))
     }
 }
 
-impl Together {
+impl WriteBatcher {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("nothing panics while this is locked")
     }
@@ -120,49 +119,49 @@ impl Together {
 
 /// One of those that may be under way. When it ends, those that wait get it.
 #[derive(Debug)]
-pub(crate) struct Turn(Arc<Core>);
+pub(crate) struct Turn(Arc<Commits>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut state = self.0.together.lock();
+        let mut state = self.0.batcher.lock();
         let next = state.waiting.next_batch();
         if next.is_empty() {
-            state.under_way -= 1;
+            state.in_flight -= 1;
         } else {
             drop(state);
             let turn = Self(self.0.clone());
-            self.0.runtime.spawn(carry(turn, next));
+            self.0.rpc.runtime.spawn(carry(turn, next));
         }
     }
 }
 
-impl Core {
+impl Commits {
     /// Waits until `batch` may be written by whoever makes it, or was written with others.
     ///
     /// Dropped while it waits, it is not written; while it is under way, it may be.
-    pub(crate) async fn write_together(self: &Arc<Self>, batch: &Arc<Batch>) -> Result<Way> {
+    pub(crate) async fn write_batched(self: &Arc<Self>, batch: &Arc<Batch>) -> Result<SendMode> {
         if !may_travel(batch) {
-            return Ok(Way::Alone(None));
+            return Ok(SendMode::Alone(None));
         }
         let (claim, mut answer) = {
-            let mut state = self.together.lock();
-            if state.under_way < UNDER_WAY {
-                state.under_way += 1;
-                return Ok(Way::Alone(Some(Turn(self.clone()))));
+            let mut state = self.batcher.lock();
+            if state.in_flight < IN_FLIGHT {
+                state.in_flight += 1;
+                return Ok(SendMode::Alone(Some(Turn(self.clone()))));
             }
             let (claim, (reply, answer)) = (Claim::default(), oneshot::channel());
             state.waiting.push(Request { batch: batch.clone(), claim: claim.clone(), reply });
             (claim, answer)
         };
-        let patience = self.request_timeout / PATIENCE;
-        let answer = match timeout(patience, &mut answer).await {
+        let linger = self.rpc.request_timeout / LINGER;
+        let answer = match timeout(linger, &mut answer).await {
             Ok(answer) => answer,
-            Err(_elapsed) if claim.is_mine() => return Ok(Way::Alone(None)),
+            Err(_elapsed) if claim.is_mine() => return Ok(SendMode::Alone(None)),
             Err(_elapsed) => answer.await,
         };
         match answer {
-            Ok(Ok(Some(settled))) => Ok(Way::Settled(settled)),
-            Ok(Ok(None)) => Ok(Way::Alone(None)),
+            Ok(Ok(Some(settled))) => Ok(SendMode::Settled(settled)),
+            Ok(Ok(None)) => Ok(SendMode::Alone(None)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Closed),
         }
@@ -171,16 +170,16 @@ impl Core {
 
 /// Writes what goes together. What came in the meantime gets the turn.
 async fn carry(turn: Turn, mut requests: Vec<Request>) {
-    let core = &turn.0;
+    let commits = &turn.0;
     let names: Vec<_> = requests.iter().map(|request| request.name().clone()).collect();
     requests.retain(|request| !request.reply.is_closed() && request.claim.is_mine());
     if !requests.is_empty() {
-        let outcome = send(core, &requests).await;
+        let outcome = send(commits, &requests).await;
         for request in requests {
             let _ = request.reply.send(outcome.of_one());
         }
     }
-    let mut state = core.together.lock();
+    let mut state = commits.batcher.lock();
     for name in names {
         state.waiting.answered(&name);
     }
@@ -210,12 +209,12 @@ impl Outcome {
     }
 }
 
-async fn send(core: &Arc<Core>, requests: &[Request]) -> Outcome {
+async fn send(commits: &Arc<Commits>, requests: &[Request]) -> Outcome {
     let batches: Vec<_> = requests.iter().map(|request| &*request.batch).collect();
     let settled = async {
-        let slot: InUse = core.slot().await?;
-        let txn = txn::together(core, &batches, &slot);
-        slot.settle(core.txn(WRITE, txn).await).await
+        let marker: MarkerGuard = commits.marker().await?;
+        let txn = txn::together(&commits.rpc.keys, &batches, &marker);
+        marker.settle(commits.rpc.txn(WRITE, txn).await).await
     };
     match settled.await {
         Ok(Settled::Written(answer)) => Outcome::WrittenAt(answer.header.revision),
@@ -223,6 +222,6 @@ async fn send(core: &Arc<Core>, requests: &[Request]) -> Outcome {
         Ok(Settled::NeverWritten(error)) => Outcome::NeverWritten(error),
         // Not while etcd is away: it was tried until its time was over.
         Err(error) if error.is_retryable() => Outcome::Failed(error),
-        Ok(Settled::Refused(_) | Settled::SlotGone) | Err(_) => Outcome::ToEachAlone,
+        Ok(Settled::Refused(_) | Settled::MarkerGone) | Err(_) => Outcome::ToEachAlone,
     }
 }

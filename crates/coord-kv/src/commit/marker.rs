@@ -1,10 +1,10 @@
 //! Config writes whose outcome is always known.
 //!
 //! A write whose answer is lost can neither be repeated (someone else may have written since) nor be found by
-//! its value (someone else may have written the same). So each commit also writes a *slot*: a key of this
-//! client, with no one else's writes in it, on the condition that the slot was not written since. Afterwards
-//! the slot tells what happened, and writing it makes sure that a commit that is still under way never takes
-//! effect. Slots are reused, as many as there are commits at the same time, and go with the client's lease.
+//! its value (someone else may have written the same). So each commit also writes a *marker*: a key of this
+//! client, with no one else's writes in it, on the condition that the marker was not written since. Afterwards
+//! the marker tells what happened, and writing it makes sure that a commit that is still under way never takes
+//! effect. Markers are reused, as many as there are commits at the same time, and go with the client's lease.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -14,43 +14,43 @@ use std::{
 use coord_api::{Error, Result, Ttl};
 use tokio::time::Instant;
 
-use super::WRITE;
+use super::{Commits, WRITE};
 use crate::{
-    core::Core,
+    request::Rpc,
     session::Session,
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, OpResult, PutOptions, Txn, TxnAnswer},
 };
 
-/// How long slots outlive a client that crashed.
-const SLOT_TTL: Duration = Duration::from_secs(60);
+/// How long markers outlive a client that crashed.
+const MARKER_TTL: Duration = Duration::from_secs(60);
 
-/// What a commit writes into its slot, and what clears a slot of a commit that may still be under way.
+/// What a commit writes into its marker, and what clears a marker of a commit that may still be under way.
 const COMMITTED: &str = "committed";
 const CLEARED: &str = "cleared";
 
-/// The slots that no commit uses now.
+/// The markers that no commit uses now.
 #[derive(Debug, Default)]
-pub(crate) struct Slots(Mutex<Vec<Slot>>);
+pub(crate) struct CommitMarkers(Mutex<Vec<CommitMarker>>);
 
-impl Slots {
-    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
+impl CommitMarkers {
+    fn lock(&self) -> MutexGuard<'_, Vec<CommitMarker>> {
         self.0.lock().expect("nothing panics while this is locked")
     }
 }
 
 #[derive(Debug)]
-struct Slot {
+struct CommitMarker {
     key: String,
     session: Arc<Session>,
-    /// The revision at which the slot was last written; 0 for never.
+    /// The revision at which the marker was last written; 0 for never.
     written: i64,
 }
 
-/// A slot in use by one commit. If the commit is dropped half-way, the slot is cleared in the background.
+/// A marker in use by one commit. If the commit is dropped half-way, the marker is cleared in the background.
 #[derive(Debug)]
-pub(crate) struct InUse {
-    core: Arc<Core>,
-    slot: Option<Slot>,
+pub(crate) struct MarkerGuard {
+    commits: Arc<Commits>,
+    marker: Option<CommitMarker>,
 }
 
 /// How a commit ended.
@@ -62,51 +62,51 @@ pub(crate) enum Settled {
     WrittenUnseen(i64),
     /// A condition was not met.
     Refused(TxnAnswer),
-    /// The slot's lease is gone. Nothing was written, another slot will do.
-    SlotGone,
+    /// The marker's lease is gone. Nothing was written, another marker will do.
+    MarkerGone,
     /// It did not take effect and never will, because of this.
     NeverWritten(Error),
 }
 
-impl Core {
-    /// A slot for one commit.
-    pub(crate) async fn slot(self: &Arc<Self>) -> Result<InUse> {
+impl Commits {
+    /// A marker for one commit.
+    pub(crate) async fn marker(self: &Arc<Self>) -> Result<MarkerGuard> {
         let free = {
-            let mut slots = self.slots.lock();
-            slots.retain(|slot| slot.session.lease.loss().is_none());
-            slots.pop()
+            let mut markers = self.markers.lock();
+            markers.retain(|marker| marker.session.lease.loss().is_none());
+            markers.pop()
         };
-        let slot = if let Some(slot) = free {
-            self.history.leaves(&slot.key);
-            slot
+        let marker = if let Some(marker) = free {
+            self.rpc.history.leaves(&marker.key);
+            marker
         } else {
-            let ttl = Ttl::parse(SLOT_TTL).expect("is within the limits");
-            let session = self.session(ttl).await?;
-            let key = self.keys.commit_slot(session.id, self.next_attempt());
-            Slot { key, session, written: 0 }
+            let ttl = Ttl::parse(MARKER_TTL).expect("is within the limits");
+            let session = self.sessions.session(ttl).await?;
+            let key = self.rpc.keys.commit_slot(session.id, self.rpc.next_attempt());
+            CommitMarker { key, session, written: 0 }
         };
-        Ok(InUse { core: self.clone(), slot: Some(slot) })
+        Ok(MarkerGuard { commits: self.clone(), marker: Some(marker) })
     }
 
-    /// Uses other slots from now on.
-    pub(crate) fn forget_slots(&self) {
-        self.slots.lock().clear();
+    /// Uses other markers from now on.
+    pub(crate) fn forget_markers(&self) {
+        self.markers.lock().clear();
     }
 }
 
-impl InUse {
-    fn slot(&self) -> &Slot {
-        self.slot.as_ref().expect("is taken only by `settle` and `drop`, which end it")
+impl MarkerGuard {
+    fn marker(&self) -> &CommitMarker {
+        self.marker.as_ref().expect("is taken only by `settle` and `drop`, which end it")
     }
 
-    /// The condition that nothing was written into the slot since we know it.
+    /// The condition that nothing was written into the marker since we know it.
     pub(crate) fn unwritten(&self) -> Compare {
-        self.slot().unwritten()
+        self.marker().unwritten()
     }
 
     /// The write that shows that the commit took effect.
     pub(crate) fn mark(&self) -> Op {
-        self.slot().write(COMMITTED)
+        self.marker().write(COMMITTED)
     }
 
     /// Finds out how the commit ended, whatever its answer was.
@@ -117,23 +117,23 @@ impl InUse {
                 Ok(Settled::Written(answer))
             }
             Ok(answer) => {
-                let written = self.slot().written;
+                let written = self.marker().written;
                 self.put_back(written);
                 Ok(Settled::Refused(answer))
             }
             Err(Failure { error: Error::Lost { reason }, .. }) => {
-                self.slot().session.lease.lose(reason);
-                self.slot = None;
-                Ok(Settled::SlotGone)
+                self.marker().session.lease.lose(reason);
+                self.marker = None;
+                Ok(Settled::MarkerGone)
             }
             Err(Failure { error, effect: Effect::None }) => {
-                let written = self.slot().written;
+                let written = self.marker().written;
                 self.put_back(written);
                 Err(error)
             }
             Err(Failure { error, effect: Effect::Unknown }) => {
-                tracing::debug!(%error, "the answer to a commit was lost, reading its slot");
-                let cleared = clear(&self.core, self.slot()).await;
+                tracing::debug!(%error, "the answer to a commit was lost, reading its marker");
+                let cleared = clear(&self.commits.rpc, self.marker()).await;
                 match cleared {
                     Ok(Cleared { was_committed: Some(at), now }) => {
                         self.put_back(now);
@@ -143,36 +143,38 @@ impl InUse {
                         self.put_back(now);
                         // So this is not the time-out that it was.
                         let source = Some(error.into());
-                        Ok(Settled::NeverWritten(self.core.store.unavailable(source)))
+                        Ok(Settled::NeverWritten(self.commits.rpc.store.unavailable(source)))
                     }
-                    Err(_) => Err(Error::Timeout { operation: WRITE, after: self.core.request_timeout * 2 }),
+                    Err(_) => {
+                        Err(Error::Timeout { operation: WRITE, after: self.commits.rpc.request_timeout * 2 })
+                    }
                 }
             }
         }
     }
 
     fn put_back(&mut self, written: i64) {
-        if let Some(slot) = self.slot.take() {
+        if let Some(marker) = self.marker.take() {
             if written > 0 {
-                self.core.history.wrote(&slot.key, written, slot.session.id);
+                self.commits.rpc.history.wrote(&marker.key, written, marker.session.id);
             }
-            self.core.slots.lock().push(Slot { written, ..slot });
+            self.commits.markers.lock().push(CommitMarker { written, ..marker });
         }
     }
 }
 
-impl Drop for InUse {
+impl Drop for MarkerGuard {
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
-        let core = self.core.clone();
-        self.core.runtime.spawn(async move {
-            while slot.session.lease.loss().is_none() {
-                match clear(&core, &slot).await {
+        let Some(marker) = self.marker.take() else { return };
+        let commits = self.commits.clone();
+        self.commits.rpc.runtime.spawn(async move {
+            while marker.session.lease.loss().is_none() {
+                match clear(&commits.rpc, &marker).await {
                     Ok(Cleared { now, .. }) => {
-                        core.slots.lock().push(Slot { written: now, ..slot });
+                        commits.markers.lock().push(CommitMarker { written: now, ..marker });
                         return;
                     }
-                    Err(Unsettled::SlotGone) => return,
+                    Err(Unsettled::MarkerGone) => return,
                     Err(Unsettled::NoAnswer) => {
                         tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
                     }
@@ -182,7 +184,7 @@ impl Drop for InUse {
     }
 }
 
-impl Slot {
+impl CommitMarker {
     fn unwritten(&self) -> Compare {
         Compare::mod_revision(self.key.as_str(), CompareOp::Equal, self.written)
     }
@@ -195,7 +197,7 @@ impl Slot {
 struct Cleared {
     /// The revision of the commit, if it took effect.
     was_committed: Option<i64>,
-    /// The revision at which the slot was written last.
+    /// The revision at which the marker was written last.
     now: i64,
 }
 
@@ -204,19 +206,19 @@ struct Cleared {
 enum Unsettled {
     /// etcd did not answer within the request timeout.
     NoAnswer,
-    /// The slot was deleted, with its lease or by hand: no commit that is under way can take effect any more.
-    SlotGone,
+    /// The marker was deleted, with its lease or by hand: no commit that is under way can take effect any more.
+    MarkerGone,
 }
 
 /// Makes sure that a commit that may be under way never takes effect, or learns that it did.
-async fn clear(core: &Core, slot: &Slot) -> Result<Cleared, Unsettled> {
+async fn clear(rpc: &Rpc, marker: &CommitMarker) -> Result<Cleared, Unsettled> {
     let started = Instant::now();
     loop {
         let txn = Txn::new()
-            .when([slot.unwritten()])
-            .and_then([slot.write(CLEARED)])
-            .or_else([Op::get(slot.key.as_str(), None)]);
-        match core.txn("settle a commit", txn).await {
+            .when([marker.unwritten()])
+            .and_then([marker.write(CLEARED)])
+            .or_else([Op::get(marker.key.as_str(), None)]);
+        match rpc.txn("settle a commit", txn).await {
             Ok(answer) if answer.succeeded => {
                 return Ok(Cleared { was_committed: None, now: answer.header.revision });
             }
@@ -224,21 +226,21 @@ async fn clear(core: &Core, slot: &Slot) -> Result<Cleared, Unsettled> {
                 let Some(OpResult::Get(found)) = answer.results.into_iter().next() else {
                     return Err(Unsettled::NoAnswer);
                 };
-                let now = found.kvs.first().ok_or(Unsettled::SlotGone)?;
-                let was_committed = (now.value == COMMITTED.as_bytes()).then(|| now.mod_revision);
+                let now = found.kvs.first().ok_or(Unsettled::MarkerGone)?;
+                let was_committed = (now.value == COMMITTED.as_bytes()).then_some(now.mod_revision);
                 return Ok(Cleared { was_committed, now: now.mod_revision });
             }
             Err(Failure { error: Error::Lost { reason }, .. }) => {
-                slot.session.lease.lose(reason);
-                return Err(Unsettled::SlotGone);
+                marker.session.lease.lose(reason);
+                return Err(Unsettled::MarkerGone);
             }
-            Err(_) if started.elapsed() > core.request_timeout => return Err(Unsettled::NoAnswer),
+            Err(_) if started.elapsed() > rpc.request_timeout => return Err(Unsettled::NoAnswer),
             Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(50..200))).await,
         }
     }
 }
 
-impl Core {
+impl Rpc {
     /// How many of `keys` existed just before `at`; asked only when the answer to a commit was lost.
     pub(crate) async fn existed_before(&self, keys: &[String], at: i64) -> Result<usize> {
         let mut existed = 0;

@@ -4,9 +4,30 @@ mod batcher;
 mod marker;
 mod txn;
 
-pub(crate) use batcher::{Together, Way};
-pub(crate) use marker::{InUse, Settled, Slots};
+use std::sync::Arc;
+
+use crate::{request::Rpc, session::Sessions};
+use batcher::WriteBatcher;
+use marker::CommitMarkers;
+
+pub(crate) use batcher::SendMode;
+pub(crate) use marker::{MarkerGuard, Settled};
 pub(crate) use txn::{deleted, deletions, refusal, transaction};
 
 /// What is tried when config values are written.
 pub(crate) const WRITE: &str = "write config values";
+
+/// What the commits of one client share.
+#[derive(Debug)]
+pub(crate) struct Commits {
+    rpc: Arc<Rpc>,
+    sessions: Arc<Sessions>,
+    markers: CommitMarkers,
+    batcher: WriteBatcher,
+}
+
+impl Commits {
+    pub(crate) fn new(rpc: Arc<Rpc>, sessions: Arc<Sessions>) -> Arc<Self> {
+        Arc::new(Self { rpc, sessions, markers: CommitMarkers::default(), batcher: WriteBatcher::default() })
+    }
+}

@@ -2,58 +2,60 @@
 
 use coord_api::{Batch, ConfigKey, Error, HeldLock, LossReason, Version, Write};
 
-use super::InUse;
+use super::MarkerGuard;
 use crate::{
-    core::Core,
+    keyspace::Keys,
     request::{pairs, version},
     store::{Compare, CompareOp, KeyValue, Op, OpResult, Txn, TxnAnswer},
 };
 
-/// Writes a batch; without a slot, the outcome is open if the answer is lost.
-pub(crate) fn transaction(core: &Core, batch: &Batch, slot: Option<&InUse>) -> Txn {
+/// Writes a batch; without a marker, the outcome is open if the answer is lost.
+pub(crate) fn transaction(keys: &Keys, batch: &Batch, marker: Option<&MarkerGuard>) -> Txn {
     let required = batch.requirements().iter();
-    let mut conditions: Vec<_> = required.clone().map(|required| is_at(core, required)).collect();
+    let mut conditions: Vec<_> = required.clone().map(|required| is_at(keys, required)).collect();
     conditions.extend(batch.held().iter().map(|held| {
         let token = i64::try_from(held.token.get()).unwrap_or(i64::MAX);
         Compare::create_revision(held.key.as_str(), CompareOp::Equal, token)
     }));
-    conditions.extend(slot.map(InUse::unwritten));
-    let mut writes: Vec<_> = batch.writes().iter().map(|write| operation(core, write)).collect();
-    writes.extend(slot.map(InUse::mark));
+    conditions.extend(marker.map(MarkerGuard::unwritten));
+    let mut writes: Vec<_> = batch.writes().iter().map(|write| operation(keys, write)).collect();
+    writes.extend(marker.map(MarkerGuard::mark));
     let looks: Vec<_> = required
-        .map(|(key, _)| Op::get(core.keys.config(key), None))
+        .map(|(key, _)| Op::get(keys.config(key), None))
         .chain(batch.held().iter().map(|held| Op::get(held.key.as_str(), None)))
         .collect();
     Txn::new().when(conditions).and_then(writes).or_else(looks)
 }
 
 /// Writes several batches, none of which writes a key of another or requires a lock.
-pub(super) fn together(core: &Core, batches: &[&Batch], slot: &InUse) -> Txn {
+pub(super) fn together(keys: &Keys, batches: &[&Batch], marker: &MarkerGuard) -> Txn {
     let mut required: Vec<_> = batches.iter().flat_map(|batch| batch.requirements()).collect();
     required.sort_unstable();
     required.dedup();
-    let conditions = required.into_iter().map(|required| is_at(core, required)).chain([slot.unwritten()]);
-    let writes = batches.iter().flat_map(|batch| batch.writes()).map(|write| operation(core, write));
-    Txn::new().when(conditions.collect::<Vec<_>>()).and_then(writes.chain([slot.mark()]).collect::<Vec<_>>())
+    let conditions = required.into_iter().map(|required| is_at(keys, required)).chain([marker.unwritten()]);
+    let writes = batches.iter().flat_map(|batch| batch.writes()).map(|write| operation(keys, write));
+    Txn::new()
+        .when(conditions.collect::<Vec<_>>())
+        .and_then(writes.chain([marker.mark()]).collect::<Vec<_>>())
 }
 
-fn is_at(core: &Core, (key, version): &(ConfigKey, Version)) -> Compare {
+fn is_at(keys: &Keys, (key, version): &(ConfigKey, Version)) -> Compare {
     // Revisions fit: they came from etcd. What does not fit equals none.
     let revision = i64::try_from(version.get()).unwrap_or(i64::MAX);
-    Compare::mod_revision(core.keys.config(key), CompareOp::Equal, revision)
+    Compare::mod_revision(keys.config(key), CompareOp::Equal, revision)
 }
 
-fn operation(core: &Core, write: &Write) -> Op {
+fn operation(keys: &Keys, write: &Write) -> Op {
     match write {
-        Write::Set(key, json) => Op::put(core.keys.config(key), json.to_vec(), None),
-        Write::Delete(key) => Op::delete(core.keys.config(key)),
+        Write::Set(key, json) => Op::put(keys.config(key), json.to_vec(), None),
+        Write::Delete(key) => Op::delete(keys.config(key)),
     }
 }
 
 /// The keys that a batch deletes.
-pub(crate) fn deletions(core: &Core, batch: &Batch) -> Vec<String> {
+pub(crate) fn deletions(keys: &Keys, batch: &Batch) -> Vec<String> {
     let deletions = batch.writes().iter().filter(|write| matches!(write, Write::Delete(_)));
-    deletions.map(|write| core.keys.config(write.key())).collect()
+    deletions.map(|write| keys.config(write.key())).collect()
 }
 
 /// How many of them existed.

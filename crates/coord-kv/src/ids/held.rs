@@ -3,7 +3,7 @@
 //! The key of an id lives on the lease of its holder. Beside it is a mark without a lease: should the key vanish,
 //! nobody can tell whether its lease was over or was revoked by an operator, and in the latter case the holder
 //! believes in it until its next renewal. So nobody takes a marked id. Its holder ends the mark when it knows that it
-//! lost, and lets the id rest. If the holder is gone, those who want the id end the mark, as `vanished.rs` says.
+//! lost, and lets the id rest. If the holder is gone, those who want the id end the mark, as `orphaned.rs` says.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,7 +27,7 @@ use super::{
     record::Record,
 };
 use crate::{
-    core::{Core, Shared},
+    core::{Core, KeepOpen},
     keyspace::Keys,
     request::{Look, pairs},
     session::{Epoch, Session},
@@ -40,13 +40,13 @@ pub(super) const AT_ONCE: usize = 30;
 /// The ids that a client holds, or has not let rest yet.
 #[derive(Debug, Default)]
 pub(crate) struct HeldIds {
-    own: Mutex<HashMap<Marked, Held>>,
+    own: Mutex<HashMap<ClaimMarker, Held>>,
     /// The marks of others that this client is about to end.
-    ending: Mutex<HashSet<Marked>>,
+    ending: Mutex<HashSet<ClaimMarker>>,
 }
 
 /// One mark: a later holder of the same id has another.
-type Marked = (ServiceName, u32, i64);
+type ClaimMarker = (ServiceName, u32, i64);
 
 impl HeldIds {
     fn add(&self, held: &Held) {
@@ -100,19 +100,19 @@ impl Held {
         ]
     }
 
-    fn marked(&self) -> Marked {
+    fn marked(&self) -> ClaimMarker {
         (self.service.clone(), self.id, self.revision)
     }
 
     /// Makes a claim of it that rests when it is released or lost.
-    pub(super) fn into_claimed(self, shared: &Arc<Shared>, stamped: Stamped) -> ClaimedId {
+    pub(super) fn into_claimed(self, shared: &Arc<KeepOpen>, stamped: Stamped) -> ClaimedId {
         let core = &shared.core;
         core.held_ids.add(&self);
         core.history.wrote(&core.keys.id(&self.service, self.id), self.revision, self.session.id);
         let hold = Hold::on(self.session.lease.clone());
         core.runtime.spawn(guard(core.clone(), self.session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
-        let stamps = Arc::new(StampsOf {
+        let stamps = Arc::new(HighWaterMark {
             core: Arc::downgrade(core),
             held: self.clone(),
             hold: hold.clone(),
@@ -146,7 +146,7 @@ async fn guard(core: Arc<Core>, lease: i64, hold: Hold, id: Held) {
     match reason {
         // These do it themselves.
         LossReason::Released | LossReason::Closed => {}
-        _ => core.rest_soon(id).await,
+        _ => core.quarantine_later(id).await,
     }
 }
 
@@ -226,7 +226,7 @@ impl Core {
     }
 
     /// Lets an id rest, until it is done or the client is closed, which does it as well.
-    async fn rest_soon(self: Arc<Self>, held: Held) {
+    async fn quarantine_later(self: Arc<Self>, held: Held) {
         let what = format!("id {} of {}", held.id, held.service);
         let rest = || async {
             match self.rest(std::slice::from_ref(&held)).await {
@@ -240,7 +240,7 @@ impl Core {
     }
 
     /// Lets every id of this client rest, before it is closed.
-    pub(crate) async fn rest_all(&self) {
+    pub(crate) async fn quarantine_all(&self) {
         let mut by_rest = HashMap::<_, Vec<_>>::new();
         for held in self.held_ids.all() {
             by_rest.entry(held.rest).or_default().push(held);
@@ -255,7 +255,7 @@ impl Core {
 
     /// Takes back what a claim of ours took, or may take, whose answer was known to be lost at `since`; `value` names
     /// that very claim.
-    pub(super) fn unclaim(
+    pub(super) fn roll_back_claim(
         self: &Arc<Self>,
         service: ServiceName,
         ids: Vec<u32>,
@@ -287,7 +287,7 @@ impl Core {
 
 /// Gives back one id.
 struct IdRelease {
-    shared: Arc<Shared>,
+    shared: Arc<KeepOpen>,
     held: Held,
     told: Told,
 }
@@ -313,13 +313,13 @@ impl Release for IdRelease {
         let core = &self.shared.core;
         if core.check_open().is_ok() {
             let rest = if self.told.is_told() { self.held.rest } else { Duration::ZERO };
-            core.runtime.spawn(core.clone().rest_soon(Held { rest, ..self.held.clone() }));
+            core.runtime.spawn(core.clone().quarantine_later(Held { rest, ..self.held.clone() }));
         }
     }
 }
 
 /// What is kept beside one held id.
-struct StampsOf {
+struct HighWaterMark {
     /// Weak, since nobody holds an id by stamping with it.
     core: std::sync::Weak<Core>,
     held: Held,
@@ -331,13 +331,13 @@ struct StampsOf {
     key: String,
 }
 
-impl fmt::Debug for StampsOf {
+impl fmt::Debug for HighWaterMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StampsOf({} {})", self.held.service, self.held.id)
+        write!(f, "HighWaterMark({} {})", self.held.service, self.held.id)
     }
 }
 
-impl StampsOf {
+impl HighWaterMark {
     /// Writes a time, unless `is_enough` says of what this hold has written meanwhile that it will do.
     async fn write(&self, until: u64, is_enough: impl Fn(u64) -> bool) -> Result<()> {
         let core = self.core.upgrade().ok_or(Error::Closed)?;
@@ -380,7 +380,7 @@ impl StampsOf {
 }
 
 #[async_trait]
-impl Stamps for StampsOf {
+impl Stamps for HighWaterMark {
     async fn stamp(&self, until: u64) -> Result<()> {
         self.write(until, |latest| latest >= until).await
     }

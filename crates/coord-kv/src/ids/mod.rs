@@ -2,9 +2,9 @@
 
 mod claim;
 mod held;
+mod orphaned;
 mod pick;
 mod record;
-mod vanished;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,11 +16,11 @@ use coord_api::{
 use tokio::time::Instant;
 
 use crate::{
-    core::{Core, Shared},
-    queue::Spot,
+    core::{Core, KeepOpen},
+    queue::Ticket,
     request::{
         Look,
-        background::{CallerGone, owned},
+        background::{CallerGone, run_detached},
         pairs,
     },
     session::Session,
@@ -37,7 +37,7 @@ pub(crate) use record::read_again;
 /// The ids of one client.
 #[derive(Debug)]
 pub(crate) struct KvIds {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<KeepOpen>,
 }
 
 #[async_trait]
@@ -63,7 +63,7 @@ impl InstanceIds for KvIds {
 /// Where one allocator's ids come from.
 #[derive(Clone, Debug)]
 struct Source {
-    shared: Arc<Shared>,
+    shared: Arc<KeepOpen>,
     range: Arc<IdRange>,
 }
 
@@ -75,7 +75,7 @@ impl IdSource for Source {
 
     async fn try_claim(&self) -> Result<ClaimedId> {
         let source = self.clone();
-        owned(&self.shared.core.runtime, move |_gone| async move {
+        run_detached(&self.shared.core.runtime, move |_gone| async move {
             source.claim_now().await?.ok_or(Error::Exhausted { max: source.range.max_id })
         })
         .await
@@ -84,7 +84,7 @@ impl IdSource for Source {
     async fn wait_and_claim(&self) -> Result<ClaimedId> {
         let source = self.clone();
         let wait = move |mut gone| async move { source.wait_in_queue(&mut gone).await };
-        owned(&self.shared.core.runtime, wait).await
+        run_detached(&self.shared.core.runtime, wait).await
     }
 }
 
@@ -115,11 +115,11 @@ impl Source {
         let begun = Instant::now();
         loop {
             let claim = |session| self.claim_free(session, Order::BehindTheQueue);
-            match core.on_session(core.id_ttl, claim).await {
+            match core.sessions.on_session(core.id_ttl, claim).await {
                 Ok(Found::Claimed(claimed)) => return Ok(Some(claimed.place)),
                 Ok(Found::Queue | Found::Full) => return Ok(None),
                 // What this claim may have taken is given back; the next has another value.
-                Err(error) => core.begin_anew(begun, error).await?,
+                Err(error) => core.retry_from_start(begun, error).await?,
             }
         }
     }
@@ -180,7 +180,7 @@ impl Source {
                         tries = if is_late { Vec::new() } else { listed.some_free(max_id) };
                         if tries.is_empty() && !std::mem::replace(&mut has_freed, true) {
                             // Before anybody is told that there is none: a caller may look once, and be gone.
-                            tries = core.free_vanished(&range.service, listed.vanished(max_id)).await;
+                            tries = core.free_orphaned(&range.service, listed.vanished(max_id)).await;
                             tries.truncate(pick::TRIES);
                         }
                         if is_late {
@@ -204,7 +204,7 @@ impl Source {
                         Ok(Some(taken)) => taken,
                         Ok(None) => return Err(error),
                         Err(_) => {
-                            core.unclaim(range.service.clone(), ids, value, session, since);
+                            core.roll_back_claim(range.service.clone(), ids, value, session, since);
                             return Err(error);
                         }
                     }
@@ -290,12 +290,12 @@ impl Source {
     async fn claim_in_turn(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
         let core = self.core();
         let queue = core.keys.id_queue(&self.range.service, self.range.max_id);
-        let mut spot = Spot::enter(&self.shared, queue, core.id_ttl).await?;
+        let mut ticket = Ticket::enter(&self.shared, queue, core.id_ttl).await?;
         tokio::select! {
-            turn = spot.wait_for_turn() => turn?,
+            turn = ticket.wait_for_turn() => turn?,
             () = gone.wait() => return Err(Error::Closed),
         }
-        let session = spot.session();
+        let session = ticket.session();
         // Dropping a claim half-way is safe in these two cases: nobody else takes what it may have marked.
         tokio::select! {
             biased;

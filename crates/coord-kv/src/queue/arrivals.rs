@@ -12,15 +12,15 @@ use crate::{queue::send::Outcome, store::Failure};
 
 /// A place that was asked for, as the client knows it, and what became of the request for it.
 #[derive(Debug)]
-pub(super) struct Entered<P> {
+pub(super) struct Assigned<P> {
     pub(super) place: P,
     pub(super) outcome: Result<Outcome, Failure>,
 }
 
 /// Those who wait for an answer, in the order in which they asked, and the requests, which are as many.
 #[derive(Debug)]
-pub(super) struct Line<P> {
-    tickets: VecDeque<Ticket<P>>,
+pub(super) struct Arrivals<P> {
+    callers: VecDeque<Caller<P>>,
     /// The numbers of the requests without an answer.
     unanswered: BTreeSet<u64>,
     /// How many requests there were,
@@ -28,50 +28,50 @@ pub(super) struct Line<P> {
     /// and how many of them, from the first on, were sent.
     sent: u64,
     /// The places that may not be the first, by the revisions at which they were created.
-    landed: BTreeMap<i64, Landed<P>>,
+    arrived: BTreeMap<i64, Arrived<P>>,
 }
 
 #[derive(Debug)]
-struct Ticket<P> {
+struct Caller<P> {
     /// The number of the request that was made for it.
     number: u64,
     /// The lease that the place is to be on; `None` if only this very request will do.
     lease: Option<i64>,
-    reply: oneshot::Sender<Entered<P>>,
+    reply: oneshot::Sender<Assigned<P>>,
 }
 
 #[derive(Debug)]
-struct Landed<P> {
+struct Arrived<P> {
     /// How many requests were sent before this place was heard of. Those sent later are for later places.
     sent: u64,
-    entered: Entered<P>,
+    entered: Assigned<P>,
 }
 
 /// What is to be told to whom.
-pub(super) type Told<P> = Vec<(oneshot::Sender<Entered<P>>, Entered<P>)>;
+pub(super) type Replies<P> = Vec<(oneshot::Sender<Assigned<P>>, Assigned<P>)>;
 
-impl<P> Default for Line<P> {
+impl<P> Default for Arrivals<P> {
     fn default() -> Self {
-        let (tickets, unanswered, landed) = Default::default();
-        Self { tickets, unanswered, made: 0, sent: 0, landed }
+        let (callers, unanswered, arrived) = Default::default();
+        Self { callers, unanswered, made: 0, sent: 0, arrived }
     }
 }
 
-impl<P> Line<P> {
+impl<P> Arrivals<P> {
     /// Whether the place that was asked for last would do as well for one on `lease`.
     pub(super) fn ends_with(&self, lease: i64) -> bool {
-        self.tickets.back().is_some_and(|last| last.lease == Some(lease))
+        self.callers.back().is_some_and(|last| last.lease == Some(lease))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.tickets.is_empty()
+        self.callers.is_empty()
     }
 
     /// Adds one at the end; the number of the request, and the answer.
-    pub(super) fn add(&mut self, lease: Option<i64>) -> (u64, oneshot::Receiver<Entered<P>>) {
+    pub(super) fn add(&mut self, lease: Option<i64>) -> (u64, oneshot::Receiver<Assigned<P>>) {
         let (reply, answer) = oneshot::channel();
         let number = self.made;
-        self.tickets.push_back(Ticket { number, lease, reply });
+        self.callers.push_back(Caller { number, lease, reply });
         self.unanswered.insert(number);
         self.made += 1;
         (number, answer)
@@ -83,12 +83,12 @@ impl<P> Line<P> {
     }
 
     /// Takes an answer; what is to be told now.
-    pub(super) fn answered(&mut self, number: u64, entered: Entered<P>) -> Told<P> {
+    pub(super) fn answered(&mut self, number: u64, entered: Assigned<P>) -> Replies<P> {
         self.unanswered.remove(&number);
         let mut told = Vec::new();
         match &entered.outcome {
             Ok(outcome) if !outcome.condition => {
-                self.landed.insert(outcome.revision, Landed { sent: self.sent, entered });
+                self.arrived.insert(outcome.revision, Arrived { sent: self.sent, entered });
             }
             // Nobody else was there, and so nobody before it.
             Ok(_) => told.push((self.first(), entered)),
@@ -100,7 +100,7 @@ impl<P> Line<P> {
     }
 
     /// Takes note that a request will never be answered; who is not to be told anything.
-    pub(super) fn forget(&mut self, number: u64) -> (oneshot::Sender<Entered<P>>, Told<P>) {
+    pub(super) fn forget(&mut self, number: u64) -> (oneshot::Sender<Assigned<P>>, Replies<P>) {
         self.unanswered.remove(&number);
         let (asked, mut told) = (self.take(number), Vec::new());
         self.hand_out(&mut told);
@@ -108,23 +108,23 @@ impl<P> Line<P> {
     }
 
     /// Gives the places that are known to be the first to the first in line.
-    fn hand_out(&mut self, told: &mut Told<P>) {
+    fn hand_out(&mut self, told: &mut Replies<P>) {
         let still_out = self.unanswered.first().copied().unwrap_or(u64::MAX);
-        while let Some(place) = self.landed.first_entry().filter(|place| place.get().sent <= still_out) {
+        while let Some(place) = self.arrived.first_entry().filter(|place| place.get().sent <= still_out) {
             let entered = place.remove().entered;
             told.push((self.first(), entered));
         }
     }
 
-    fn first(&mut self) -> oneshot::Sender<Entered<P>> {
-        self.tickets.pop_front().expect("there are as many as requests").reply
+    fn first(&mut self) -> oneshot::Sender<Assigned<P>> {
+        self.callers.pop_front().expect("there are as many as requests").reply
     }
 
     /// Whoever made a request, who has no place before it is answered.
-    fn take(&mut self, number: u64) -> oneshot::Sender<Entered<P>> {
-        let at = self.tickets.iter().position(|ticket| ticket.number == number);
-        let ticket = self.tickets.remove(at.unwrap_or(0));
-        ticket.expect("there are as many as requests").reply
+    fn take(&mut self, number: u64) -> oneshot::Sender<Assigned<P>> {
+        let at = self.callers.iter().position(|caller| caller.number == number);
+        let caller = self.callers.remove(at.unwrap_or(0));
+        caller.expect("there are as many as requests").reply
     }
 }
 
@@ -133,26 +133,26 @@ mod tests {
     use super::*;
 
     /// A line of requests on one lease, and who waits in it.
-    fn line(requests: usize) -> (Line<u64>, Vec<oneshot::Receiver<Entered<u64>>>) {
-        let mut line = Line::default();
+    fn line(requests: usize) -> (Arrivals<u64>, Vec<oneshot::Receiver<Assigned<u64>>>) {
+        let mut line = Arrivals::default();
         let waiting = (0..requests).map(|_| line.add(Some(1)).1).collect();
         (line, waiting)
     }
 
     /// What is heard of the request of this number: that its place was created at a revision.
-    fn came(line: &mut Line<u64>, number: u64, revision: i64, condition: bool) {
+    fn came(line: &mut Arrivals<u64>, number: u64, revision: i64, condition: bool) {
         let outcome = Ok(Outcome { condition, other: None, predecessor: None, revision });
-        tell(line.answered(number, Entered { place: number, outcome }));
+        tell(line.answered(number, Assigned { place: number, outcome }));
     }
 
-    fn tell(told: Told<u64>) {
+    fn tell(told: Replies<u64>) {
         for (first, entered) in told {
             drop(first.send(entered));
         }
     }
 
     /// The numbers of the requests whose places they got.
-    fn got(waiting: &mut [oneshot::Receiver<Entered<u64>>]) -> Vec<Option<u64>> {
+    fn got(waiting: &mut [oneshot::Receiver<Assigned<u64>>]) -> Vec<Option<u64>> {
         waiting.iter_mut().map(|answer| answer.try_recv().ok().map(|entered| entered.place)).collect()
     }
 
@@ -167,7 +167,7 @@ mod tests {
                 }
                 let first = |place| made.iter().position(|at| *at == place).map(|number| number as u64);
                 assert_eq!(got(&mut waiting), [first(0), first(1), first(2)], "{heard:?} {made:?}");
-                assert!(line.is_empty() && line.landed.is_empty() && line.unanswered.is_empty());
+                assert!(line.is_empty() && line.arrived.is_empty() && line.unanswered.is_empty());
             }
         }
     }
@@ -205,7 +205,7 @@ mod tests {
         let (mut line, mut waiting) = line(4);
         (0..4).for_each(|_| line.send());
         came(&mut line, 1, 8, false);
-        let failed = Entered { place: 2, outcome: Err(Failure::closed()) };
+        let failed = Assigned { place: 2, outcome: Err(Failure::closed()) };
         tell(line.answered(2, failed));
         let told = waiting[2].try_recv().expect("is told");
         assert!(told.outcome.is_err() && told.place == 2);
@@ -214,7 +214,7 @@ mod tests {
         drop(gone);
         came(&mut line, 3, 9, false);
         assert_eq!(got(&mut waiting), [None, Some(1), None, Some(3)]);
-        assert!(line.is_empty() && line.landed.is_empty());
+        assert!(line.is_empty() && line.arrived.is_empty());
     }
 
     #[test]

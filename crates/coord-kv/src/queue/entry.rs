@@ -12,27 +12,27 @@ use coord_api::{Error, Result};
 use tokio::sync::oneshot;
 
 use super::{
-    arrivals::{Entered, Told},
+    arrivals::{Assigned, Replies},
     mirror::{Affected, Mirror},
-    state::{Local, Next, Waiter},
+    state::{Next, QueueState, Waiter},
 };
 use crate::{
     core::Core,
     keyspace::Keys,
-    queue::send::{Action, Answer, Heirs, Look, Outcome},
+    queue::send::{Answer, FollowUps, Outcome, QueueOp, ReadAlong, Reply},
     session::Session,
     store::Failure,
 };
 
 /// The queues that this client stands in.
 #[derive(Debug, Default)]
-pub(crate) struct Queues(Mutex<HashMap<Arc<str>, Arc<Local>>>);
+pub(crate) struct Queues(Mutex<HashMap<Arc<str>, Arc<QueueState>>>);
 
 /// One place of ours in a queue, counted, with a key that no other place of ours has.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct QueuedKey {
     core: Weak<Core>,
-    local: Arc<Local>,
+    local: Arc<QueueState>,
     session: Arc<Session>,
     number: u64,
     is_retired: AtomicBool,
@@ -46,7 +46,7 @@ pub(super) enum IfOccupied {
 }
 
 impl Queues {
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Local>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<QueueState>>> {
         self.0.lock().expect("nothing panics while this is locked")
     }
 
@@ -67,12 +67,13 @@ impl Queues {
         queue: &Arc<str>,
         session: Arc<Session>,
         if_occupied: IfOccupied,
-    ) -> (Arc<Local>, oneshot::Receiver<Entered<Member>>) {
+    ) -> (Arc<QueueState>, oneshot::Receiver<Assigned<QueuedKey>>) {
         let local = {
             let mut queues = self.lock();
-            let local = queues.entry(queue.clone()).or_insert_with(|| Arc::new(Local::new(queue.clone())));
+            let local =
+                queues.entry(queue.clone()).or_insert_with(|| Arc::new(QueueState::new(queue.clone())));
             // Counted before the queues are let go of, since one without places is forgotten.
-            local.state().spots += 1;
+            local.state().places += 1;
             local.clone()
         };
         // Held until the request is sent, so that the line has the order of the requests.
@@ -81,25 +82,26 @@ impl Queues {
         let (key, value) = (Keys::place_in(queue, lease, number), core.holder.clone());
         let may_be_exchanged = if_occupied == IfOccupied::Wait;
         let (action, overlaps) = if may_be_exchanged {
-            let look = state.what_to_look_for(lease);
-            let overlaps = look == Look::Away && (state.line.is_empty() || state.line.ends_with(lease));
-            (Action::Enter { key, value, epoch, look }, overlaps)
+            let read_along = state.what_to_read_along(lease);
+            let overlaps =
+                read_along == ReadAlong::Nothing && (state.line.is_empty() || state.line.ends_with(lease));
+            (QueueOp::Enter { key, value, epoch, read_along }, overlaps)
         } else {
-            (Action::EnterIfEmpty { key, value, epoch }, false)
+            (QueueOp::EnterIfEmpty { key, value, epoch }, false)
         };
         let (request, answer) = state.line.add(may_be_exchanged.then_some(lease));
-        let member = Member {
+        let member = QueuedKey {
             core: Arc::downgrade(core),
             local: local.clone(),
             session,
             number,
             is_retired: AtomicBool::new(false),
         };
-        let not_sent = core.group.enter(
+        let not_sent = core.sender.enter(
             queue.clone(),
             action,
             overlaps,
-            Entering { number: request, member: Some(member) },
+            Box::new(Entering { number: request, member: Some(member) }),
         );
         // Whoever is told of one that is not sent looks into the state.
         drop(state);
@@ -117,12 +119,12 @@ impl Queues {
     }
 }
 
-impl Drop for Member {
+impl Drop for QueuedKey {
     fn drop(&mut self) {
         let Some(core) = self.core.upgrade() else { return };
         let mut queues = core.queues.lock();
         let mut state = self.local.state();
-        state.spots -= 1;
+        state.places -= 1;
         state.mirror.forget(|| Keys::place_in(&self.local.queue, self.session.id, self.number));
         if !*self.is_retired.get_mut() || self.session.lease.loss().is_some() {
             state.give_back(self.session.id, self.number);
@@ -133,7 +135,7 @@ impl Drop for Member {
     }
 }
 
-impl Member {
+impl QueuedKey {
     /// The key of the place.
     pub(super) fn key(&self) -> String {
         Keys::place_in(&self.local.queue, self.session.id, self.number)
@@ -145,13 +147,13 @@ impl Member {
     }
 
     /// The queue as this client stands in it.
-    pub(super) fn local(&self) -> &Arc<Local> {
+    pub(super) fn local(&self) -> &Arc<QueueState> {
         &self.local
     }
 
     /// Asks for the place to be deleted.
-    pub(super) fn leave(&self, core: &Core, heirs: Heirs) -> Answer {
-        core.group.leave(self.local.queue.clone(), self.key(), heirs)
+    pub(super) fn leave(&self, core: &Core, follow_ups: FollowUps) -> Answer {
+        core.sender.leave(self.local.queue.clone(), self.key(), follow_ups)
     }
 
     /// Never uses the key again while its lease lives: a request about it may still be under way.
@@ -161,7 +163,7 @@ impl Member {
 
     /// Whether other places of this client are in the queue.
     pub(super) fn is_among_others(&self) -> bool {
-        self.local.state().spots > 1
+        self.local.state().places > 1
     }
 
     /// Waits until the shared watch says that the place `key` is at the head. It begins when there is a second
@@ -206,28 +208,27 @@ impl Member {
 pub(crate) struct Entering {
     number: u64,
     /// Taken with the answer.
-    member: Option<Member>,
+    member: Option<QueuedKey>,
 }
 
-impl Entering {
-    /// Takes note that it is sent.
-    pub(crate) fn sent(&self) {
+impl Reply for Entering {
+    fn sent(&self) {
         if let Some(member) = &self.member {
             member.local.state().line.send();
         }
     }
 
     /// Gives the places that are known to be the first to the first in line.
-    pub(crate) fn answered(mut self, outcome: Result<Outcome, Failure>) {
+    fn answered(mut self: Box<Self>, outcome: Result<Outcome, Failure>) {
         let member = self.member.take().expect("only this method takes it, and it consumes the request");
         let local = member.local.clone();
-        let told = local.state().line.answered(self.number, Entered { place: member, outcome });
+        let told = local.state().line.answered(self.number, Assigned { place: member, outcome });
         tell(told);
     }
 }
 
 /// One who has gone for good has lost the lease, and the place with it.
-fn tell(told: Told<Member>) {
+fn tell(told: Replies<QueuedKey>) {
     for (first, entered) in told {
         let _ = first.send(entered);
     }
@@ -246,7 +247,7 @@ impl Drop for Entering {
 
 /// Removes a waiter that does not wait any more.
 struct Waiting<'a> {
-    local: &'a Local,
+    local: &'a QueueState,
     key: &'a str,
 }
 
@@ -267,23 +268,23 @@ mod tests {
     use crate::queue::{mirror::Change, state::Standing};
 
     /// A place in a queue whose watch is kept by nobody but the test.
-    fn member(spots: usize) -> Member {
-        let local = Arc::new(Local::new("queue/".into()));
-        local.state().spots = spots;
+    fn member(places: usize) -> QueuedKey {
+        let local = Arc::new(QueueState::new("queue/".into()));
+        local.state().places = places;
         local.becomes_shared();
         let session = Session::unrenewed(1, Duration::from_secs(1));
-        Member { core: Weak::new(), local, session, number: 0, is_retired: AtomicBool::new(false) }
+        QueuedKey { core: Weak::new(), local, session, number: 0, is_retired: AtomicBool::new(false) }
     }
 
     /// Somebody stands in a place, as what it holds tells.
-    fn stands(member: &Member, key: &str, created: i64) -> Hold {
+    fn stands(member: &QueuedKey, key: &str, created: i64) -> Hold {
         let (hold, session) = (Hold::on(member.session.lease.clone()), Arc::downgrade(&member.session));
         member.local.stand(key.into(), Standing { created, hold: hold.clone(), session });
         hold
     }
 
     /// Changes are told in one delivery: keys, revisions, and when they were created.
-    fn told(member: &Member, changes: &[(&str, i64, Option<i64>)]) {
+    fn told(member: &QueuedKey, changes: &[(&str, i64, Option<i64>)]) {
         let changes = changes.iter().map(|(key, revision, created)| Change {
             key,
             revision: *revision,
@@ -429,7 +430,7 @@ mod tests {
     fn keys_that_are_not_used_again_are_forgotten_with_their_lease() {
         let queues = Queues::default();
         for (queue, lease) in [("a/", 1), ("b/", 1), ("b/", 2)] {
-            let local = Arc::new(Local::new(queue.into()));
+            let local = Arc::new(QueueState::new(queue.into()));
             let local = queues.lock().entry(queue.into()).or_insert(local).clone();
             local.state().number(lease);
         }

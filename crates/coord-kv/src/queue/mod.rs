@@ -11,5 +11,5 @@ mod ticket;
 mod wait_all;
 mod wait_one;
 
-pub(crate) use entry::{Entering, Queues};
-pub(crate) use ticket::Spot;
+pub(crate) use entry::Queues;
+pub(crate) use ticket::Ticket;

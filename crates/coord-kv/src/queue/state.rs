@@ -3,7 +3,7 @@
 //! Where several tasks of a process stand in a queue, one watch over the queue keeps a mirror of it and tells
 //! each when its turn comes: a hand-off costs no request. From one task to the next it takes no time either: when the
 //! first leaves, the second is told before the store is, since nobody else can come before it. Where one stands alone it
-//! watches its predecessor instead (see `Spot`), so that a release does not wake every process in the queue.
+//! watches its predecessor instead (see `Ticket`), so that a release does not wake every process in the queue.
 //!
 //! All that the store tells of one moment is one step: first whoever lost its place by it is told, and only then whoever
 //! is at the head.
@@ -18,17 +18,17 @@ use coord_api::{Error, Hold, LossReason, Result};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    arrivals::Line,
-    entry::Member,
+    arrivals::Arrivals,
+    entry::QueuedKey,
     mirror::{Affected, Mirror},
     numbers::Numbers,
     wait_all,
 };
-use crate::{core::Core, queue::send::Look, session::Session, store::duplicate};
+use crate::{core::Core, queue::send::ReadAlong, session::Session, store::duplicate};
 
 /// One queue that this client stands in.
 #[derive(Debug)]
-pub(super) struct Local {
+pub(super) struct QueueState {
     pub(super) queue: Arc<str>,
     state: Mutex<State>,
     /// Tells those who wait alone that the shared watch is kept from now on.
@@ -40,12 +40,12 @@ pub(super) struct Local {
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// How many places of ours there are, those of holders included.
-    pub(super) spots: usize,
+    pub(super) places: usize,
     /// The numbers in the keys of our places, by their leases. A number is used again, since etcd remembers every key
     /// that ever was until it is compacted, and walks over them whenever it looks at the queue.
     numbers: BTreeMap<i64, Numbers>,
     /// Who waits for the answer to a request for a place.
-    pub(super) line: Line<Member>,
+    pub(super) line: Arrivals<QueuedKey>,
     /// Whether the shared watch is kept.
     is_shared: bool,
     pub(super) mirror: Mirror,
@@ -74,7 +74,7 @@ pub(super) struct Standing {
 /// so with its lease.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    local: Arc<Local>,
+    local: Arc<QueueState>,
     number: u64,
 }
 
@@ -106,14 +106,14 @@ impl Next {
 
 impl State {
     /// What the client does not know yet about the queue that it enters on a lease.
-    pub(super) fn what_to_look_for(&self, lease: i64) -> Look {
+    pub(super) fn what_to_read_along(&self, lease: i64) -> ReadAlong {
         if self.mirror.head().is_some() || self.line.ends_with(lease) {
             // Someone is there, and the watch will tell when its turn is.
-            Look::Away
-        } else if self.spots > 1 {
-            Look::AnyoneElse
+            ReadAlong::Nothing
+        } else if self.places > 1 {
+            ReadAlong::Occupied
         } else {
-            Look::Predecessor
+            ReadAlong::Predecessor
         }
     }
 
@@ -183,11 +183,11 @@ impl State {
 
     /// Whether nobody of ours stands in the queue, it is not watched, and nothing is known that would matter later.
     pub(super) fn is_unused(&self) -> bool {
-        self.spots == 0 && self.numbers.is_empty() && !self.is_shared
+        self.places == 0 && self.numbers.is_empty() && !self.is_shared
     }
 }
 
-impl Local {
+impl QueueState {
     pub(super) fn new(queue: Arc<str>) -> Self {
         Self { queue, state: Mutex::default(), shared: Notify::new(), left: Notify::new() }
     }
@@ -302,20 +302,20 @@ mod tests {
 
     #[test]
     fn what_is_looked_for_is_what_is_not_known() {
-        let mut state = State { spots: 1, ..State::default() };
-        assert_eq!(state.what_to_look_for(1), Look::Predecessor);
-        state.spots = 2;
-        assert_eq!(state.what_to_look_for(1), Look::AnyoneElse);
+        let mut state = State { places: 1, ..State::default() };
+        assert_eq!(state.what_to_read_along(1), ReadAlong::Predecessor);
+        state.places = 2;
+        assert_eq!(state.what_to_read_along(1), ReadAlong::Occupied);
         let (_, _answer) = state.line.add(Some(1));
-        assert_eq!(state.what_to_look_for(1), Look::Away, "one of ours is about to be there");
-        assert_eq!(state.what_to_look_for(2), Look::AnyoneElse);
+        assert_eq!(state.what_to_read_along(1), ReadAlong::Nothing, "one of ours is about to be there");
+        assert_eq!(state.what_to_read_along(2), ReadAlong::Occupied);
         state.mirror.put("1".into(), 7);
-        assert_eq!(state.what_to_look_for(2), Look::Away);
+        assert_eq!(state.what_to_read_along(2), ReadAlong::Nothing);
     }
 
     #[test]
     fn who_waits_alone_is_told_once_there_is_a_watch() {
-        let local = Local::new("queue/".into());
+        let local = QueueState::new("queue/".into());
         let mut shared = Box::pin(local.shared());
         assert!((&mut shared).now_or_never().is_none());
         assert!(local.becomes_shared());

@@ -19,32 +19,32 @@ use tokio::{
 };
 
 use super::{
-    arrivals::Entered,
-    entry::{IfOccupied, Member},
-    state::{Leaving, Local, Next, Standing},
+    arrivals::Assigned,
+    entry::{IfOccupied, QueuedKey},
+    state::{Leaving, Next, QueueState, Standing},
     wait_one::Seen,
 };
 use crate::{
-    core::{Core, Shared},
-    queue::send::{Answer, Heirs, LOCK, Outcome},
+    core::{Core, KeepOpen},
+    queue::send::{Answer, FollowUps, LOCK, Outcome},
     session::{Epoch, Session},
     store::{Effect, Failure},
 };
 
 /// A request for a place. Dropping it leaves what comes of it, in the background.
 struct Asked {
-    shared: Arc<Shared>,
+    shared: Arc<KeepOpen>,
     session: Arc<Session>,
-    local: Arc<Local>,
+    local: Arc<QueueState>,
     /// Taken only when this ends.
-    answer: Option<oneshot::Receiver<Entered<Member>>>,
+    answer: Option<oneshot::Receiver<Assigned<QueuedKey>>>,
 }
 
 /// A place in a queue. Dropping it leaves the queue in the background.
-pub(crate) struct Spot {
-    shared: Arc<Shared>,
-    /// Taken only when the spot is dropped.
-    member: Option<Member>,
+pub(crate) struct Ticket {
+    shared: Arc<KeepOpen>,
+    /// Taken only when the ticket is dropped.
+    member: Option<QueuedKey>,
     pub(super) key: String,
     state: State,
     at_head: bool,
@@ -74,7 +74,7 @@ enum State {
 
 impl Asked {
     /// Waits for the answer.
-    async fn answer(mut self) -> Result<Entered<Member>> {
+    async fn answer(mut self) -> Result<Assigned<QueuedKey>> {
         let answer = self.answer.as_mut().expect("is taken only when this ends");
         let answered = tokio::select! {
             biased;
@@ -97,7 +97,7 @@ impl Drop for Asked {
         // From this moment on. Which place it is will be known later.
         let leaving = self.local.leaving("", None);
         self.shared.core.runtime.spawn(async move {
-            if let Ok(Entered { place: member, outcome }) = answer.await {
+            if let Ok(Assigned { place: member, outcome }) = answer.await {
                 let state = match outcome {
                     Ok(Outcome { revision, .. }) => {
                         if let Some(next) = member.hand_on(&member.key(), revision) {
@@ -115,19 +115,19 @@ impl Drop for Asked {
     }
 }
 
-impl Spot {
+impl Ticket {
     /// Enters a queue on a live session of `ttl`, in one request.
     ///
     /// May be dropped: the place is left then.
-    pub(crate) async fn enter(shared: &Arc<Shared>, queue: String, ttl: Ttl) -> Result<Self> {
+    pub(crate) async fn enter(shared: &Arc<KeepOpen>, queue: String, ttl: Ttl) -> Result<Self> {
         let queue = queue.into();
         let begun = Instant::now();
         loop {
             let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
-            match shared.core.on_session(ttl, ask).await {
-                Ok(spot) => return Ok(spot),
+            match shared.core.sessions.on_session(ttl, ask).await {
+                Ok(ticket) => return Ok(ticket),
                 // The place before never comes to be, or is left; this one has another key.
-                Err(error) => shared.core.begin_anew(begun, error).await?,
+                Err(error) => shared.core.retry_from_start(begun, error).await?,
             }
         }
     }
@@ -137,7 +137,7 @@ impl Spot {
     ///
     /// May be dropped: the place is left then.
     pub(crate) async fn enter_if_empty(
-        shared: &Arc<Shared>,
+        shared: &Arc<KeepOpen>,
         queue: String,
         ttl: Ttl,
     ) -> Result<Option<Self>> {
@@ -154,15 +154,15 @@ impl Spot {
                 }
             }
             let ask = |session| Self::ask(shared, &queue, session, IfOccupied::LeaveAlone);
-            match core.on_session(ttl, ask).await {
-                Ok(spot) => return Ok(Some(spot).filter(|spot| spot.at_head)),
-                Err(error) => core.begin_anew(begun, error).await?,
+            match core.sessions.on_session(ttl, ask).await {
+                Ok(ticket) => return Ok(Some(ticket).filter(|ticket| ticket.at_head)),
+                Err(error) => core.retry_from_start(begun, error).await?,
             }
         }
     }
 
     async fn ask(
-        shared: &Arc<Shared>,
+        shared: &Arc<KeepOpen>,
         queue: &Arc<str>,
         session: Arc<Session>,
         if_occupied: IfOccupied,
@@ -171,8 +171,8 @@ impl Spot {
         let (local, answer) = core.queues.enter(core, queue, session.clone(), if_occupied);
         // From here on a place may exist, and whoever has it leaves it if this future is dropped.
         let asked = Asked { shared: shared.clone(), session, local, answer: Some(answer) };
-        let Entered { place: member, outcome } = asked.answer().await?;
-        let mut spot = Self {
+        let Assigned { place: member, outcome } = asked.answer().await?;
+        let mut ticket = Self {
             shared: shared.clone(),
             key: member.key(),
             hold: Hold::on(member.session().lease.clone()),
@@ -187,32 +187,32 @@ impl Spot {
         };
         match outcome {
             Ok(Outcome { condition, other, predecessor, revision }) => {
-                spot.at_head = condition;
+                ticket.at_head = condition;
                 if let Some(key) = &other {
-                    spot.is_told_behind(key);
+                    ticket.is_told_behind(key);
                 }
-                spot.predecessor = predecessor.map(|key| Seen { key, at: revision });
+                ticket.predecessor = predecessor.map(|key| Seen { key, at: revision });
                 if condition || if_occupied == IfOccupied::Wait {
-                    spot.stands(revision);
+                    ticket.stands(revision);
                 }
-                Ok(spot)
+                Ok(ticket)
             }
             Err(Failure { error, effect: Effect::None }) => {
-                spot.session().learn(&error);
+                ticket.session().learn(&error);
                 Err(error)
             }
             // The answer was lost, but the key is ours alone: if it is there, the request took effect.
             Err(Failure { error, effect: Effect::Unknown }) => {
-                let since = spot.session().epoch.now();
-                spot.state = State::Unknown { since };
-                match Box::pin(spot.settle(since)).await {
+                let since = ticket.session().epoch.now();
+                ticket.state = State::Unknown { since };
+                match Box::pin(ticket.settle(since)).await {
                     Ok(Some(created)) => {
-                        spot.at_head = if_occupied == IfOccupied::LeaveAlone;
-                        spot.stands(created);
-                        Ok(spot)
+                        ticket.at_head = if_occupied == IfOccupied::LeaveAlone;
+                        ticket.stands(created);
+                        Ok(ticket)
                     }
                     Ok(None) => {
-                        spot.state = State::Refused;
+                        ticket.state = State::Refused;
                         Err(error)
                     }
                     Err(_) => Err(error),
@@ -255,7 +255,7 @@ impl Spot {
     }
 
     /// Takes note that nobody stands in the place any more.
-    fn is_left(&self, member: &Member) -> &Leaving {
+    fn is_left(&self, member: &QueuedKey) -> &Leaving {
         let created = match self.state {
             State::Standing { created } => Some(created),
             State::Unknown { .. } | State::Refused => None,
@@ -277,7 +277,7 @@ impl Spot {
     pub(crate) fn created(&self) -> i64 {
         match self.state {
             State::Standing { created } => created,
-            _ => unreachable!("only a spot that stands in the queue is handed out"),
+            _ => unreachable!("only a ticket that stands in the queue is handed out"),
         }
     }
 
@@ -289,7 +289,7 @@ impl Spot {
     /// Whoever is next, if it may have its turn before the store has deleted this place, but not before that is asked of
     /// it. Not if a write may be under way that the store lets in for as long as the place is there: it would come after
     /// those of the next.
-    fn hand_on(&self, member: &Member) -> Option<Next> {
+    fn hand_on(&self, member: &QueuedKey) -> Option<Next> {
         match self.state {
             State::Standing { created } if !self.hold.is_fence() => member.hand_on(&self.key, created),
             _ => None,
@@ -321,26 +321,26 @@ impl Spot {
         &self.shared.core
     }
 
-    pub(super) fn member(&self) -> &Member {
-        self.member.as_ref().expect("is taken only when the spot is dropped")
+    pub(super) fn member(&self) -> &QueuedKey {
+        self.member.as_ref().expect("is taken only when the ticket is dropped")
     }
 }
 
-impl fmt::Debug for Spot {
+impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spot").field("key", &self.key).field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Ticket").field("key", &self.key).field("state", &self.state).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
-impl Release for Spot {
+impl Release for Ticket {
     async fn release(&self) -> Result<()> {
         self.core().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         self.is_left(self.member());
         let next = self.hand_on(self.member());
         let is_told_later = next.is_none() && self.member().is_among_others();
-        let heirs = if is_told_later { Heirs::LeaverAndNext } else { Heirs::Leaver };
-        let leave = || self.member().leave(self.core(), heirs);
+        let follow_ups = if is_told_later { FollowUps::Two } else { FollowUps::One };
+        let leave = || self.member().leave(self.core(), follow_ups);
         // Should this future be dropped, the request may still be under way when the place was left by another one.
         self.is_leaving.store(true, Ordering::Relaxed);
         let first = leave();
@@ -367,11 +367,11 @@ impl Release for Spot {
     }
 
     fn release_in_background(&self) {
-        // Done when the spot is dropped, which follows at once.
+        // Done when the ticket is dropped, which follows at once.
     }
 }
 
-impl Drop for Spot {
+impl Drop for Ticket {
     fn drop(&mut self) {
         let Some(member) = self.member.take() else { return };
         if matches!(self.state, State::Refused) {
@@ -387,7 +387,8 @@ impl Drop for Spot {
         }
         let core = self.core().clone();
         // Before the next one can ask for anything, so that what it asks comes after this.
-        let begun = matches!(self.state, State::Standing { .. }).then(|| member.leave(&core, Heirs::Nobody));
+        let begun =
+            matches!(self.state, State::Standing { .. }).then(|| member.leave(&core, FollowUps::None));
         if let Some(next) = self.hand_on(&member) {
             next.tell();
         }
@@ -400,7 +401,7 @@ impl Drop for Spot {
 }
 
 /// Leaves a queue, until it is done or the lease is over, since the place is gone with it. With the answer to a request that was sent for it, if there is one.
-async fn leave(core: Arc<Core>, member: Member, state: State, begun: Option<Answer>) {
+async fn leave(core: Arc<Core>, member: QueuedKey, state: State, begun: Option<Answer>) {
     let stray = match state {
         State::Standing { .. } => None,
         State::Unknown { since } => Some(since),
@@ -410,7 +411,7 @@ async fn leave(core: Arc<Core>, member: Member, state: State, begun: Option<Answ
     let begun = Mutex::new(begun);
     let leave = || async {
         let begun = begun.lock().expect("nothing panics while this is locked").take();
-        let leaving = begun.unwrap_or_else(|| member.leave(&core, Heirs::Nobody));
+        let leaving = begun.unwrap_or_else(|| member.leave(&core, FollowUps::None));
         let left = leaving.wait().await;
         if matches!(left, Err(Failure { effect: Effect::Unknown, .. })) {
             member.retire();

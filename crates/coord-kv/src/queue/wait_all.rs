@@ -8,7 +8,7 @@ use std::{
 use coord_api::Result;
 use tokio::time::Instant;
 
-use super::{mirror::Change, state::Local};
+use super::{mirror::Change, state::QueueState};
 use crate::{
     core::Core,
     queue::send::LOCK,
@@ -21,7 +21,7 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Keeps the mirror of a queue until nobody waits in it for a while.
-pub(super) async fn keep(local: Arc<Local>, core: Weak<Core>) {
+pub(super) async fn keep(local: Arc<QueueState>, core: Weak<Core>) {
     loop {
         let Some(strong) = core.upgrade() else { return };
         if local.give_up_if_idle(&strong) {
@@ -40,7 +40,7 @@ pub(super) async fn keep(local: Arc<Local>, core: Weak<Core>) {
 }
 
 /// Subscribes from now on, then reads the queue; the subscription and the revision of the read.
-async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
+async fn begin(local: &QueueState, core: &Core) -> Result<(Subscription, i64)> {
     let mut changes = core.hub.subscribe(Range::Prefix(local.queue.clone()));
     match tokio::time::timeout(core.request_timeout, changes.next()).await {
         Ok(Some(Delivery::Refused(error))) => return Err(*error),
@@ -57,7 +57,7 @@ async fn begin(local: &Local, core: &Core) -> Result<(Subscription, i64)> {
 }
 
 /// Applies changes after `read_at` until some may have been missed, or nobody has waited for a while.
-async fn follow(local: &Local, mut changes: Subscription, read_at: i64) {
+async fn follow(local: &QueueState, mut changes: Subscription, read_at: i64) {
     let mut waited_at = Instant::now();
     while waited_at.elapsed() < LINGER {
         match tokio::time::timeout(LINGER, changes.next()).await {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coord_api::{Error, LossReason, Result};
 
-use super::Spot;
+use super::Ticket;
 use crate::{
     request::{Look, pairs},
     store::{GetOptions, Op, Range, TxnAnswer, is_transient},
@@ -18,7 +18,7 @@ pub(super) struct Seen {
     pub(super) at: i64,
 }
 
-impl Spot {
+impl Ticket {
     /// Waits for the predecessors one by one, until the client watches the whole queue.
     pub(super) async fn wait_alone(&self) -> Result<()> {
         tokio::select! {

@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use coord_api::{Error, Hold, Result, ServiceName, backend::Place, backend::Release};
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::owned::Known;
+use super::owned::OwnedRecords;
 use crate::{
-    core::{Core, Shared},
-    registry::release::{KeyRelease, OwnKey},
+    core::{Core, KeepOpen},
+    registry::release::{KeyRelease, OwnedKey},
     store::Range,
     watch::hub::{Delivery, Subscription},
 };
@@ -27,7 +27,7 @@ pub(crate) struct Records(Mutex<HashMap<ServiceName, Service>>);
 /// The records of one service, with the task that guards them: both go with the last record.
 #[derive(Debug)]
 struct Service {
-    known: Known,
+    known: OwnedRecords,
     is_guarded: watch::Receiver<bool>,
     guard: AbortHandle,
 }
@@ -44,7 +44,7 @@ impl Records {
     }
 
     /// Changes what is known of a service; forgets it with its last record.
-    fn update<T>(&self, service: &ServiceName, change: impl FnOnce(&mut Known) -> T) -> Option<T> {
+    fn update<T>(&self, service: &ServiceName, change: impl FnOnce(&mut OwnedRecords) -> T) -> Option<T> {
         let mut services = self.lock();
         let Entry::Occupied(mut found) = services.entry(service.clone()) else { return None };
         let changed = change(&mut found.get_mut().known);
@@ -83,7 +83,7 @@ pub(crate) struct Writing {
 
 impl Writing {
     /// The record was written. It is held until its lease is lost or someone else changes it, and then deleted.
-    pub(crate) fn done(mut self, own: OwnKey, shared: &Arc<Shared>) -> Place {
+    pub(crate) fn done(mut self, own: OwnedKey, shared: &Arc<KeepOpen>) -> Place {
         let (hold, revision) = (Hold::on(own.session.lease.clone()), own.written);
         self.is_done = true;
         self.records.update(&self.service, |known| known.wrote(&self.key, revision, hold.clone()));
@@ -150,7 +150,7 @@ impl Core {
             let known = services.entry(service.clone()).or_insert_with(|| {
                 let (guarding, is_guarded) = watch::channel(false);
                 let guard = self.runtime.spawn(guard(self.clone(), service.clone(), guarding));
-                Service { known: Known::default(), is_guarded, guard: guard.abort_handle() }
+                Service { known: OwnedRecords::default(), is_guarded, guard: guard.abort_handle() }
             });
             known.known.begin(key);
             let (service, key) = (service.clone(), key.to_owned());
@@ -197,7 +197,7 @@ async fn watch_once(core: &Core, service: &ServiceName, is_guarded: &watch::Send
         _ => return,
     }
     if look {
-        let expected = core.records.update(service, Known::expected).unwrap_or_default();
+        let expected = core.records.update(service, OwnedRecords::expected).unwrap_or_default();
         match core.read("register", &range).await {
             Ok((now, found)) => {
                 let found: HashMap<_, _> =

@@ -18,9 +18,9 @@ use coord_api::{
 use tokio::time::Instant;
 
 use crate::{
-    core::{Core, Shared},
-    registry::release::OwnKey,
-    request::{background::owned, entry, pairs},
+    core::{Core, KeepOpen},
+    registry::release::OwnedKey,
+    request::{background::run_detached, entry, pairs},
     session::{Epoch, Session},
     store::{Compare, CompareOp, Effect, Failure, KeyValue, Op, PutOptions, Range, Txn},
     watch::follow,
@@ -32,7 +32,7 @@ const MOST_LEASES: usize = 3;
 /// The registry of one client.
 #[derive(Debug)]
 pub(crate) struct KvRegistry {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<KeepOpen>,
 }
 
 #[async_trait]
@@ -92,7 +92,7 @@ fn instances(core: &Core, service: &ServiceName, pairs: &[KeyValue]) -> Vec<Serv
 
 /// Writes the record of one registration.
 struct Publisher {
-    shared: Arc<Shared>,
+    shared: Arc<KeepOpen>,
     ttl: Ttl,
 }
 
@@ -100,30 +100,33 @@ struct Publisher {
 impl Publish for Publisher {
     async fn publish(&self, service: &ServiceInfo) -> Result<Place> {
         let (shared, service, ttl) = (self.shared.clone(), service.clone(), self.ttl);
-        owned(&self.shared.core.runtime, move |_gone| async move { publish(&shared, service, ttl).await })
-            .await
+        run_detached(
+            &self.shared.core.runtime,
+            move |_gone| async move { publish(&shared, service, ttl).await },
+        )
+        .await
     }
 }
 
-async fn publish(shared: &Arc<Shared>, service: ServiceInfo, ttl: Ttl) -> Result<Place> {
+async fn publish(shared: &Arc<KeepOpen>, service: ServiceInfo, ttl: Ttl) -> Result<Place> {
     let core = &shared.core;
     let (name, id) = service.validate()?;
     let key = core.keys.instance(&name, &id);
     let record = Record::owned(service, &core.owner).to_json();
     // While etcd is away this fails at once, and the watch below would not.
-    drop(core.session(ttl).await?);
+    drop(core.sessions.session(ttl).await?);
     let writing = core.begin_record(&name, &key).await?;
     // A write that expects nothing there could take effect late, when the record has been given back.
     let expected = core.records.revision(&name, &key).unwrap_or(0);
     core.history.leaves(&key);
     let write = |session| write_over_own(core, (&name, &id), &key, &record, session, expected);
-    let mut own = core.on_session(ttl, write).await?;
+    let mut own = core.sessions.on_session(ttl, write).await?;
     // The lease may have been lost while an answer was awaited, and the record goes with it.
     for _ in 0..MOST_LEASES {
         if own.session.lease.loss().is_none() {
             break;
         }
-        own = core.on_session(ttl, write).await?;
+        own = core.sessions.on_session(ttl, write).await?;
     }
     core.history.wrote(&key, own.written, own.session.id);
     Ok(writing.done(own, shared))
@@ -138,12 +141,12 @@ async fn write_over_own(
     session: Arc<Session>,
     // What to find: nothing, or what we may replace, at this revision.
     mut expected: i64,
-) -> Result<OwnKey> {
+) -> Result<OwnedKey> {
     let begun = Instant::now();
     loop {
         match core.write_record(key, record, &session, expected).await? {
             Write::Done(revision) => {
-                return Ok(OwnKey { key: key.to_owned(), written: revision, session });
+                return Ok(OwnedKey { key: key.to_owned(), written: revision, session });
             }
             Write::Found(None) => expected = 0,
             Write::Found(Some(found)) => {
@@ -151,7 +154,7 @@ async fn write_over_own(
                 Record::check_replaceable(service, &stored, &core.owner)?;
                 expected = found.mod_revision;
             }
-            Write::Never(error) => core.begin_anew(begun, error).await?,
+            Write::Never(error) => core.retry_from_start(begun, error).await?,
             Write::Unknown(error, since) => {
                 core.delete_stray(key.into(), record.to_vec(), session, since);
                 return Err(error);

@@ -6,7 +6,7 @@ use coord_api::{Hold, LossReason};
 
 /// The records of one service that this client has written, or is about to, by key.
 #[derive(Debug, Default)]
-pub(super) struct Known(HashMap<String, Slot>);
+pub(super) struct OwnedRecords(HashMap<String, Slot>);
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -23,7 +23,7 @@ struct Written {
     hold: Hold,
 }
 
-impl Known {
+impl OwnedRecords {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -155,7 +155,7 @@ mod tests {
         Hold::on(Lease::granted(Instant::now(), Duration::from_secs(60)))
     }
 
-    fn written(known: &mut Known, revision: i64) -> Hold {
+    fn written(known: &mut OwnedRecords, revision: i64) -> Hold {
         let hold = hold();
         known.begin("a");
         known.wrote("a", revision, hold.clone());
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_change_after_the_write_ends_the_hold_and_its_own_event_does_not() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         let hold = written(&mut known, 7);
         known.seen("a", 7);
         known.seen("b", 9);
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_change_that_is_seen_before_the_answer_counts() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         let (kept, deleted) = (hold(), hold());
         known.begin("a");
         known.seen("a", 7);
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_write_that_failed_but_took_effect_ends_the_hold_before_it() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         let hold = written(&mut known, 7);
         known.begin("a");
         known.seen("a", 8);
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn of_two_holders_the_later_write_counts_whatever_the_order_of_the_answers() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         let (earlier, later) = (hold(), hold());
         known.begin("a");
         known.begin("a");
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_look_finds_what_was_missed_but_not_what_is_just_written() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         let hold = written(&mut known, 7);
         let expected = known.expected();
         assert_eq!(expected, [("a".to_owned(), Some(7))]);
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_store_that_lost_its_data_counts_anew() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         let before = written(&mut known, 250);
         known.seen("a", 250);
         let expected = known.expected();
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn changes_of_an_ended_history_end_no_later_hold() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         let before = written(&mut known, 250);
         known.begin("a");
         known.seen("a", 260);
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_release_of_a_lost_record_is_not_that_of_one_with_the_same_revision() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         let before = written(&mut known, 2);
         before.end(LossReason::Deleted);
         let after = written(&mut known, 2);
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_is_being_written_is_wanted() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         assert!(!known.is_wanted("a"));
         known.begin("a");
         assert!(known.is_wanted("a"));
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_write_that_came_to_nothing_leaves_nothing() {
-        let mut known = Known::default();
+        let mut known = OwnedRecords::default();
         known.begin("a");
         known.gave_up("a");
         assert!(known.is_empty());

@@ -6,21 +6,21 @@ use async_trait::async_trait;
 use coord_api::{Error, LossReason, Result, backend::Release};
 
 use crate::{
-    core::{Core, Shared},
+    core::{Core, KeepOpen},
     session::{Epoch, Session},
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, OpResult, Txn},
 };
 
 /// A key that we wrote.
 #[derive(Clone, Debug)]
-pub(crate) struct OwnKey {
+pub(crate) struct OwnedKey {
     pub(crate) key: String,
     /// The revision of our last write: it shows that the key is still the one that we wrote.
     pub(crate) written: i64,
     pub(crate) session: Arc<Session>,
 }
 
-impl OwnKey {
+impl OwnedKey {
     /// The conditions that it is still the one that we wrote. A store with another history gives its revision to
     /// something else, but no lease of ours to anybody else.
     pub(crate) fn is_there(&self) -> [Compare; 2] {
@@ -34,7 +34,7 @@ impl OwnKey {
 
 /// What became of a key of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum DeleteOutcome {
     /// We deleted it now.
     Deleted,
     /// It was deleted before; somebody may have created another one since.
@@ -45,7 +45,7 @@ enum Fate {
 
 impl Core {
     /// Deletes the key if it is still the one that we wrote.
-    async fn delete_own(&self, own: &OwnKey) -> Result<Fate, Failure> {
+    async fn delete_own(&self, own: &OwnedKey) -> Result<DeleteOutcome, Failure> {
         let delete = Txn::new()
             .when(own.is_there())
             .and_then([Op::delete(own.key.as_str())])
@@ -54,16 +54,16 @@ impl Core {
         let answer = self.txn("release", delete).await?;
         if answer.succeeded {
             self.history.gave_back(&own.key, answer.header.revision);
-            return Ok(Fate::Deleted);
+            return Ok(DeleteOutcome::Deleted);
         }
         let found = answer.results.into_iter().next();
         let is_older = matches!(found, Some(OpResult::Get(found))
             if found.kvs.first().is_some_and(|kv| kv.create_revision <= own.written));
-        Ok(if is_older { Fate::Overwritten } else { Fate::Gone })
+        Ok(if is_older { DeleteOutcome::Overwritten } else { DeleteOutcome::Gone })
     }
 
     /// Deletes the key in the background, until it is done or the lease is over, since the key is gone with it.
-    pub(crate) fn delete_later(self: &Arc<Self>, own: OwnKey) {
+    pub(crate) fn delete_later(self: &Arc<Self>, own: OwnedKey) {
         let core = self.clone();
         self.runtime.spawn(async move {
             let delete = || async { core.delete_own(&own).await.map(drop) };
@@ -103,12 +103,12 @@ impl Core {
 
 /// Gives back one key.
 pub(crate) struct KeyRelease {
-    shared: Arc<Shared>,
-    own: OwnKey,
+    shared: Arc<KeepOpen>,
+    own: OwnedKey,
 }
 
 impl KeyRelease {
-    pub(crate) fn new(shared: &Arc<Shared>, own: OwnKey) -> Self {
+    pub(crate) fn new(shared: &Arc<KeepOpen>, own: OwnedKey) -> Self {
         Self { shared: shared.clone(), own }
     }
 }
@@ -126,14 +126,14 @@ impl Release for KeyRelease {
         core.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         let lost = Error::Lost { reason: LossReason::Deleted };
         match core.delete_own(&self.own).await {
-            Ok(Fate::Deleted) => Ok(()),
-            Ok(Fate::Gone | Fate::Overwritten) => Err(lost),
+            Ok(DeleteOutcome::Deleted) => Ok(()),
+            Ok(DeleteOutcome::Gone | DeleteOutcome::Overwritten) => Err(lost),
             // The answer was lost. Whether the first request or this one deleted the key is the same, and a
             // delete of our own key can be repeated.
             Err(Failure { effect: Effect::Unknown, .. }) => match core.delete_own(&self.own).await? {
-                Fate::Deleted | Fate::Gone => Ok(()),
+                DeleteOutcome::Deleted | DeleteOutcome::Gone => Ok(()),
                 // Also by a write of our own that was given up.
-                Fate::Overwritten => Err(lost),
+                DeleteOutcome::Overwritten => Err(lost),
             },
             Err(failure) => Err(failure.into()),
         }

@@ -7,7 +7,7 @@ use tokio::{runtime, sync::oneshot};
 /// does not want it any more is then dropped there, and so given back.
 ///
 /// `work` gets a future that resolves when the caller is gone, so that waiting can stop.
-pub(crate) async fn owned<T, W, F>(handle: &runtime::Handle, work: W) -> Result<T>
+pub(crate) async fn run_detached<T, W, F>(handle: &runtime::Handle, work: W) -> Result<T>
 where
     T: Send + 'static,
     W: FnOnce(CallerGone) -> F,
@@ -23,7 +23,7 @@ where
     answer.await.unwrap_or(Err(Error::Closed))
 }
 
-/// Resolves when the caller of [`owned`] dropped its future.
+/// Resolves when the caller of [`run_detached`] dropped its future.
 #[derive(Debug)]
 pub(crate) struct CallerGone(oneshot::Receiver<()>);
 
@@ -52,7 +52,7 @@ mod tests {
         let weak: Weak<()> = Arc::downgrade(&place);
         let (started, has_started) = oneshot::channel();
         let here = runtime::Handle::current();
-        let caller = owned(&here, |mut gone| async move {
+        let caller = run_detached(&here, |mut gone| async move {
             started.send(()).expect("the test waits");
             gone.wait().await;
             Ok(place)

@@ -70,6 +70,8 @@ impl Rpc {
                     self.heard(sent, &answer, repeat, &*attempts).await?;
                     return Ok(answer);
                 }
+                // Its error is not the store's: the other connection tells.
+                Err(_) if attempts.takes_other_route() && Instant::now() < deadline => continue,
                 // Why no member was ready before tells more than that this one waited in vain.
                 Err(failure) if attempts.member().is_none() => before.take().unwrap_or(failure),
                 Err(failure) => failure,
@@ -115,7 +117,7 @@ impl Rpc {
     ///
     /// Answers after a pause that grows with the time that was spent: some failures come at once, and would be repeated
     /// thousands of times, each with what it leaves to be cleaned up.
-    pub(crate) async fn may_begin_anew(&self, begun: Instant, error: &Error) -> bool {
+    pub(crate) async fn may_retry_from_start(&self, begun: Instant, error: &Error) -> bool {
         if !error.is_retryable() || self.check_open().is_err() {
             return false;
         }
@@ -126,8 +128,8 @@ impl Rpc {
 
     /// Pauses before a new attempt at something that certainly never happened, or answers its error if there is no time
     /// left for one.
-    pub(crate) async fn begin_anew(&self, begun: Instant, error: Error) -> Result<()> {
-        if self.may_begin_anew(begun, &error).await { Ok(()) } else { Err(error) }
+    pub(crate) async fn retry_from_start(&self, begun: Instant, error: Error) -> Result<()> {
+        if self.may_retry_from_start(begun, &error).await { Ok(()) } else { Err(error) }
     }
 
     /// Reads one key, or what the options say.

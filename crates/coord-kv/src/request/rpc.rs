@@ -26,6 +26,9 @@ pub(crate) trait Beliefs: Send + Sync {
 
     /// Ends all of it: the store has another history.
     fn end(&self);
+
+    /// Ends all that is known of a lease that is over.
+    fn lease_ended(&self, lease: LeaseId);
 }
 
 /// What a request needs. Background tasks hold this; it does not keep the client open.

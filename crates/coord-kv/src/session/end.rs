@@ -6,11 +6,15 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use coord_api::{Error, LossReason, Result};
+use coord_api::{Error, LossReason};
 use futures::future;
 use tokio::time::Instant;
 
-use crate::{core::Core, request::Repeat, store::Failure};
+use super::Sessions;
+use crate::{
+    request::Repeat,
+    store::{Failure, LeaseId},
+};
 
 /// How many leases are revoked at once.
 const AT_ONCE: usize = 16;
@@ -58,12 +62,12 @@ impl Doomed {
     }
 }
 
-impl Core {
+impl Sessions {
     /// Revokes one lease. To etcd that does not know it, it is revoked already.
     async fn revoke(&self, id: i64) -> Result<(), Failure> {
-        match self.call("revoke a lease", Repeat::Freely, |store, call| store.revoke(call, id)).await {
+        match self.rpc.call("revoke a lease", Repeat::Freely, |store, call| store.revoke(call, id)).await {
             Ok(_) | Err(Failure { error: Error::Lost { .. }, .. }) => {
-                self.sessions.doomed().revoked(id);
+                self.doomed().revoked(id);
                 Ok(())
             }
             Err(failure) => Err(failure),
@@ -78,15 +82,16 @@ impl Core {
 
     /// Revokes a lease of `ttl` that may have been granted just now, though nobody has heard of that.
     pub(super) fn revoke_stray(self: &Arc<Self>, id: i64, ttl: Duration) {
-        self.doom(id, Doom { lost: None, until: Some(Instant::now() + self.request_timeout + ttl) });
+        self.doom(id, Doom { lost: None, until: Some(Instant::now() + self.rpc.request_timeout + ttl) });
     }
 
     fn doom(self: &Arc<Self>, id: i64, doom: Doom) {
-        if self.sessions.doomed().add(id, doom) {
-            let core = self.clone();
+        if self.doomed().add(id, doom) {
+            let sessions = self.clone();
             // Closing revokes them as well.
-            self.runtime.spawn(async move {
-                core.clean_up("leases", core.closed(), || core.revoke_doomed()).await;
+            self.rpc.runtime.spawn(async move {
+                let rpc = &sessions.rpc;
+                rpc.clean_up("leases", rpc.closed(), || sessions.revoke_doomed()).await;
             });
         }
     }
@@ -97,7 +102,7 @@ impl Core {
         let mut tried = Vec::new();
         let mut outcome = Ok(());
         loop {
-            let mut left = self.sessions.doomed().left(Instant::now());
+            let mut left = self.doomed().left(Instant::now());
             if left.is_empty() {
                 return Ok(());
             }
@@ -116,26 +121,19 @@ impl Core {
         }
     }
 
-    /// Closes: every guard learns that it lost, every wait ends, every lease is revoked.
-    pub(crate) async fn shut_down(&self) -> Result<()> {
-        self.mark_closed();
-        self.hub.stop();
-        let mut leases = self.sessions.doomed().all();
-        for leased in self.sessions.pool().iter() {
+    /// Loses every lease, since the client is closed; all that has to be revoked then.
+    pub(crate) fn close(&self) -> Vec<LeaseId> {
+        let mut leases = self.doomed().all();
+        for leased in self.pool().iter() {
             leased.lease.lose(LossReason::Closed);
             leases.push(leased.id);
         }
-        let revoking = async {
-            // Before their lease goes, and they with it.
-            self.rest_all().await;
-            future::join_all(leases.iter().map(|id| self.revoke(*id))).await
-        };
-        let outcome = match tokio::time::timeout(self.close_timeout, revoking).await {
-            Ok(outcomes) => outcomes.into_iter().collect::<Result<(), _>>().map_err(Error::from),
-            Err(_elapsed) => Err(Error::Timeout { operation: "close", after: self.close_timeout }),
-        };
-        self.sessions.forget_all();
-        outcome
+        leases
+    }
+
+    /// Revokes leases at once, and answers what came of each.
+    pub(crate) async fn revoke_all(&self, leases: &[LeaseId]) -> Vec<Result<(), Failure>> {
+        future::join_all(leases.iter().map(|id| self.revoke(*id))).await
     }
 }
 

@@ -7,8 +7,7 @@ use tokio::time::Instant;
 
 use super::{Leased, Session, Sessions, keep_alive::keep_alive};
 use crate::{
-    core::Core,
-    request::{Repeat, Rpc, background::owned},
+    request::{Repeat, Rpc, background::run_detached},
     session::LeaseEpoch,
     store::{Effect, Failure},
 };
@@ -57,7 +56,7 @@ impl Rpc {
                     if failure.effect != Effect::None {
                         unanswered(id);
                     }
-                    if !self.may_begin_anew(begun, &failure.error).await {
+                    if !self.may_retry_from_start(begun, &failure.error).await {
                         return Err(failure);
                     }
                 }
@@ -66,33 +65,33 @@ impl Rpc {
     }
 }
 
-impl Core {
+impl Sessions {
     /// The live session for `ttl`; granted now if there is none.
     ///
     /// May be dropped: a lease that is being granted then serves the next who asks.
     pub(crate) async fn session(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
-        self.check_open()?;
+        self.rpc.check_open()?;
         if let Some(session) = self.use_session(ttl) {
             return Ok(session);
         }
-        let (core, asked) = (self.clone(), Instant::now());
-        let granted = move |_caller_gone| async move { core.ask_for_session(ttl, asked).await };
-        Box::pin(owned(&self.runtime, granted)).await
+        let (sessions, asked) = (self.clone(), Instant::now());
+        let granted = move |_caller_gone| async move { sessions.ask_for_session(ttl, asked).await };
+        Box::pin(run_detached(&self.rpc.runtime, granted)).await
     }
 
     /// Uses a lease that is there.
     fn use_session(self: &Arc<Self>, ttl: Ttl) -> Option<Arc<Session>> {
-        let taken = self.sessions.pool().take(ttl, |leased| leased.lease.loss().is_none())?;
+        let taken = self.pool().take(ttl, |leased| leased.lease.loss().is_none())?;
         if taken.prepare {
-            self.runtime.spawn(self.clone().prepare(ttl));
+            self.rpc.runtime.spawn(self.clone().prepare(ttl));
         }
-        Some(Session::new(&taken.lease, Arc::downgrade(&self.sessions.pool)))
+        Some(Session::new(&taken.lease, Arc::downgrade(&self.pool)))
     }
 
     /// Has a lease granted, or uses the one that somebody else had granted meanwhile.
     async fn ask_for_session(self: &Arc<Self>, ttl: Ttl, asked: Instant) -> Result<Arc<Session>> {
-        let turn = self.sessions.pool().ask(ttl);
-        let _asking = Asking(&self.sessions, ttl);
+        let turn = self.pool().ask(ttl);
+        let _asking = Asking(self, ttl);
         let mut failed = turn.lock().await;
         loop {
             if let Some(session) = self.use_session(ttl) {
@@ -100,7 +99,7 @@ impl Core {
             }
             failed.since(asked)?;
             let granted = self.grant(ttl).await.inspect_err(|error| failed.note(Instant::now(), error))?;
-            self.sessions.pool().add(granted.id, ttl, granted.clone(), Instant::now());
+            self.pool().add(granted.id, ttl, granted.clone(), Instant::now());
             self.keep(granted)?;
         }
     }
@@ -110,7 +109,7 @@ impl Core {
         // If it failed, the next user tries again.
         let granted = self.grant(ttl).await.ok();
         let next = granted.clone().map(|leased| (leased.id, leased));
-        self.sessions.pool().prepared(ttl, next, Instant::now());
+        self.pool().prepared(ttl, next, Instant::now());
         if let Some(granted) = granted {
             // Only a client that is closed does not keep it.
             let _ = self.keep(granted);
@@ -137,9 +136,9 @@ impl Core {
 
     async fn grant(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Leased>> {
         let stray = |id| self.revoke_stray(id, ttl.as_duration());
-        let granted = self.grant_lease("grant a lease", ttl.as_secs().into(), stray).await?;
+        let granted = self.rpc.grant_lease("grant a lease", ttl.as_secs().into(), stray).await?;
         let Granted { id, sent, ttl: granted } = granted;
-        let epoch = Arc::new(LeaseEpoch::new(self.keys.epoch(id), id));
+        let epoch = Arc::new(LeaseEpoch::new(self.rpc.keys.epoch(id), id));
         tracing::debug!(lease = format!("{id:x}"), ttl = ?granted, "lease granted");
         Ok(Leased::new(id, Lease::granted(sent, granted), epoch, ttl))
     }
@@ -147,16 +146,16 @@ impl Core {
     /// Renews a lease of the pool from now on.
     fn keep(self: &Arc<Self>, leased: Arc<Leased>) -> Result<()> {
         // Closing marks first and revokes then, so either it sees this lease or we see that it is closed.
-        if self.check_open().is_err() {
+        if self.rpc.check_open().is_err() {
             leased.lease.lose(LossReason::Closed);
-            self.sessions.pool().remove(leased.id);
+            self.pool().remove(leased.id);
             self.revoke_later(leased.id, None);
             return Err(Error::Closed);
         }
-        for superfluous in self.sessions.pool().superfluous() {
+        for superfluous in self.pool().superfluous() {
             superfluous.look.notify_one();
         }
-        self.runtime.spawn(keep_alive(self.clone(), leased));
+        self.rpc.runtime.spawn(keep_alive(self.clone(), leased));
         Ok(())
     }
 }

@@ -6,9 +6,8 @@ use coord_api::{Error, LossReason, Ttl, backend::Moment};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Leased, pool::Need};
+use super::{Leased, Sessions, pool::Need};
 use crate::{
-    core::Core,
     request::{Rpc, heard_again},
     store::{Failure, LeaseId, Observation, RenewalEnded, RenewalStream, Renewed},
 };
@@ -17,12 +16,13 @@ use crate::{
 const RENEW: &str = "renew a lease";
 
 /// Renews one lease until it is lost or of no more use, then frees what is left of it at the server.
-pub(super) async fn keep_alive(core: Arc<Core>, leased: Arc<Leased>) {
+pub(super) async fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) {
+    let rpc = &sessions.rpc;
     let mut renewals = Renewals::default();
-    let mut contact = core.contact.clone();
+    let mut contact = rpc.contact.clone();
     let mut due = next_renewal(&leased);
     let lost = loop {
-        let look_at = match core.sessions.pool().need(leased.id, Instant::now()) {
+        let look_at = match sessions.pool().need(leased.id, Instant::now()) {
             Need::Over => break None,
             Need::Until(at) => at,
         };
@@ -30,37 +30,39 @@ pub(super) async fn keep_alive(core: Arc<Core>, leased: Arc<Leased>) {
             reason = leased.lease.lost() => Some(reason),
             () = leased.look.notified() => continue,
             () = sleep_until(look_at) => continue,
-            () = sleep_until(due) => renew(&core, &leased, &mut renewals).await,
+            () = sleep_until(due) => renew(rpc, &leased, &mut renewals).await,
             // What was on it is gone, and perhaps it is as well.
-            () = leased.renew.notified() => renew(&core, &leased, &mut renewals).await,
+            () = leased.renew.notified() => renew(rpc, &leased, &mut renewals).await,
             // An etcd that was away may have come back without the lease: better to know now.
-            () = heard_again(&mut contact) => renew(&core, &leased, &mut renewals).await,
+            () = heard_again(&mut contact) => renew(rpc, &leased, &mut renewals).await,
         };
         if reason.is_some() {
             break reason;
         }
         due = next_renewal(&leased);
     };
-    core.queues.forget(leased.id);
-    core.history.keep_on(|lease| lease != leased.id);
+    if let Some(beliefs) = rpc.beliefs.upgrade() {
+        beliefs.lease_ended(leased.id);
+    }
+    rpc.history.keep_on(|lease| lease != leased.id);
     let lease = format!("{:x}", leased.id);
     match lost {
         None => {
             tracing::debug!(lease, "lease given back, nobody uses it");
             leased.lease.lose(LossReason::Released);
-            core.revoke_later(leased.id, None);
+            sessions.revoke_later(leased.id, None);
         }
         // Closing revokes it.
         Some(LossReason::Closed) => {}
         Some(reason) => {
-            core.store.observe(Observation::LeaseLost(reason));
+            rpc.store.observe(Observation::LeaseLost(reason));
             let cause = leased.lease.cause();
             let cause = cause.as_deref();
             tracing::warn!(lease, %reason, cause, "lease lost, with all that was held on it");
-            core.revoke_later(leased.id, Some(reason));
-            if core.sessions.pool().remove(leased.id) {
+            sessions.revoke_later(leased.id, Some(reason));
+            if sessions.pool().remove(leased.id) {
                 // Whoever lost something on it wants to acquire again soon.
-                have_session(core, leased.ttl).await;
+                have_session(sessions.clone(), leased.ttl).await;
             }
         }
     }
@@ -74,10 +76,10 @@ fn next_renewal(leased: &Leased) -> Instant {
 }
 
 /// Boxed, since granting a session starts the task that this is called from.
-fn have_session(core: Arc<Core>, ttl: Ttl) -> BoxFuture<'static, ()> {
+fn have_session(sessions: Arc<Sessions>, ttl: Ttl) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         // If it fails, the next user tries again.
-        let _ = core.session(ttl).await;
+        let _ = sessions.session(ttl).await;
     })
 }
 

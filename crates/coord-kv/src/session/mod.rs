@@ -17,6 +17,7 @@ use std::{
 use coord_api::{Error, Lease, LeaseHealth, LossReason, Ttl};
 use tokio::{sync::Notify, time::Instant};
 
+use crate::request::Rpc;
 use end::Doomed;
 use pool::Pool;
 
@@ -48,8 +49,9 @@ struct Leased {
 }
 
 /// The sessions of one client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sessions {
+    rpc: Arc<Rpc>,
     pool: Arc<Mutex<Pool<Arc<Leased>>>>,
     /// The leases that are to be revoked.
     doomed: Mutex<Doomed>,
@@ -105,6 +107,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sessions {
+    pub(crate) fn new(rpc: Arc<Rpc>) -> Arc<Self> {
+        Arc::new(Self { rpc, pool: Arc::default(), doomed: Mutex::default() })
+    }
+
     fn pool(&self) -> MutexGuard<'_, Pool<Arc<Leased>>> {
         lock(&self.pool)
     }
@@ -114,7 +120,7 @@ impl Sessions {
     }
 
     /// Forgets every lease, of which a client that is closed has none.
-    fn forget_all(&self) {
+    pub(crate) fn forget_all(&self) {
         *self.pool() = Pool::default();
         *self.doomed() = Doomed::default();
     }

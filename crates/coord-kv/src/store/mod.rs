@@ -19,7 +19,7 @@ use futures::{future::BoxFuture, stream::BoxStream};
 pub use failure::{Effect, Failure, RevisionError};
 pub(crate) use failure::{duplicate, is_transient};
 pub use observation::Observation;
-pub use range::{GetAnswer, GetOptions, KeyValue, Order, Range};
+pub use range::{Detail, Extent, GetAnswer, GetOptions, KeyValue, Order, Range};
 pub use txn::{Compare, CompareOp, Op, OpResult, PutOptions, Target, Txn, TxnAnswer};
 pub use watch::{Canceled, Change, WatchAnswer, WatchRequest, WatchStream};
 
@@ -81,6 +81,12 @@ pub trait Attempts: fmt::Debug + Send + Sync {
 
     /// Returns how many members were tried.
     fn count(&self) -> usize;
+
+    /// Whether the last attempt was not sent over one connection of the store, and the next one takes another, so that it
+    /// need not wait. Told once.
+    fn takes_other_route(&self) -> bool {
+        false
+    }
 
     /// Returns this, for the store that made it.
     fn as_any(&self) -> &dyn Any;

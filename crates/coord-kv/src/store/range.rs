@@ -71,13 +71,37 @@ pub enum Order {
     LatestFirst,
 }
 
+/// The keys that a read is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// The key itself.
+    #[default]
+    Key,
+    /// All keys that begin so.
+    Prefix,
+    /// All keys from it on up to this one, which is not read.
+    Until(Vec<u8>),
+}
+
+/// What is told of the keys that are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// All of them, with their values.
+    #[default]
+    Pairs,
+    /// All of them, without their values.
+    Keys,
+    /// Only how many there are.
+    Count,
+}
+
 /// What of a key or range is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GetOptions {
-    /// Whether all keys that begin so are meant.
-    pub is_prefix: bool,
-    /// The key before which a range ends.
-    pub end: Option<Vec<u8>>,
+    /// Which keys are meant.
+    pub extent: Extent,
+    /// What of each is told.
+    pub detail: Detail,
     /// The most pairs; zero for all.
     pub limit: i64,
     /// The revision to look at; zero for the present.
@@ -88,10 +112,6 @@ pub struct GetOptions {
     pub max_create_revision: Revision,
     /// Whether a member may answer by itself, from a state of any age.
     pub is_serializable: bool,
-    /// Whether values are left out.
-    pub keys_only: bool,
-    /// Whether only the number of keys is told.
-    pub count_only: bool,
 }
 
 impl GetOptions {
@@ -103,13 +123,13 @@ impl GetOptions {
     /// Reads all keys that begin so.
     #[must_use]
     pub fn with_prefix(self) -> Self {
-        Self { is_prefix: true, ..self }
+        Self { extent: Extent::Prefix, ..self }
     }
 
     /// Reads all keys up to another one, which is not read.
     #[must_use]
     pub fn with_range(self, end: impl Into<Vec<u8>>) -> Self {
-        Self { end: Some(end.into()), ..self }
+        Self { extent: Extent::Until(end.into()), ..self }
     }
 
     /// Reads so many at most.
@@ -145,12 +165,12 @@ impl GetOptions {
     /// Leaves out values.
     #[must_use]
     pub fn with_keys_only(self) -> Self {
-        Self { keys_only: true, ..self }
+        Self { detail: Detail::Keys, ..self }
     }
 
     /// Tells only how many there are.
     #[must_use]
     pub fn with_count_only(self) -> Self {
-        Self { count_only: true, ..self }
+        Self { detail: Detail::Count, ..self }
     }
 }

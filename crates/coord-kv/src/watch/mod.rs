@@ -16,7 +16,7 @@ use futures::stream;
 use hub::{Delivery, Subscription};
 
 use crate::{
-    core::Shared,
+    core::KeepOpen,
     request::{Read, entry, pauses, version},
     store::{Observation, Range},
 };
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
-pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
+pub(crate) async fn follow(shared: Arc<KeepOpen>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
     shared.core.check_open()?;
     let mut follower = Follower { shared, range, rename, live: None, pending: VecDeque::new(), pauses: None };
     let snapshot = follower.begin().await?;
@@ -39,7 +39,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, range: Range, rename: Rename) ->
 }
 
 struct Follower {
-    shared: Arc<Shared>,
+    shared: Arc<KeepOpen>,
     range: Range,
     rename: Rename,
     live: Option<Live>,

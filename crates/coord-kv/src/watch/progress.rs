@@ -2,7 +2,7 @@
 
 /// The progress of one watch, which begins with what comes from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub(crate) struct ResumePoint {
     /// The first revision that was not delivered; `None` before the server said where "now" is.
     next: Option<i64>,
     /// Whether the consumers know that the watch has started.
@@ -25,7 +25,7 @@ pub(crate) enum Step {
     Behind,
 }
 
-impl Progress {
+impl ResumePoint {
     /// Whether every change from a moment in the past on will be delivered.
     pub(crate) fn has_started(&self) -> bool {
         self.started
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn starts_now_and_resumes_after_what_was_delivered() {
-        let mut progress = Progress::default();
+        let mut progress = ResumePoint::default();
         assert_eq!(progress.next(), None);
         assert!(!progress.has_started());
         assert_eq!(progress.step(true, false, 7), Step::Started);
@@ -91,14 +91,14 @@ mod tests {
 
     #[test]
     fn a_stream_that_breaks_before_it_began_begins_anew() {
-        let mut progress = Progress::default();
+        let mut progress = ResumePoint::default();
         assert_eq!(progress.next(), None);
         assert_eq!(progress.step(true, false, 12), Step::Started);
     }
 
     #[test]
     fn compaction_is_a_gap_and_a_replaced_store_is_noticed() {
-        let mut progress = Progress::default();
+        let mut progress = ResumePoint::default();
         assert_eq!(progress.step(true, false, 100), Step::Started);
         assert_eq!(progress.step(false, true, 200), Step::Gap, "canceled, as after compaction");
         assert_eq!(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use coord_api::Error;
 
-use super::{hub::Delivery, inbox::Sink, progress::Progress};
+use super::{hub::Delivery, inbox::Sink, progress::ResumePoint};
 use crate::{
     request::Read,
     store::{Range, WatchRequest, duplicate},
@@ -22,7 +22,7 @@ pub(super) struct Watches {
 #[derive(Debug)]
 pub(super) struct Watched {
     range: Range,
-    pub(super) progress: Progress,
+    pub(super) progress: ResumePoint,
     /// The last that a user read of what is watched.
     read: Option<Read>,
     /// In no order.
@@ -58,7 +58,7 @@ impl Watches {
         }
         self.last_id += 1;
         let sinks = vec![(user, sink)];
-        let watched = Watched { range: range.clone(), progress: Progress::default(), read: None, sinks };
+        let watched = Watched { range: range.clone(), progress: ResumePoint::default(), read: None, sinks };
         self.ids.insert(range, self.last_id);
         self.by_id.insert(self.last_id, watched);
         Some(self.last_id)

@@ -9,16 +9,16 @@ use tokio::{
 
 /// A transaction that takes longer than this may not be answered for seconds, for example by a member that is frozen.
 /// Requests about other queues do not wait for it any more.
-const LATE: Duration = Duration::from_millis(100);
+const SLOW: Duration = Duration::from_millis(100);
 
 /// Each with what is to be done with its answer; they end when this is dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay<T> {
+pub(super) struct InFlight<T> {
     tasks: JoinSet<T>,
     sent: HashMap<Id, Instant>,
 }
 
-impl<T: Default + Send + 'static> UnderWay<T> {
+impl<T: Default + Send + 'static> InFlight<T> {
     pub(super) fn none() -> Self {
         Self { tasks: JoinSet::new(), sent: HashMap::new() }
     }
@@ -28,19 +28,19 @@ impl<T: Default + Send + 'static> UnderWay<T> {
         self.sent.len()
     }
 
-    /// Until when each of those that are not late is in time.
+    /// Until when each of those that are not slow is in time.
     fn in_time_until(&self) -> impl Iterator<Item = Instant> {
         let now = Instant::now();
-        self.sent.values().map(|sent| *sent + LATE).filter(move |late| now < *late)
+        self.sent.values().map(|sent| *sent + SLOW).filter(move |slow| now < *slow)
     }
 
-    /// How many there are that are not late.
+    /// How many there are that are not slow.
     pub(super) fn in_time(&self) -> usize {
         self.in_time_until().count()
     }
 
-    /// When one more is late.
-    pub(super) fn next_late(&self) -> Option<Instant> {
+    /// When one more is slow.
+    pub(super) fn next_slow(&self) -> Option<Instant> {
         self.in_time_until().min()
     }
 
@@ -72,21 +72,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_is_late_until_it_is_answered() {
-        let mut under_way = UnderWay::none();
-        assert_eq!(under_way.answered().await, None);
-        under_way.send(sleep(LATE * 3).map(|()| 3));
-        advance(LATE / 2).await;
-        under_way.send(sleep(LATE * 3).map(|()| 4));
-        assert_eq!((under_way.count(), under_way.in_time()), (2, 2));
-        sleep_until(under_way.next_late().expect("two are in time")).await;
-        assert_eq!((under_way.count(), under_way.in_time()), (2, 1));
-        sleep_until(under_way.next_late().expect("one is in time")).await;
-        assert_eq!((under_way.count(), under_way.in_time()), (2, 0));
-        assert_eq!(under_way.next_late(), None);
-        assert_eq!(under_way.answered().await, Some(3));
-        assert_eq!(under_way.count(), 1);
-        assert_eq!(under_way.answered().await, Some(4));
-        assert_eq!(under_way.count(), 0);
+        let mut in_flight = InFlight::none();
+        assert_eq!(in_flight.answered().await, None);
+        in_flight.send(sleep(SLOW * 3).map(|()| 3));
+        advance(SLOW / 2).await;
+        in_flight.send(sleep(SLOW * 3).map(|()| 4));
+        assert_eq!((in_flight.count(), in_flight.in_time()), (2, 2));
+        sleep_until(in_flight.next_slow().expect("two are in time")).await;
+        assert_eq!((in_flight.count(), in_flight.in_time()), (2, 1));
+        sleep_until(in_flight.next_slow().expect("one is in time")).await;
+        assert_eq!((in_flight.count(), in_flight.in_time()), (2, 0));
+        assert_eq!(in_flight.next_slow(), None);
+        assert_eq!(in_flight.answered().await, Some(3));
+        assert_eq!(in_flight.count(), 1);
+        assert_eq!(in_flight.answered().await, Some(4));
+        assert_eq!(in_flight.count(), 0);
     }
 
     #[tokio::test]
@@ -95,9 +95,9 @@ mod tests {
             yield_now().await;
             panic!("is a bug");
         }
-        let mut under_way = UnderWay::none();
-        under_way.send(fails());
-        assert_eq!(under_way.answered().await, Some(()));
-        assert_eq!(under_way.count(), 0);
+        let mut in_flight = InFlight::none();
+        in_flight.send(fails());
+        assert_eq!(in_flight.answered().await, Some(()));
+        assert_eq!(in_flight.count(), 0);
     }
 }

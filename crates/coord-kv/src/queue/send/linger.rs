@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_micros(240);
 
 /// The requests that are expected soon.
 #[derive(Debug)]
-pub(crate) struct Gather {
+pub(crate) struct Linger {
     expected: usize,
     /// How many have come since none was expected.
     came: usize,
@@ -22,13 +22,13 @@ pub(crate) struct Gather {
     last: Option<Instant>,
 }
 
-impl Default for Gather {
+impl Default for Linger {
     fn default() -> Self {
         Self { expected: 0, came: 0, patience: LONGEST / 4, last: None }
     }
 }
 
-impl Gather {
+impl Linger {
     /// Answers were given that let `follow` requests be expected. One alone has nobody to travel with.
     pub(crate) fn answered(&mut self, follow: usize, now: Instant) {
         self.expected += if follow > 1 { follow } else { 0 };
@@ -71,50 +71,50 @@ mod tests {
     #[test]
     fn several_that_follow_are_waited_for_and_one_is_not() {
         let now = Instant::now();
-        let mut gather = Gather::default();
-        assert!(!gather.waits(now), "nothing was answered");
-        gather.answered(1, now);
-        assert!(!gather.waits(now), "one has nobody to travel with");
-        gather.answered(2, now);
-        assert!(gather.waits(now));
-        gather.came(now);
-        assert!(gather.waits(now));
-        gather.came(now);
-        assert!(!gather.waits(now), "all are here");
-        gather.came(now);
-        gather.answered(2, now);
-        assert!(gather.waits(now), "one that nobody expected counts for nothing");
+        let mut linger = Linger::default();
+        assert!(!linger.waits(now), "nothing was answered");
+        linger.answered(1, now);
+        assert!(!linger.waits(now), "one has nobody to travel with");
+        linger.answered(2, now);
+        assert!(linger.waits(now));
+        linger.came(now);
+        assert!(linger.waits(now));
+        linger.came(now);
+        assert!(!linger.waits(now), "all are here");
+        linger.came(now);
+        linger.answered(2, now);
+        assert!(linger.waits(now), "one that nobody expected counts for nothing");
     }
 
     #[test]
     fn patience_ends_and_begins_again_with_each_that_comes() {
         let mut now = Instant::now();
-        let mut gather = Gather::default();
-        let patience = gather.patience;
-        gather.answered(3, now);
+        let mut linger = Linger::default();
+        let patience = linger.patience;
+        linger.answered(3, now);
         now += patience;
-        assert!(gather.waits(now));
-        gather.came(now);
+        assert!(linger.waits(now));
+        linger.came(now);
         now += patience;
-        assert!(gather.waits(now), "counted from the one that came");
+        assert!(linger.waits(now), "counted from the one that came");
         now += Duration::from_nanos(1);
-        assert!(!gather.waits(now));
-        gather.came(now);
-        assert!(!gather.waits(now), "given up until the next answer");
+        assert!(!linger.waits(now));
+        linger.came(now);
+        assert!(!linger.waits(now), "given up until the next answer");
     }
 
     #[test]
     fn patience_grows_while_most_come_and_shrinks_while_they_do_not() {
         let mut now = Instant::now();
-        let mut gather = Gather::default();
+        let mut linger = Linger::default();
         let mut answered = |come: usize| {
-            gather.answered(4, now);
+            linger.answered(4, now);
             for _ in 0..come {
-                gather.came(now);
+                linger.came(now);
             }
             now += LONGEST * 2;
-            assert!(!gather.waits(now));
-            gather.patience
+            assert!(!linger.waits(now));
+            linger.patience
         };
         for _ in 0..10 {
             answered(4);

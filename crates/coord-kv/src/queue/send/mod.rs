@@ -1,7 +1,7 @@
 //! Requests that wait at the same moment travel in one transaction.
 //!
 //! When nothing is under way a request leaves at once and alone. While transactions are under way the next
-//! ones gather, so the busier a client is, the more of its requests share one commit of etcd. Places in one queue
+//! ones linger, so the busier a client is, the more of its requests share one commit of etcd. Places in one queue
 //! need a transaction each, of which several are under way at once.
 
 mod in_flight;
@@ -10,7 +10,7 @@ mod op;
 mod optimistic;
 
 use std::{
-    slice,
+    fmt, slice,
     sync::{Arc, Weak},
     thread,
     time::Instant,
@@ -23,39 +23,38 @@ use tokio::{
 };
 
 use crate::{
-    core::Core,
-    queue::Entering,
     request::{
+        Rpc,
         batch::{Lanes, Lined, MAX_OPERATIONS},
         history::History,
     },
     session::LeaseEpoch,
     store::{Effect, Failure, Op, Txn, TxnAnswer},
 };
-use in_flight::UnderWay;
-use linger::Gather;
+use in_flight::InFlight;
+use linger::Linger;
 use op::is_empty;
-use optimistic::Guesses;
+use optimistic::OptimisticEmpty;
 
-pub(crate) use op::{Action, Heirs, Look, Outcome};
+pub(crate) use op::{FollowUps, Outcome, QueueOp, ReadAlong};
 
 /// Several, so that some are prepared and answered while etcd writes others.
-const UNDER_WAY: usize = 4;
+const IN_FLIGHT: usize = 4;
 
 /// How many operations a second transaction has to carry. Fewer wait until the first is answered: a commit costs
 /// etcd far more than an operation in it.
 const WORTH_ANOTHER: usize = MAX_OPERATIONS / 4 * 3;
 
 /// Of one queue, each place needs a transaction of its own. etcd commits those that are under way together. Those that
-/// are late count as well.
-const MOST_UNDER_WAY: usize = 16;
+/// are slow count as well.
+const MOST_IN_FLIGHT: usize = 16;
 
 /// What is tried when places are entered and left.
 pub(crate) const LOCK: &str = "lock";
 
 /// The way to the task that sends.
 #[derive(Debug)]
-pub(crate) struct Group {
+pub(crate) struct Sender {
     /// Unbounded, since giving back must not wait; each place has at most one request here.
     requests: mpsc::UnboundedSender<Request>,
 }
@@ -63,33 +62,25 @@ pub(crate) struct Group {
 #[derive(Debug)]
 struct Request {
     queue: Arc<str>,
-    action: Action,
+    action: QueueOp,
     /// Whether it may be sent while others about its queue are under way.
     overlaps: bool,
-    reply: Reply,
+    reply: Box<dyn Reply>,
 }
 
-/// Who gets an answer.
-#[derive(Debug)]
-enum Reply {
-    /// Whoever is first in line for a place.
-    InLine(Entering),
-    One(oneshot::Sender<Result<Outcome, Failure>>),
-}
-
-impl Reply {
+/// The caller of a request, who is told what becomes of it.
+pub(crate) trait Reply: fmt::Debug + Send + Sync {
     /// Takes note that the request is sent.
-    fn sent(&self) {
-        if let Self::InLine(entering) = self {
-            entering.sent();
-        }
-    }
+    fn sent(&self) {}
 
-    fn send(self, outcome: Result<Outcome, Failure>) {
-        match self {
-            Self::InLine(entering) => entering.answered(outcome),
-            Self::One(reply) => drop(reply.send(outcome)),
-        }
+    /// Takes the answer.
+    fn answered(self: Box<Self>, outcome: Result<Outcome, Failure>);
+}
+
+impl Reply for oneshot::Sender<Result<Outcome, Failure>> {
+    fn answered(self: Box<Self>, outcome: Result<Outcome, Failure>) {
+        // Nobody has to wait for it.
+        let _ = (*self).send(outcome);
     }
 }
 
@@ -103,10 +94,10 @@ impl Lined for Request {
         self.action.key()
     }
     fn enters(&self) -> bool {
-        matches!(self.action, Action::Enter { .. } | Action::EnterIfEmpty { .. })
+        matches!(self.action, QueueOp::Enter { .. } | QueueOp::EnterIfEmpty { .. })
     }
     fn is_conditional(&self) -> bool {
-        matches!(self.action, Action::EnterIfEmpty { .. })
+        matches!(self.action, QueueOp::EnterIfEmpty { .. })
     }
     fn operations(&self) -> usize {
         self.action.size(false)
@@ -126,11 +117,11 @@ impl Answer {
     }
 }
 
-impl Group {
+impl Sender {
     /// Starts the task on `runtime`; it ends when this is dropped.
-    pub(crate) fn start(runtime: &runtime::Handle, core: Weak<Core>) -> Self {
+    pub(crate) fn start(runtime: &runtime::Handle, rpc: Weak<Rpc>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
-        runtime.spawn(send(core, inbox));
+        runtime.spawn(send(rpc, inbox));
         Self { requests }
     }
 
@@ -139,63 +130,60 @@ impl Group {
     pub(crate) fn enter(
         &self,
         queue: Arc<str>,
-        action: Action,
+        action: QueueOp,
         overlaps: bool,
-        entering: Entering,
-    ) -> Option<Entering> {
-        let request = Request { queue, action, overlaps, reply: Reply::InLine(entering) };
-        match self.requests.send(request).err()?.0.reply {
-            Reply::InLine(entering) => Some(entering),
-            Reply::One(_) => None,
-        }
+        reply: Box<dyn Reply>,
+    ) -> Option<Box<dyn Reply>> {
+        let request = Request { queue, action, overlaps, reply };
+        Some(self.requests.send(request).err()?.0.reply)
     }
 
     /// Leaves `queue`; the request is sent, whether its answer is waited for or not.
-    pub(crate) fn leave(&self, queue: Arc<str>, key: String, heirs: Heirs) -> Answer {
+    pub(crate) fn leave(&self, queue: Arc<str>, key: String, follow_ups: FollowUps) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let (action, reply) = (Action::Leave { key, heirs }, Reply::One(reply));
+        let (action, reply) = (QueueOp::Leave { key, follow_ups }, Box::new(reply));
         let _ = self.requests.send(Request { queue, action, overlaps: true, reply });
         Answer(answer)
     }
 }
 
-async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
+async fn send(rpc: Weak<Rpc>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     let mut lanes = Lanes::of(MAX_OPERATIONS);
-    let mut under_way = UnderWay::none();
-    let mut gather = Gather::default();
-    let mut guesses = Guesses::default();
+    let mut in_flight = InFlight::none();
+    let mut linger = Linger::default();
+    let mut optimistic = OptimisticEmpty::default();
     loop {
         // Not with a timer, whose smallest step is longer than a commit takes.
-        while gather.waits(Instant::now()) {
+        while linger.waits(Instant::now()) {
             if let Ok(request) = inbox.try_recv() {
                 lanes.push(request);
-                gather.came(Instant::now());
+                linger.came(Instant::now());
             } else {
                 // Those that are waited for may need this very processor.
                 thread::yield_now();
                 tokio::task::yield_now().await;
             }
         }
-        while may_send(&under_way, &lanes) {
+        while may_send(&in_flight, &lanes) {
             let batch = lanes.next_batch();
-            let (false, Some(core)) = (batch.is_empty(), core.upgrade()) else { break };
+            let (false, Some(rpc)) = (batch.is_empty(), rpc.upgrade()) else { break };
             for request in &batch {
                 request.reply.sent();
             }
-            let guess = is_worth_a_guess(&batch) && guesses.may_guess();
-            under_way.send(send_batch(core, batch, guess));
+            let guess = is_worth_a_guess(&batch) && optimistic.may_guess();
+            in_flight.send(send_batch(rpc, batch, guess));
         }
-        let late = under_way.next_late().filter(|_| lanes.waiting() > 0);
+        let slow = in_flight.next_slow().filter(|_| lanes.waiting() > 0);
         tokio::select! {
             biased;
-            Some(answered) = under_way.answered() => {
+            Some(answered) = in_flight.answered() => {
                 let Answered { lanes: answered, follow, guess } = answered;
                 for lane in answered {
                     lanes.answered(&lane);
                 }
-                gather.answered(follow, Instant::now());
+                linger.answered(follow, Instant::now());
                 if let Some(was_right) = guess {
-                    guesses.was(was_right);
+                    optimistic.was(was_right);
                 }
             }
             request = inbox.recv() => match request {
@@ -208,17 +196,17 @@ async fn send(core: Weak<Core>, mut inbox: mpsc::UnboundedReceiver<Request>) {
                 }
                 None => return,
             },
-            () = sleep_until(late.unwrap_or_else(time::Instant::now)), if late.is_some() => {}
+            () = sleep_until(slow.unwrap_or_else(time::Instant::now)), if slow.is_some() => {}
         }
     }
 }
 
 /// Whether a transaction with what waits may be sent now.
-fn may_send(under_way: &UnderWay<Answered>, lanes: &Lanes<Request>) -> bool {
-    let in_time = under_way.in_time();
-    under_way.count() < MOST_UNDER_WAY
+fn may_send(in_flight: &InFlight<Answered>, lanes: &Lanes<Request>) -> bool {
+    let in_time = in_flight.in_time();
+    in_flight.count() < MOST_IN_FLIGHT
         && (in_time == 0
-            || in_time < UNDER_WAY && lanes.waiting() >= WORTH_ANOTHER
+            || in_time < IN_FLIGHT && lanes.waiting() >= WORTH_ANOTHER
             || lanes.has_one_that_overlaps())
 }
 
@@ -242,17 +230,17 @@ struct Answered {
 }
 
 /// Sends a batch and answers its requests. With `guess`, queues are taken to be empty at first.
-async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answered {
+async fn send_batch(rpc: Arc<Rpc>, batch: Vec<Request>, guess: bool) -> Answered {
     let mut lanes: Vec<_> = batch.iter().map(|request| request.queue.clone()).collect();
     // Those of a lane are side by side.
     lanes.dedup();
     let mut answered = Answered { lanes, ..Answered::default() };
     for request in &batch {
-        if let Action::Leave { key, .. } = &request.action {
-            core.history.leaves(key);
+        if let QueueOp::Leave { key, .. } = &request.action {
+            rpc.history.leaves(key);
         }
     }
-    let guessed = if guess { Some(send_guessing(&core, &batch).await) } else { None };
+    let guessed = if guess { Some(send_guessing(&rpc, &batch).await) } else { None };
     if let Some(Ok(outcomes)) = &guessed {
         answered.guess = Some(outcomes.is_some());
     }
@@ -260,14 +248,14 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
         Some(Ok(Some(outcomes))) => Ok(outcomes),
         Some(Err(failure)) => Err(failure),
         // Nothing is written yet.
-        Some(Ok(None)) | None => send_together(&core, &batch).await,
+        Some(Ok(None)) | None => send_together(&rpc, &batch).await,
     };
     match outcomes {
         Ok(outcomes) => {
             answered.follow = how_many_follow(&batch, &outcomes);
             for (request, outcome) in batch.into_iter().zip(outcomes) {
-                note(&core.history, &request.action, &outcome);
-                request.reply.send(Ok(outcome));
+                note(&rpc.history, &request.action, &outcome);
+                request.reply.answered(Ok(outcome));
             }
         }
         // One of several was refused, and with it all. Each on its own gets the answer that it deserves. Not while
@@ -276,22 +264,22 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
             if failure.effect == Effect::None && !failure.error.is_retryable() && batch.len() > 1 =>
         {
             for request in batch {
-                let outcome = send_together(&core, slice::from_ref(&request)).await;
+                let outcome = send_together(&rpc, slice::from_ref(&request)).await;
                 let outcome = outcome.map(|mut outcomes| outcomes.remove(0));
                 if let Ok(outcome) = &outcome {
-                    note(&core.history, &request.action, outcome);
+                    note(&rpc.history, &request.action, outcome);
                 }
-                request.reply.send(outcome);
+                request.reply.answered(outcome);
             }
         }
         Err(failure) => {
             let mut others = batch.into_iter();
             let first = others.next();
             for request in others {
-                request.reply.send(Err(failure.duplicate()));
+                request.reply.answered(Err(failure.duplicate()));
             }
             if let Some(request) = first {
-                request.reply.send(Err(failure));
+                request.reply.answered(Err(failure));
             }
         }
     }
@@ -299,14 +287,14 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
 }
 
 /// Takes note of what this client has in the store, by which it knows the history.
-fn note(history: &History, action: &Action, outcome: &Outcome) {
+fn note(history: &History, action: &QueueOp, outcome: &Outcome) {
     match action {
-        Action::Enter { key, epoch, .. } => history.wrote(key, outcome.revision, epoch.lease()),
-        Action::EnterIfEmpty { key, epoch, .. } if outcome.condition => {
+        QueueOp::Enter { key, epoch, .. } => history.wrote(key, outcome.revision, epoch.lease()),
+        QueueOp::EnterIfEmpty { key, epoch, .. } if outcome.condition => {
             history.wrote(key, outcome.revision, epoch.lease());
         }
-        Action::Leave { key, .. } if outcome.condition => history.gave_back(key, outcome.revision),
-        Action::EnterIfEmpty { .. } | Action::Leave { .. } => {}
+        QueueOp::Leave { key, .. } if outcome.condition => history.gave_back(key, outcome.revision),
+        QueueOp::EnterIfEmpty { .. } | QueueOp::Leave { .. } => {}
     }
 }
 
@@ -323,7 +311,7 @@ fn how_many_follow(batch: &[Request], outcomes: &[Outcome]) -> usize {
 
 /// Sends a batch on the condition that the queues that are likely to be empty are. `None` if one is not: then nothing was
 /// written.
-async fn send_guessing(core: &Core, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
+async fn send_guessing(rpc: &Rpc, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
     let first = batch.iter().filter(|request| request.action.is_likely_first());
     let epochs = epochs(batch);
     let txn = || {
@@ -331,15 +319,15 @@ async fn send_guessing(core: &Core, batch: &[Request]) -> Result<Option<Vec<Outc
         let conditions: Vec<_> = are_empty.chain(epochs.iter().map(|epoch| epoch.unchanged())).collect();
         Txn::new().when(conditions).and_then(operations(batch, true))
     };
-    let answer = core.txn_from(LOCK, txn).await?;
+    let answer = rpc.txn_from(LOCK, txn).await?;
     Ok(answer.succeeded.then(|| outcomes(batch, &answer, true)))
 }
 
 /// Sends a batch on no condition but that epochs are open.
-async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
+async fn send_together(rpc: &Rpc, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
     // Who leaves alone needs no transaction, which takes etcd longer.
-    if let [Request { action: action @ Action::Leave { key, .. }, .. }] = batch {
-        let deleted = core.delete(LOCK, key).await?;
+    if let [Request { action: action @ QueueOp::Leave { key, .. }, .. }] = batch {
+        let deleted = rpc.delete(LOCK, key).await?;
         return Ok(vec![action.outcome(&deleted.results, deleted.header.revision)]);
     }
     let epochs = epochs(batch);
@@ -349,7 +337,7 @@ async fn send_together(core: &Core, batch: &[Request]) -> Result<Vec<Outcome>, F
             let looks: Vec<_> = epochs.iter().map(|epoch| epoch.reload()).collect();
             Txn::new().when(are_open).and_then(operations(batch, false)).or_else(looks)
         };
-        let answer = core.txn_from(LOCK, txn).await?;
+        let answer = rpc.txn_from(LOCK, txn).await?;
         if answer.succeeded {
             return Ok(outcomes(batch, &answer, false));
         }

@@ -18,33 +18,33 @@ pub(super) fn is_empty(queue: &str) -> Compare {
 /// got no answer, and if one that writes it got none, only when the epoch was shut for that. So whoever deletes a key by
 /// its name deletes its own place or nothing.
 #[derive(Clone, Debug)]
-pub(crate) enum Action {
+pub(crate) enum QueueOp {
     /// Writes a place on the lease of the epoch and looks who else is there.
-    Enter { key: String, value: Arc<[u8]>, epoch: Arc<LeaseEpoch>, look: Look },
+    Enter { key: String, value: Arc<[u8]>, epoch: Arc<LeaseEpoch>, read_along: ReadAlong },
     /// Writes a place only if the queue is empty.
     EnterIfEmpty { key: String, value: Arc<[u8]>, epoch: Arc<LeaseEpoch> },
     /// Deletes a place, if it is there.
-    Leave { key: String, heirs: Heirs },
+    Leave { key: String, follow_ups: FollowUps },
 }
 
-/// Who is told by this client when a place is left.
+/// How many tasks of this client are likely to send a follow-up when a place is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heirs {
-    /// Nobody who stands in the queue, and not whoever leaves it either.
-    Nobody,
-    /// Whoever leaves it.
-    Leaver,
-    /// Another place of this client may be the next to hold as well.
-    LeaverAndNext,
+pub(crate) enum FollowUps {
+    /// None: nobody of this client is told.
+    None,
+    /// One, of the task that leaves the queue.
+    One,
+    /// Two: another place of this client may be the next to hold as well.
+    Two,
 }
 
-/// What [`Action::Enter`] wants to know.
+/// What [`QueueOp::Enter`] wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum ReadAlong {
     /// Nothing: the client watches the queue and will hear.
-    Away,
+    Nothing,
     /// Whether anyone else is in the queue: the same small effort however long it is.
-    AnyoneElse,
+    Occupied,
     /// Who is next before it, for which etcd has to sort the whole queue.
     Predecessor,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Outcome {
     pub(crate) revision: i64,
 }
 
-impl Action {
+impl QueueOp {
     pub(super) fn key(&self) -> &str {
         match self {
             Self::Enter { key, .. } | Self::EnterIfEmpty { key, .. } | Self::Leave { key, .. } => key,
@@ -79,15 +79,15 @@ impl Action {
 
     /// Whether it is likely to find the queue empty: it is the first of this client there.
     pub(super) fn is_likely_first(&self) -> bool {
-        matches!(self, Self::Enter { look: Look::Predecessor, .. })
+        matches!(self, Self::Enter { read_along: ReadAlong::Predecessor, .. })
     }
 
     /// How many operations it takes. `known_empty`: a condition of the transaction shows that queues of those that are
     /// likely first are empty.
     pub(super) fn size(&self, known_empty: bool) -> usize {
         match self {
-            Self::Enter { look: Look::Predecessor, .. } if known_empty => 1,
-            Self::Enter { look: Look::AnyoneElse | Look::Predecessor, .. } => 2,
+            Self::Enter { read_along: ReadAlong::Predecessor, .. } if known_empty => 1,
+            Self::Enter { read_along: ReadAlong::Occupied | ReadAlong::Predecessor, .. } => 2,
             _ => 1,
         }
     }
@@ -99,13 +99,13 @@ impl Action {
             Op::put(key, value, Some(PutOptions::new().with_lease(epoch.lease())))
         };
         match self {
-            Self::Enter { key, value, epoch, look } => {
+            Self::Enter { key, value, epoch, read_along } => {
                 let mut operations = vec![put(key, value, epoch)];
                 if self.size(known_empty) == 2 {
                     let two = GetOptions::new().with_prefix().with_keys_only().with_limit(2);
-                    let two = match look {
-                        Look::Predecessor => two.latest_first(),
-                        Look::Away | Look::AnyoneElse => two,
+                    let two = match read_along {
+                        ReadAlong::Predecessor => two.latest_first(),
+                        ReadAlong::Nothing | ReadAlong::Occupied => two,
                     };
                     operations.push(Op::get(queue, Some(two)));
                 }
@@ -121,14 +121,14 @@ impl Action {
 
     /// Whether whoever asked for it is likely to ask for more as soon as it is answered.
     pub(super) fn is_followed(&self) -> bool {
-        matches!(self, Self::Leave { heirs: Heirs::Leaver | Heirs::LeaverAndNext, .. })
+        matches!(self, Self::Leave { follow_ups: FollowUps::One | FollowUps::Two, .. })
     }
 
     /// Whether its answer is likely to let a place of this client be at the head, which is left soon.
     pub(super) fn has_next(&self, outcome: &Outcome) -> bool {
         match self {
             Self::Enter { .. } | Self::EnterIfEmpty { .. } => outcome.condition,
-            Self::Leave { heirs, .. } => *heirs == Heirs::LeaverAndNext,
+            Self::Leave { follow_ups, .. } => *follow_ups == FollowUps::Two,
         }
     }
 

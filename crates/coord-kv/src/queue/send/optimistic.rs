@@ -4,19 +4,19 @@
 //! whose answer it has to fetch and send. But if a single one of many queues is not empty then nothing is written, and the
 //! request was for nothing. So after a wrong guess the next ones are left out, twice as many each time.
 
-/// How many are left out at most: the price of wrong guesses is one request in as many.
+/// How many are left out at most: the price of wrong optimistic is one request in as many.
 const LONGEST: u32 = 64;
 
-/// What the last guesses came to.
+/// What the last optimistic came to.
 #[derive(Debug, Default)]
-pub(crate) struct Guesses {
+pub(crate) struct OptimisticEmpty {
     /// How many were left out after the last wrong one.
     pause: u32,
     /// How many of these are left.
     left: u32,
 }
 
-impl Guesses {
+impl OptimisticEmpty {
     /// Whether to guess now.
     pub(crate) fn may_guess(&mut self) -> bool {
         let may = self.left == 0;
@@ -37,20 +37,20 @@ mod tests {
 
     #[test]
     fn right_guesses_are_made_again_and_wrong_ones_ever_more_seldom() {
-        let mut guesses = Guesses::default();
+        let mut optimistic = OptimisticEmpty::default();
         for _ in 0..3 {
-            assert!(guesses.may_guess());
-            guesses.was(true);
+            assert!(optimistic.may_guess());
+            optimistic.was(true);
         }
         for pause in [1, 2, 4, 8, 16, 32, 64, 64] {
-            assert!(guesses.may_guess());
-            guesses.was(false);
+            assert!(optimistic.may_guess());
+            optimistic.was(false);
             for _ in 0..pause {
-                assert!(!guesses.may_guess());
+                assert!(!optimistic.may_guess());
             }
         }
-        assert!(guesses.may_guess());
-        guesses.was(true);
-        assert!(guesses.may_guess(), "one that is right makes up for all before");
+        assert!(optimistic.may_guess());
+        optimistic.was(true);
+        assert!(optimistic.may_guess(), "one that is right makes up for all before");
     }
 }

@@ -33,7 +33,7 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// An id whose key is gone and whose mark is there.
 #[derive(Clone, Debug)]
-struct Vanished {
+struct Orphaned {
     id: u32,
     /// The revision of its mark.
     revision: i64,
@@ -72,7 +72,7 @@ fn age(granted: i64, left: i64) -> Option<Duration> {
 impl Core {
     /// Frees the ids of `marks` that have rested, and tells which. The others are freed when they have, by this client if
     /// it stays and by whoever looks then if not.
-    pub(super) async fn free_vanished(
+    pub(super) async fn free_orphaned(
         self: &Arc<Self>,
         service: &ServiceName,
         marks: Vec<(u32, i64)>,
@@ -133,21 +133,21 @@ impl Core {
 }
 
 /// Ids with the moments at which they have rested.
-type Resting = Vec<(Instant, Vanished)>;
+type Resting = Vec<(Instant, Orphaned)>;
 
 impl Ending {
     /// Ends what has rested already, and what rests still, with the moments at which it will have.
-    async fn count(&self) -> Result<(Vec<Vanished>, Resting), Failure> {
+    async fn count(&self) -> Result<(Vec<Orphaned>, Resting), Failure> {
         let mut all = self.look().await?;
         let leases: BTreeSet<_> = all.iter().filter_map(|one| Some(one.note?.lease)).collect();
         let ages = leases.into_iter().map(async |lease| Ok((lease, self.core.age_of(lease).await?)));
         let ages = join_all(ages).await.into_iter().collect::<Result<HashMap<_, _>, Failure>>()?;
         let now = Instant::now();
-        let age = |vanished: &Vanished| ages.get(&vanished.note?.lease).copied().flatten();
+        let age = |vanished: &Orphaned| ages.get(&vanished.note?.lease).copied().flatten();
         let unnoted: Vec<_> = all.extract_if(.., |vanished| age(vanished).is_none()).collect();
         let (over, resting): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|vanished| age(vanished).is_some_and(|age| age >= vanished.rest));
-        let left = |vanished: &Vanished| vanished.rest.saturating_sub(age(vanished).unwrap_or_default());
+        let left = |vanished: &Orphaned| vanished.rest.saturating_sub(age(vanished).unwrap_or_default());
         let mut resting: Vec<_> = resting.into_iter().map(|one| (now + left(&one), one)).collect();
         if let Err(Failure { error, .. }) = self.note(&unnoted).await {
             tracing::debug!(service = %self.service, %error, "others will count the rest of these ids anew");
@@ -157,7 +157,7 @@ impl Ending {
     }
 
     /// Those of the marks that are there still, with their notes.
-    async fn look(&self) -> Result<Vec<Vanished>, Failure> {
+    async fn look(&self) -> Result<Vec<Orphaned>, Failure> {
         let keys = &self.core.keys;
         let gets = self
             .marks
@@ -172,21 +172,21 @@ impl Ending {
             let rest = rest.min(MAX_QUARANTINE);
             let note = |kv: &KeyValue| Note { revision: kv.mod_revision, lease: kv.lease };
             let note = pairs(found.get(1)).first().map(note);
-            Some(Vanished { id: *id, revision: *revision, rest, note })
+            Some(Orphaned { id: *id, revision: *revision, rest, note })
         });
         // One that is older than the mark is about an earlier holder.
-        let of_this = |vanished: &Vanished| vanished.note.filter(|note| note.revision > vanished.revision);
-        Ok(vanished.map(|vanished| Vanished { note: of_this(&vanished), ..vanished }).collect())
+        let of_this = |vanished: &Orphaned| vanished.note.filter(|note| note.revision > vanished.revision);
+        Ok(vanished.map(|vanished| Orphaned { note: of_this(&vanished), ..vanished }).collect())
     }
 
     /// Writes down that these were seen to have vanished. The lease is granted after that, and the rest counted from its
     /// grant.
-    async fn note(&self, unnoted: &[Vanished]) -> Result<(), Failure> {
+    async fn note(&self, unnoted: &[Orphaned]) -> Result<(), Failure> {
         let Some(rest) = unnoted.iter().map(|vanished| vanished.rest).max() else { return Ok(()) };
         let (core, service) = (&self.core, &self.service);
         let seconds = i64::try_from(rest.saturating_add(KEPT).as_secs()).unwrap_or(i64::MAX);
         let lease = core.grant_lease(OPERATION, seconds, |lease| core.revoke_note(lease)).await?.id;
-        let notes = unnoted.iter().map(|Vanished { id, revision, .. }| {
+        let notes = unnoted.iter().map(|Orphaned { id, revision, .. }| {
             let (key, mark) = (core.keys.id(service, *id), core.keys.id_mark(service, *id));
             let note = core.keys.id_vanished(service, *id);
             let conditions = [
@@ -208,13 +208,13 @@ impl Ending {
     }
 
     /// Ends marks, with their notes. May be repeated: what is compared is of that very mark.
-    async fn end(&self, over: &[Vanished]) -> Result<(), Failure> {
+    async fn end(&self, over: &[Orphaned]) -> Result<(), Failure> {
         let is_over = self.core.history.now().epoch() != self.seen.epoch();
         if over.is_empty() || is_over {
             return Ok(());
         }
         let (core, service) = (&self.core, &self.service);
-        let ends = over.iter().map(|Vanished { id, revision, .. }| {
+        let ends = over.iter().map(|Orphaned { id, revision, .. }| {
             let (mark, note) = (core.keys.id_mark(service, *id), core.keys.id_vanished(service, *id));
             let same = Compare::mod_revision(mark.as_str(), CompareOp::Equal, *revision);
             Op::txn(Txn::new().when([same]).and_then([Op::delete(mark), Op::delete(note)]))
