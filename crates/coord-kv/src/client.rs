@@ -1,24 +1,32 @@
 //! The provider over a store.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth, Owner,
-    Provider, Result, ServiceRegistry, Ttl,
+    ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
+    LossReason, Owner, Provider, Result, ServiceRegistry, Ttl, Turns, backend::ContactSource,
 };
 use futures::future::BoxFuture;
 use tokio::runtime;
 
 use crate::{
+    commit::Commits,
     config::KvConfigCenter,
-    core::{Core, KeepOpen},
-    ids::KvIds,
+    ids::{Ids, KvIds},
     keyspace::{CheckedRoots, Keys},
     lock::KvLock,
-    registry::KvRegistry,
-    request::{RpcOptions, background::run_detached, verify::keep_verified},
-    store::{Range, Store},
+    queue::Queues,
+    registry::{KvRegistry, Records},
+    request::{Beliefs, KeepOpen, Kept, Rpc, RpcOptions, background::run_detached, verify::keep_verified},
+    session::Sessions,
+    store::{LeaseId, Range, Store},
+    watch::Hub,
 };
 
 /// The settings of a client.
@@ -38,10 +46,82 @@ pub struct Options {
     pub runtime: runtime::Handle,
 }
 
+/// One of each area, and the order in which they end.
+#[derive(Debug)]
+struct Areas {
+    rpc: Arc<Rpc>,
+    hub: Arc<Hub>,
+    sessions: Arc<Sessions>,
+    queues: Arc<Queues>,
+    commits: Arc<Commits>,
+    records: Arc<Records>,
+    ids: Arc<Ids>,
+    close_timeout: Duration,
+}
+
+impl Beliefs for Areas {
+    fn leases(&self) -> HashSet<LeaseId> {
+        self.sessions.held()
+    }
+
+    fn end(&self) {
+        self.sessions.lose_all(LossReason::Revoked);
+        self.commits.forget_markers();
+        self.records.forget_revisions();
+        self.hub.begin_anew();
+    }
+
+    fn lease_ended(&self, lease: LeaseId) {
+        self.queues.forget(lease);
+    }
+}
+
+impl Areas {
+    fn new(store: Arc<dyn Store>, options: Options) -> Arc<Self> {
+        let Options { roots, owner, request_timeout, close_timeout, id_ttl, runtime } = options;
+        let needs = RpcOptions { keys: Keys::below(roots), request_timeout, owner, runtime: runtime.clone() };
+        Arc::new_cyclic(|areas: &Weak<Self>| {
+            let source = ContactSource::default();
+            let rpc = Arc::new(Rpc::new(store, needs, source.contact(), areas.clone()));
+            let hub = Hub::start(&runtime, rpc.clone(), source);
+            let sessions = Sessions::new(rpc.clone());
+            let queues = Queues::new(&rpc, &sessions, &hub);
+            Self {
+                commits: Commits::new(&sessions),
+                records: Records::new(&rpc, &sessions, &hub),
+                ids: Ids::new(&sessions, &queues, &hub, id_ttl),
+                rpc,
+                hub,
+                sessions,
+                queues,
+                close_timeout,
+            }
+        })
+    }
+
+    /// Closes: every guard learns that it lost, every wait ends, every lease is revoked.
+    async fn shut_down(&self) -> Result<()> {
+        self.rpc.mark_closed();
+        self.hub.stop();
+        let leases = self.sessions.close();
+        let revoking = async {
+            // Before their lease goes, and they with it.
+            self.ids.quarantine_all().await;
+            self.sessions.revoke_all(&leases).await
+        };
+        let outcome = match tokio::time::timeout(self.close_timeout, revoking).await {
+            Ok(outcomes) => outcomes.into_iter().collect::<Result<(), _>>().map_err(Error::from),
+            Err(_elapsed) => Err(Error::Timeout { operation: "close", after: self.close_timeout }),
+        };
+        self.sessions.forget_all();
+        outcome
+    }
+}
+
 /// One client of a store, with all four areas over it. Clones are cheap and share the leases.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<KeepOpen>,
+    areas: Kept<Areas>,
     /// One of each for all, so that what is shared by registry or by config center is shared by client.
     registry: Arc<KvRegistry>,
     config: Arc<KvConfigCenter>,
@@ -49,7 +129,7 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("shared", &self.shared).finish_non_exhaustive()
+        write!(f, "{} client {}", self.areas.rpc.store.description().name, self.areas.rpc.owner)
     }
 }
 
@@ -61,16 +141,22 @@ impl Client {
         options: Options,
         on_last_drop: impl FnOnce(BoxFuture<'static, ()>) + Send + Sync + 'static,
     ) -> Self {
-        let Options { roots, owner, request_timeout, close_timeout, id_ttl, runtime } = options;
         let connections = store.connections();
-        let keys = Keys::below(roots);
-        let needs = RpcOptions { keys, request_timeout, owner, runtime: runtime.clone() };
-        let core = Core::new(store, needs, close_timeout, id_ttl);
-        runtime.spawn(keep_verified(Arc::downgrade(core.rpc()), connections));
-        let shared = KeepOpen::new(core, Box::new(on_last_drop));
-        let registry = Arc::new(KvRegistry { shared: shared.clone() });
-        let config = Arc::new(KvConfigCenter { shared: shared.clone() });
-        Self { shared, registry, config }
+        let areas = Areas::new(store, options);
+        areas.rpc.runtime.spawn(keep_verified(Arc::downgrade(&areas.rpc), connections));
+        let last = areas.clone();
+        let open = KeepOpen::new(move || {
+            on_last_drop(Box::pin(async move {
+                if let Err(error) = last.shut_down().await {
+                    tracing::debug!(%error, "leases could not be given back and will expire");
+                }
+            }));
+        });
+        let areas = Kept::new(&areas, &open);
+        let registry = Arc::new(KvRegistry { records: areas.with(&areas.records) });
+        let (commits, hub) = (areas.with(&areas.commits), areas.hub.clone());
+        let config = Arc::new(KvConfigCenter { commits, hub, turns: Turns::new() });
+        Self { areas, registry, config }
     }
 
     /// Reads once, so that a wrong address, user or permission is told here.
@@ -81,8 +167,8 @@ impl Client {
     /// # Cancel safety
     /// May be dropped at any point.
     pub async fn probe(&self) -> Result<()> {
-        let core = &self.shared.core;
-        core.read("connect", &Range::Key(core.keys.probe().into())).await?;
+        let rpc = &self.areas.rpc;
+        rpc.read("connect", &Range::Key(rpc.keys.probe().into())).await?;
         Ok(())
     }
 
@@ -95,23 +181,23 @@ impl Client {
     /// # Cancel safety
     /// May be dropped at any point.
     pub async fn check_members(&self) -> Result<()> {
-        let core = self.shared.core.clone();
-        if core.members() == 1 {
+        let rpc = self.areas.rpc.clone();
+        if rpc.members() == 1 {
             return Ok(());
         }
-        run_detached(&self.shared.core.runtime, move |_gone| async move { core.check_clusters().await }).await
+        run_detached(&self.areas.rpc.runtime, move |_gone| async move { rpc.check_clusters().await }).await
     }
 
     /// Waits until the client is closed or gone, which the future itself does not prevent.
     pub fn closed_or_gone(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.shared.core.closed_or_gone()
+        self.areas.rpc.closed_or_gone()
     }
 }
 
 #[async_trait]
 impl Provider for Client {
     fn lock(&self) -> Arc<dyn DistributedLock> {
-        Arc::new(KvLock { shared: self.shared.clone() })
+        Arc::new(KvLock { queues: self.areas.with(&self.areas.queues) })
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {
@@ -123,7 +209,7 @@ impl Provider for Client {
     }
 
     fn instance_ids(&self) -> Arc<dyn InstanceIds> {
-        Arc::new(KvIds { shared: self.shared.clone() })
+        Arc::new(KvIds { ids: self.areas.with(&self.areas.ids) })
     }
 
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
@@ -131,16 +217,16 @@ impl Provider for Client {
     }
 
     fn lease_health(&self) -> LeaseHealth {
-        self.shared.core.sessions.health()
+        self.areas.sessions.health()
     }
 
     async fn health(&self) -> Result<Health> {
-        self.shared.core.health().await
+        self.areas.rpc.health(|| self.areas.sessions.health()).await
     }
 
     async fn close(&self) -> Result<()> {
-        let core = self.shared.core.clone();
+        let areas = self.areas.area.clone();
         // On the background runtime, so that it goes on if the caller gives up.
-        run_detached(&self.shared.core.runtime, move |_gone| async move { core.shut_down().await }).await
+        run_detached(&self.areas.rpc.runtime, move |_gone| async move { areas.shut_down().await }).await
     }
 }

@@ -10,45 +10,46 @@ use coord_api::{
 use tokio::time::Instant;
 
 use crate::{
-    commit::{SendMode, Settled, WRITE, deleted, deletions, refusal, transaction},
-    core::KeepOpen,
+    commit::{Commits, SendMode, Settled, WRITE, deleted, deletions, refusal, transaction},
     keyspace::Keys,
-    request::{entry, version},
+    request::{Kept, entry, version},
     store::{Effect, Failure},
-    watch::follow,
+    watch::{Hub, follow},
 };
 
 /// The config center of one client.
 #[derive(Debug)]
 pub(crate) struct KvConfigCenter {
-    pub(crate) shared: Arc<KeepOpen>,
+    pub(crate) commits: Kept<Commits>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) turns: Turns,
 }
 
 #[async_trait]
 impl ConfigCenter for KvConfigCenter {
     async fn read(&self, scope: Scope<'_>) -> Result<Vec<Entry>> {
-        let core = &self.shared.core;
-        let range = core.keys.config_scope(scope)?;
-        core.check_open()?;
-        let (_, pairs) = core.read("read config values", &range).await?;
-        let name = name(&core.keys, scope);
+        let commits = &self.commits;
+        let range = commits.keys.config_scope(scope)?;
+        commits.check_open()?;
+        let (_, pairs) = commits.read("read config values", &range).await?;
+        let name = name(&commits.keys, scope);
         Ok(pairs.iter().filter_map(|kv| Some(entry(kv, name(kv.key_str().ok()?)?))).collect())
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {
-        let core = &self.shared.core;
-        core.check_open()?;
+        let commits = &self.commits;
+        commits.check_open()?;
         let begun = Instant::now();
         let batch = Arc::new(batch);
         loop {
             let settled = async {
-                let _turn = match core.commits.write_batched(&batch).await? {
+                let _turn = match commits.write_batched(&batch).await? {
                     SendMode::Alone(turn) => turn,
                     SendMode::Settled(settled) => return Ok(settled),
                 };
-                let marker = core.commits.marker().await?;
-                let txn = transaction(&core.keys, &batch, Some(&marker));
-                marker.settle(core.txn(WRITE, txn).await).await
+                let marker = commits.marker().await?;
+                let txn = transaction(&commits.keys, &batch, Some(&marker));
+                marker.settle(commits.txn(WRITE, txn).await).await
             };
             let settled = match settled.await {
                 // A marker is a write, of which a full store takes none.
@@ -62,35 +63,35 @@ impl ConfigCenter for KvConfigCenter {
                     return Ok(Committed::new(version(answer.header.revision), deleted(&answer)));
                 }
                 Settled::WrittenUnseen(at) => {
-                    let existed = core.existed_before(&deletions(&core.keys, &batch), at).await?;
+                    let existed = commits.existed_before(&deletions(&commits.keys, &batch), at).await?;
                     return Ok(Committed::new(version(at), existed));
                 }
                 Settled::Refused(answer) => match refusal(&batch, &answer) {
                     Some(refusal) => return Err(refusal),
                     // Someone wrote into our marker. Nothing else was written, and the marker is not used again.
-                    None => core.commits.forget_markers(),
+                    None => commits.forget_markers(),
                 },
-                Settled::MarkerGone => core.check_open()?,
-                Settled::NeverWritten(error) => core.retry_from_start(begun, error).await?,
+                Settled::MarkerGone => commits.check_open()?,
+                Settled::NeverWritten(error) => commits.retry_from_start(begun, error).await?,
             }
         }
     }
 
     async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>> {
-        let keys = &self.shared.core.keys;
-        follow(self.shared.clone(), keys.config_scope(scope)?, Box::new(name(keys, scope))).await
+        let keys = &self.commits.keys;
+        follow(self.commits.with(&self.hub), keys.config_scope(scope)?, Box::new(name(keys, scope))).await
     }
 
     fn owner(&self) -> Owner {
-        self.shared.core.owner.clone()
+        self.commits.owner.clone()
     }
 
     fn turns(&self) -> &Turns {
-        &self.shared.core.turns
+        &self.turns
     }
 
     fn home(&self) -> Option<Home> {
-        Some(self.shared.core.home())
+        Some(self.commits.home())
     }
 }
 
@@ -103,11 +104,11 @@ fn name(keys: &Keys, scope: Scope<'_>) -> impl Fn(&str) -> Option<String> + Send
 impl KvConfigCenter {
     /// Deletes without a marker, so that the outcome is open if the answer is lost.
     async fn delete_unmarked(&self, batch: &Batch) -> Result<Committed> {
-        let core = &self.shared.core;
-        let answer = match core.txn(WRITE, transaction(&core.keys, batch, None)).await {
+        let commits = &self.commits;
+        let answer = match commits.txn(WRITE, transaction(&commits.keys, batch, None)).await {
             Ok(answer) => answer,
             Err(Failure { effect: Effect::Unknown, .. }) => {
-                return Err(Error::Timeout { operation: WRITE, after: core.request_timeout });
+                return Err(Error::Timeout { operation: WRITE, after: commits.request_timeout });
             }
             Err(failure) => return Err(failure.into()),
         };

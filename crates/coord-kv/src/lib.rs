@@ -9,13 +9,13 @@
 mod client;
 mod commit;
 mod config;
-mod core;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
-mod health;
 mod ids;
 mod keyspace;
+#[cfg(test)]
+mod layers;
 mod lock;
 mod queue;
 mod registry;

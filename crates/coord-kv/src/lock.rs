@@ -1,6 +1,6 @@
 //! Locks: the head of a queue holds.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
@@ -10,20 +10,20 @@ use coord_api::{
 use tokio::time::Instant;
 
 use crate::{
-    core::KeepOpen,
-    queue::Ticket,
+    queue::{Queues, Ticket},
+    request::Kept,
     store::{KeyValue, Observation, Range, Store},
 };
 
 /// The locks of one client.
 #[derive(Debug)]
 pub(crate) struct KvLock {
-    pub(crate) shared: Arc<KeepOpen>,
+    pub(crate) queues: Kept<Queues>,
 }
 
 /// The queue of one lock.
 struct LockQueue<'a> {
-    shared: &'a Arc<KeepOpen>,
+    queues: &'a Kept<Queues>,
     name: &'a LockName,
     ttl: Ttl,
 }
@@ -33,14 +33,14 @@ impl Queue for LockQueue<'_> {
 
     async fn enter(&self) -> Result<Ticket> {
         // Boxed, since entering takes far more memory than waiting, which can take long.
-        Box::pin(Ticket::enter(self.shared, self.shared.core.keys.lock_queue(self.name), self.ttl)).await
+        Box::pin(Ticket::enter(self.queues, self.queues.keys.lock_queue(self.name), self.ttl)).await
     }
 
     async fn pause(&self) {
         // Many lose their places at one moment. Closed: that is told by what is tried next.
         let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(20..150)));
         tokio::select! {
-            () = self.shared.core.closed() => {}
+            () = self.queues.closed() => {}
             () = pause => {}
         }
     }
@@ -61,48 +61,48 @@ impl DistributedLock for KvLock {
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        let ticket = wait_for_turn(&LockQueue { shared: &self.shared, name: &name, ttl }).await?;
-        Ok(guard(&*self.shared.core.store, name, ticket, asked))
+        let ticket = wait_for_turn(&LockQueue { queues: &self.queues, name: &name, ttl }).await?;
+        Ok(guard(&*self.queues.store, name, ticket, asked))
     }
 
     async fn acquire_waiting(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Option<LockGuard>> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        let ticket = wait_within(&LockQueue { shared: &self.shared, name: &name, ttl }, wait).await?;
-        Ok(ticket.map(|ticket| guard(&*self.shared.core.store, name, ticket, asked)))
+        let ticket = wait_within(&LockQueue { queues: &self.queues, name: &name, ttl }, wait).await?;
+        Ok(ticket.map(|ticket| guard(&*self.queues.store, name, ticket, asked)))
     }
 
     async fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        let queue = self.shared.core.keys.lock_queue(&name);
-        let ticket = Ticket::enter_if_empty(&self.shared, queue, ttl).await?;
-        Ok(ticket.map(|ticket| guard(&*self.shared.core.store, name, ticket, asked)))
+        let queue = self.queues.keys.lock_queue(&name);
+        let ticket = Ticket::enter_if_empty(&self.queues, queue, ttl).await?;
+        Ok(ticket.map(|ticket| guard(&*self.queues.store, name, ticket, asked)))
     }
 
     async fn holders(&self, name: &str) -> Result<Vec<Holder>> {
         let name = LockName::parse(name)?;
-        let core = &self.shared.core;
-        core.check_open()?;
-        let queue = Range::Prefix(core.keys.lock_queue(&name).into());
-        let (_, mut places) = core.read("list holders", &queue).await?;
+        let queues = &self.queues;
+        queues.check_open()?;
+        let queue = Range::Prefix(queues.keys.lock_queue(&name).into());
+        let (_, mut places) = queues.read("list holders", &queue).await?;
         places.sort_by_key(|kv| kv.create_revision);
         Ok(places.iter().filter_map(holder).collect())
     }
 
     async fn queues(&self) -> Result<BTreeMap<String, Vec<Holder>>> {
-        let core = &self.shared.core;
-        core.check_open()?;
-        let all = Range::Prefix(core.keys.lock_queues().into());
-        let (_, mut places) = core.read("list locks", &all).await?;
+        let queues = &self.queues;
+        queues.check_open()?;
+        let all = Range::Prefix(queues.keys.lock_queues().into());
+        let (_, mut places) = queues.read("list locks", &all).await?;
         places.sort_by_key(|kv| kv.create_revision);
-        let mut queues = BTreeMap::<_, Vec<_>>::new();
+        let mut by_name = BTreeMap::<_, Vec<_>>::new();
         for place in places.iter().filter_map(holder) {
-            if let Some(name) = core.keys.lock_of(&place.key) {
-                queues.entry(name.to_string()).or_default().push(place);
+            if let Some(name) = queues.keys.lock_of(&place.key) {
+                by_name.entry(name.to_string()).or_default().push(place);
             }
         }
-        Ok(queues)
+        Ok(by_name)
     }
 }
 

@@ -4,7 +4,7 @@ mod batcher;
 mod marker;
 mod txn;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use crate::{request::Rpc, session::Sessions};
 use batcher::WriteBatcher;
@@ -26,8 +26,17 @@ pub(crate) struct Commits {
     batcher: WriteBatcher,
 }
 
+impl Deref for Commits {
+    type Target = Rpc;
+
+    fn deref(&self) -> &Rpc {
+        &self.rpc
+    }
+}
+
 impl Commits {
-    pub(crate) fn new(rpc: Arc<Rpc>, sessions: Arc<Sessions>) -> Arc<Self> {
+    pub(crate) fn new(sessions: &Arc<Sessions>) -> Arc<Self> {
+        let (rpc, sessions) = (sessions.rpc().clone(), sessions.clone());
         Arc::new(Self { rpc, sessions, markers: CommitMarkers::default(), batcher: WriteBatcher::default() })
     }
 }

@@ -27,9 +27,9 @@ use super::{
     record::Record,
 };
 use crate::{
-    core::{Core, KeepOpen},
+    ids::Ids,
     keyspace::Keys,
-    request::{Look, pairs},
+    request::{Kept, Look, pairs},
     session::{Epoch, Session},
     store::{Compare, CompareOp, Effect, Failure, KeyValue, LeaseDetail, Op, OpResult, PutOptions, Txn},
 };
@@ -105,37 +105,37 @@ impl Held {
     }
 
     /// Makes a claim of it that rests when it is released or lost.
-    pub(super) fn into_claimed(self, shared: &Arc<KeepOpen>, stamped: Stamped) -> ClaimedId {
-        let core = &shared.core;
-        core.held_ids.add(&self);
-        core.history.wrote(&core.keys.id(&self.service, self.id), self.revision, self.session.id);
+    pub(super) fn into_claimed(self, kept: &Kept<Ids>, stamped: Stamped) -> ClaimedId {
+        let ids = &kept.area;
+        ids.held.add(&self);
+        ids.history.wrote(&ids.keys.id(&self.service, self.id), self.revision, self.session.id);
         let hold = Hold::on(self.session.lease.clone());
-        core.runtime.spawn(guard(core.clone(), self.session.id, hold.clone(), self.clone()));
+        ids.runtime.spawn(guard(ids.clone(), self.session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
         let stamps = Arc::new(HighWaterMark {
-            core: Arc::downgrade(core),
+            ids: Arc::downgrade(ids),
             held: self.clone(),
             hold: hold.clone(),
             written: AtomicI64::new(stamped.revision),
             latest: AtomicU64::new(0),
-            key: core.keys.id_stamped(&self.service, self.id),
+            key: ids.keys.id_stamped(&self.service, self.id),
         });
         let told = Told::default();
-        let release = IdRelease { shared: shared.clone(), held: self, told: told.clone() };
+        let release = IdRelease { ids: kept.clone(), held: self, told: told.clone() };
         ClaimedId::new(id, Place::new(hold, release), stamps, stamped.until, told)
     }
 }
 
 /// Lets an id rest when it is lost. That someone deletes it by hand is found out here: others take that for the end
 /// of its lease, and get it a TTL after they saw that at the earliest.
-async fn guard(core: Arc<Core>, lease: i64, hold: Hold, id: Held) {
+async fn guard(ids: Arc<Ids>, lease: i64, hold: Hold, id: Held) {
     let reason = loop {
         let pause = hold.lease().ttl().mul_f64(fastrand::f64().mul_add(0.05, 0.3));
         tokio::select! {
             reason = hold.lost() => break reason,
             () = tokio::time::sleep(pause) => {}
         }
-        match core.look_for(&id, lease).await {
+        match ids.look_for(&id, lease).await {
             Some(LossReason::Revoked) => hold.lease().lose(LossReason::Revoked),
             Some(reason) => {
                 hold.end(reason);
@@ -146,11 +146,11 @@ async fn guard(core: Arc<Core>, lease: i64, hold: Hold, id: Held) {
     match reason {
         // These do it themselves.
         LossReason::Released | LossReason::Closed => {}
-        _ => core.quarantine_later(id).await,
+        _ => ids.quarantine_later(id).await,
     }
 }
 
-impl Core {
+impl Ids {
     /// Ends the marks of ids that nobody holds any more, which rest from now on: for each, whether its mark was still
     /// the one that we know. All of them rest equally long.
     pub(super) async fn rest(&self, ids: &[Held]) -> Result<Vec<bool>, Failure> {
@@ -235,14 +235,14 @@ impl Core {
             }
         };
         if self.clean_up(&what, self.closed(), rest).await {
-            self.held_ids.remove(&held);
+            self.held.remove(&held);
         }
     }
 
     /// Lets every id of this client rest, before it is closed.
     pub(crate) async fn quarantine_all(&self) {
         let mut by_rest = HashMap::<_, Vec<_>>::new();
-        for held in self.held_ids.all() {
+        for held in self.held.all() {
             by_rest.entry(held.rest).or_default().push(held);
         }
         let all = by_rest.into_values().map(|ids| async move { self.rest(&ids).await });
@@ -263,10 +263,10 @@ impl Core {
         session: Arc<Session>,
         since: Epoch,
     ) {
-        let core = self.clone();
+        let all = self.clone();
         self.runtime.spawn(async move {
             let keys =
-                ids.iter().flat_map(|id| [core.keys.id(&service, *id), core.keys.id_mark(&service, *id)]);
+                ids.iter().flat_map(|id| [all.keys.id(&service, *id), all.keys.id_mark(&service, *id)]);
             let deletes: Vec<_> = keys
                 .map(|key| {
                     let ours = Compare::value(key.as_str(), CompareOp::Equal, value.clone());
@@ -275,11 +275,11 @@ impl Core {
                 .collect();
             // May be repeated: what it compares is of that claim alone.
             let delete =
-                || async { core.txn("claim an id", Txn::new().and_then(deletes.clone())).await.map(drop) };
-            session.undo(&core, "an id", Some(since), delete).await;
+                || async { all.txn("claim an id", Txn::new().and_then(deletes.clone())).await.map(drop) };
+            session.undo(&all, "an id", Some(since), delete).await;
             if session.lease.loss().is_some() {
                 // A mark that was written before does not go with the lease.
-                core.clean_up("the mark of an id", core.closed(), delete).await;
+                all.clean_up("the mark of an id", all.closed(), delete).await;
             }
         });
     }
@@ -287,7 +287,7 @@ impl Core {
 
 /// Gives back one id.
 struct IdRelease {
-    shared: Arc<KeepOpen>,
+    ids: Kept<Ids>,
     held: Held,
     told: Told,
 }
@@ -295,25 +295,25 @@ struct IdRelease {
 #[async_trait]
 impl Release for IdRelease {
     async fn release(&self) -> Result<()> {
-        let core = &self.shared.core;
-        core.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
+        let all = &self.ids.area;
+        all.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         let ids = std::slice::from_ref(&self.held);
-        let ended = match core.rest(ids).await {
+        let ended = match all.rest(ids).await {
             Ok(ended) => ended[0],
             // The answer was lost. Which of the two requests lets it rest is the same.
-            Err(Failure { effect: Effect::Unknown, .. }) => core.rest(ids).await.map(|_| true)?,
-            Err(Failure { error: Error::NoSpace { .. }, .. }) => core.vacate(&self.held).await?,
+            Err(Failure { effect: Effect::Unknown, .. }) => all.rest(ids).await.map(|_| true)?,
+            Err(Failure { error: Error::NoSpace { .. }, .. }) => all.vacate(&self.held).await?,
             Err(failure) => return Err(failure.into()),
         };
-        core.held_ids.remove(&self.held);
+        all.held.remove(&self.held);
         if ended { Ok(()) } else { Err(Error::Lost { reason: LossReason::Deleted }) }
     }
 
     fn release_in_background(&self) {
-        let core = &self.shared.core;
-        if core.check_open().is_ok() {
+        let all = &self.ids.area;
+        if all.check_open().is_ok() {
             let rest = if self.told.is_told() { self.held.rest } else { Duration::ZERO };
-            core.runtime.spawn(core.clone().quarantine_later(Held { rest, ..self.held.clone() }));
+            all.runtime.spawn(all.clone().quarantine_later(Held { rest, ..self.held.clone() }));
         }
     }
 }
@@ -321,7 +321,7 @@ impl Release for IdRelease {
 /// What is kept beside one held id.
 struct HighWaterMark {
     /// Weak, since nobody holds an id by stamping with it.
-    core: std::sync::Weak<Core>,
+    ids: std::sync::Weak<Ids>,
     held: Held,
     hold: Hold,
     /// The revision of the last stamp that is known of.
@@ -340,10 +340,10 @@ impl fmt::Debug for HighWaterMark {
 impl HighWaterMark {
     /// Writes a time, unless `is_enough` says of what this hold has written meanwhile that it will do.
     async fn write(&self, until: u64, is_enough: impl Fn(u64) -> bool) -> Result<()> {
-        let core = self.core.upgrade().ok_or(Error::Closed)?;
-        core.check_open()?;
+        let ids = self.ids.upgrade().ok_or(Error::Closed)?;
+        ids.check_open()?;
         let Held { service, id, revision, record, .. } = &self.held;
-        let (mark, stamp) = (core.keys.id_mark(service, *id), &self.key);
+        let (mark, stamp) = (ids.keys.id_mark(service, *id), &self.key);
         loop {
             let written = self.written.load(Ordering::SeqCst);
             if is_enough(self.latest.load(Ordering::SeqCst)) {
@@ -351,12 +351,12 @@ impl HighWaterMark {
             }
             // A stamp that was given up on its way must not arrive after this one, and take time back.
             let mut unchanged = vec![Compare::mod_revision(stamp.as_str(), CompareOp::Equal, written)];
-            unchanged.extend(self.held.has_mark(&core.keys));
+            unchanged.extend(self.held.has_mark(&ids.keys));
             let txn = Txn::new()
                 .when(unchanged)
                 .and_then([Op::put(stamp.as_str(), until.to_string(), None)])
                 .or_else([Op::get(mark.as_str(), None), Op::get(stamp.as_str(), None)]);
-            let answer = core.txn("stamp with an id", txn).await?;
+            let answer = ids.txn("stamp with an id", txn).await?;
             if answer.succeeded {
                 // In this order: who sees the new revision sees the new time.
                 self.latest.fetch_max(until, Ordering::SeqCst);

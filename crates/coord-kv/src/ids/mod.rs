@@ -6,53 +6,85 @@ mod orphaned;
 mod pick;
 mod record;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    Error, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, Result, ServiceName,
+    Error, IdHolder, IdOptions, InstanceIdAllocator, InstanceIds, Result, ServiceName, Ttl,
     backend::{ClaimedId, IdAllocator, IdRange, IdSource},
 };
 use tokio::time::Instant;
 
 use crate::{
-    core::{Core, KeepOpen},
-    queue::Ticket,
+    queue::{Queues, Ticket},
     request::{
-        Look,
+        Kept, Look, Rpc,
         background::{CallerGone, run_detached},
         pairs,
     },
-    session::Session,
+    session::{Session, Sessions},
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, Range, is_transient},
-    watch::hub::{Delivery, Subscription},
+    watch::{Delivery, Hub, Subscription},
 };
 use claim::{Answer, Candidate, Claim, Order, Stamped, number, stamped};
-use held::Held;
-pub(crate) use held::HeldIds;
+use held::{Held, HeldIds};
 use record::Record;
 #[cfg(feature = "fuzz")]
 pub(crate) use record::read_again;
 
+/// What the ids of one client share.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    rpc: Arc<Rpc>,
+    sessions: Arc<Sessions>,
+    hub: Arc<Hub>,
+    queues: Arc<Queues>,
+    /// The time to live of an id.
+    ttl: Ttl,
+    /// The ids that this client may hold.
+    held: HeldIds,
+}
+
+impl Deref for Ids {
+    type Target = Rpc;
+
+    fn deref(&self) -> &Rpc {
+        &self.rpc
+    }
+}
+
+impl Ids {
+    pub(crate) fn new(sessions: &Arc<Sessions>, queues: &Arc<Queues>, hub: &Arc<Hub>, ttl: Ttl) -> Arc<Self> {
+        Arc::new(Self {
+            rpc: sessions.rpc().clone(),
+            sessions: sessions.clone(),
+            hub: hub.clone(),
+            queues: queues.clone(),
+            ttl,
+            held: HeldIds::default(),
+        })
+    }
+}
+
 /// The ids of one client.
 #[derive(Debug)]
 pub(crate) struct KvIds {
-    pub(crate) shared: Arc<KeepOpen>,
+    pub(crate) ids: Kept<Ids>,
 }
 
 #[async_trait]
 impl InstanceIds for KvIds {
     fn allocator(&self, options: IdOptions) -> Result<Arc<dyn InstanceIdAllocator>> {
-        let range = Arc::new(IdRange::of(options, self.shared.core.id_ttl)?);
-        self.shared.core.check_open()?;
-        Ok(Arc::new(IdAllocator::new(Source { shared: self.shared.clone(), range })))
+        let range = Arc::new(IdRange::of(options, self.ids.ttl)?);
+        self.ids.check_open()?;
+        Ok(Arc::new(IdAllocator::new(Source { ids: self.ids.clone(), range })))
     }
 
     async fn holders(&self, service: &str) -> Result<Vec<IdHolder>> {
         let service = ServiceName::parse(service)?;
-        let core = &self.shared.core;
-        core.check_open()?;
-        let (_, ids) = core.read("list holders", &Range::Prefix(core.keys.ids(&service).into())).await?;
+        let area = &self.ids;
+        area.check_open()?;
+        let (_, ids) = area.read("list holders", &Range::Prefix(area.keys.ids(&service).into())).await?;
         let mut holders: Vec<_> =
             ids.iter().filter_map(|kv| record::holder(kv.key_str().ok()?, &kv.value)).collect();
         holders.sort_by_key(|holder| holder.id);
@@ -63,7 +95,7 @@ impl InstanceIds for KvIds {
 /// Where one allocator's ids come from.
 #[derive(Clone, Debug)]
 struct Source {
-    shared: Arc<KeepOpen>,
+    ids: Kept<Ids>,
     range: Arc<IdRange>,
 }
 
@@ -75,7 +107,7 @@ impl IdSource for Source {
 
     async fn try_claim(&self) -> Result<ClaimedId> {
         let source = self.clone();
-        run_detached(&self.shared.core.runtime, move |_gone| async move {
+        run_detached(&self.ids.runtime, move |_gone| async move {
             source.claim_now().await?.ok_or(Error::Exhausted { max: source.range.max_id })
         })
         .await
@@ -84,7 +116,7 @@ impl IdSource for Source {
     async fn wait_and_claim(&self) -> Result<ClaimedId> {
         let source = self.clone();
         let wait = move |mut gone| async move { source.wait_in_queue(&mut gone).await };
-        run_detached(&self.shared.core.runtime, wait).await
+        run_detached(&self.ids.runtime, wait).await
     }
 }
 
@@ -105,21 +137,21 @@ struct Claimed {
 }
 
 impl Source {
-    fn core(&self) -> &Arc<Core> {
-        &self.shared.core
+    fn ids(&self) -> &Arc<Ids> {
+        &self.ids
     }
 
     /// Takes a free id; `None` when there is none, or others wait for one.
     async fn claim_now(&self) -> Result<Option<ClaimedId>> {
-        let core = self.core();
+        let area = self.ids();
         let begun = Instant::now();
         loop {
             let claim = |session| self.claim_free(session, Order::BehindTheQueue);
-            match core.sessions.on_session(core.id_ttl, claim).await {
+            match area.sessions.on_session(area.ttl, claim).await {
                 Ok(Found::Claimed(claimed)) => return Ok(Some(claimed.place)),
                 Ok(Found::Queue | Found::Full) => return Ok(None),
                 // What this claim may have taken is given back; the next has another value.
-                Err(error) => core.retry_from_start(begun, error).await?,
+                Err(error) => area.retry_from_start(begun, error).await?,
             }
         }
     }
@@ -127,7 +159,7 @@ impl Source {
     /// Takes a free id; rather one with which a generator can be started than one whose earlier holder had a clock that
     /// was ahead. The id that belongs to the identity is taken as it is.
     async fn claim_free(&self, session: Arc<Session>, order: Order) -> Result<Found> {
-        let (core, max_id) = (self.core(), self.range.max_id);
+        let (area, max_id) = (self.ids(), self.range.max_id);
         let (own, tries) = match &self.range.identity {
             Some(identity) => self.look_for_own(identity).await?,
             None => (None, pick::some_of(max_id)),
@@ -139,7 +171,7 @@ impl Source {
             Found::Claimed(claimed) if claimed.stamped.is_ahead(ttl) && own_id != Some(claimed.id) => {}
             _ => return Ok(found),
         }
-        let better = core.look("claim an id", Claim::better(&core.keys, &self.range)).await;
+        let better = area.look("claim an id", Claim::better(&area.keys, &self.range)).await;
         let better =
             better.map(|answer| Claim::read_better(&answer, ttl).some_free(max_id)).unwrap_or_default();
         if !better.is_empty()
@@ -160,18 +192,18 @@ impl Source {
         own: Option<Candidate>,
         mut tries: Vec<u32>,
     ) -> Result<Found> {
-        let core = self.core();
-        let (attempt, max_id) = (core.next_attempt(), self.range.max_id);
-        let record = Record::held(&core.owner, &self.range, session.lease.ttl(), attempt);
+        let area = self.ids();
+        let (attempt, max_id) = (area.next_attempt(), self.range.max_id);
+        let record = Record::held(&area.owner, &self.range, session.lease.ttl(), attempt);
         let value = record.to_bytes();
-        let (keys, range) = (&core.keys, &*self.range);
+        let (keys, range) = (&area.keys, &*self.range);
         let claim = Claim { keys, range, order, value: &value, lease: session.id };
         let (mut own, mut has_freed) = (own, false);
         loop {
             let candidates: Vec<_> =
                 own.take().into_iter().chain(tries.iter().map(|id| claim.free(*id))).collect();
             let ids: Vec<_> = candidates.iter().map(|candidate| candidate.id).collect();
-            let answer = session.txn_in_epoch(core, "claim an id", claim.txn(candidates)).await;
+            let answer = session.txn_in_epoch(area, "claim an id", claim.txn(candidates)).await;
             let taken = match answer {
                 Ok((at, answer)) => match Claim::read(&answer, &ids) {
                     Answer::Taken(id, stamped) => (id, at, stamped),
@@ -180,7 +212,7 @@ impl Source {
                         tries = if is_late { Vec::new() } else { listed.some_free(max_id) };
                         if tries.is_empty() && !std::mem::replace(&mut has_freed, true) {
                             // Before anybody is told that there is none: a caller may look once, and be gone.
-                            tries = core.free_orphaned(&range.service, listed.vanished(max_id)).await;
+                            tries = area.free_orphaned(&range.service, listed.vanished(max_id)).await;
                             tries.truncate(pick::TRIES);
                         }
                         if is_late {
@@ -197,14 +229,14 @@ impl Source {
                 Err(Failure { error, effect: Effect::Unknown }) => {
                     let since = session.epoch.now();
                     let settled = async {
-                        session.advance(core, since).await?;
+                        session.advance(area, since).await?;
                         self.read_back(&ids, &value).await
                     };
                     match settled.await {
                         Ok(Some(taken)) => taken,
                         Ok(None) => return Err(error),
                         Err(_) => {
-                            core.roll_back_claim(range.service.clone(), ids, value, session, since);
+                            area.roll_back_claim(range.service.clone(), ids, value, session, since);
                             return Err(error);
                         }
                     }
@@ -214,20 +246,20 @@ impl Source {
             tracing::debug!(service = %range.service, id, "instance id claimed");
             let (service, rest) = (range.service.clone(), range.quarantine);
             let held = Held { service, id, revision, record, rest, session };
-            let place = held.into_claimed(&self.shared, stamped);
+            let place = held.into_claimed(&self.ids, stamped);
             return Ok(Found::Claimed(Box::new(Claimed { id, stamped, place })));
         }
     }
 
     /// The id that `identity` had last, if it can have that again, and other ids to try.
     async fn look_for_own(&self, identity: &str) -> Result<(Option<Candidate>, Vec<u32>)> {
-        let (core, service) = (self.core(), &self.range.service);
+        let (area, service) = (self.ids(), &self.range.service);
         let below = || Some(GetOptions::new().with_prefix());
         let look = Look::of([
-            Op::get(core.keys.id_identities(service), below()),
-            Op::get(core.keys.ids(service), below()),
+            Op::get(area.keys.id_identities(service), below()),
+            Op::get(area.keys.ids(service), below()),
         ]);
-        let found = core.look("claim an id", look).await?.results;
+        let found = area.look("claim an id", look).await?.results;
         let (identities, ids) = (pairs(found.first()), pairs(found.get(1)));
         let last = identities
             .iter()
@@ -236,7 +268,7 @@ impl Source {
             .filter(|(_, id)| *id < self.range.max_id)
             .max();
         let own = last.and_then(|(since, id)| {
-            let (key, named) = (core.keys.id(service, id), core.keys.id_identity(service, id));
+            let (key, named) = (area.keys.id(service, id), area.keys.id_identity(service, id));
             // Nobody had it since, or the name would have been written or deleted.
             let unchanged = Compare::mod_revision(named, CompareOp::Equal, since);
             let free = match ids.iter().find(|kv| number(kv) == Some(id)) {
@@ -256,13 +288,13 @@ impl Source {
 
     /// Which of some ids carries a value of ours, since when, and what it was stamped with before.
     async fn read_back(&self, ids: &[u32], value: &[u8]) -> Result<Option<(u32, i64, Stamped)>, Failure> {
-        let (core, service) = (self.core(), &self.range.service);
+        let (area, service) = (self.ids(), &self.range.service);
         let looks = ids.iter().flat_map(|id| {
-            let keys = [core.keys.id(service, *id), core.keys.id_stamped(service, *id)];
+            let keys = [area.keys.id(service, *id), area.keys.id_stamped(service, *id)];
             keys.map(|key| Op::get(key, None))
         });
         let looks: Vec<_> = looks.collect();
-        let found = core.look("claim an id", Look::of(looks)).await?.results;
+        let found = area.look("claim an id", Look::of(looks)).await?.results;
         Ok(ids.iter().zip(found.chunks(2)).find_map(|(id, found)| {
             let kv = pairs(found.first()).first().filter(|kv| kv.value == value)?;
             Some((*id, kv.mod_revision, stamped(found.get(1))))
@@ -280,7 +312,7 @@ impl Source {
             tracing::debug!(service = %self.range.service, %error, "who waits for an id queues again");
             tokio::select! {
                 () = gone.wait() => return Err(Error::Closed),
-                () = self.core().closed() => return Err(Error::Closed),
+                () = self.ids().closed() => return Err(Error::Closed),
                 () = pause() => {}
             }
         }
@@ -288,9 +320,9 @@ impl Source {
 
     /// Waits in the queue, then for an id to become free.
     async fn claim_in_turn(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
-        let core = self.core();
-        let queue = core.keys.id_queue(&self.range.service, self.range.max_id);
-        let mut ticket = Ticket::enter(&self.shared, queue, core.id_ttl).await?;
+        let area = self.ids();
+        let queue = area.keys.id_queue(&self.range.service, self.range.max_id);
+        let mut ticket = Ticket::enter(&self.ids.with(&self.ids.queues), queue, area.ttl).await?;
         tokio::select! {
             turn = ticket.wait_for_turn() => turn?,
             () = gone.wait() => return Err(Error::Closed),
@@ -299,19 +331,19 @@ impl Source {
         // Dropping a claim half-way is safe in these two cases: nobody else takes what it may have marked.
         tokio::select! {
             biased;
-            () = core.closed() => Err(Error::Closed),
+            () = area.closed() => Err(Error::Closed),
             reason = session.lease.lost() => Err(Error::Lost { reason }),
             claimed = self.claim_at_the_head(session, gone) => claimed,
         }
     }
 
     async fn claim_at_the_head(&self, session: &Arc<Session>, gone: &mut CallerGone) -> Result<ClaimedId> {
-        let (core, service) = (self.core(), &self.range.service);
+        let (area, service) = (self.ids(), &self.range.service);
         loop {
-            let watch = |prefix: String| core.hub.subscribe(Range::Prefix(prefix.into()));
+            let watch = |prefix: String| area.hub.subscribe(Range::Prefix(prefix.into()));
             // An id becomes free when its key is deleted, or its mark.
-            let mut ids = watch(core.keys.ids(service));
-            let mut marks = watch(core.keys.id_marks(service));
+            let mut ids = watch(area.keys.ids(service));
+            let mut marks = watch(area.keys.id_marks(service));
             let begun = tokio::select! {
                 () = gone.wait() => return Err(Error::Closed),
                 begun = futures::future::join(ids.next(), marks.next()) => begun,

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::{held::AT_ONCE, record::Record};
 use crate::{
-    core::Core,
+    ids::Ids,
     request::{Look, Repeat, history::Sent, pairs},
     store::{Compare, CompareOp, Failure, KeyValue, LeaseDetail, Op, OpResult, PutOptions, Txn},
 };
@@ -50,7 +50,7 @@ struct Note {
 
 /// Marks that this process is about to end. No other task of it does meanwhile.
 struct Ending {
-    core: Arc<Core>,
+    ids: Arc<Ids>,
     service: ServiceName,
     marks: Vec<(u32, i64)>,
     /// When they were seen. In another history of the store these revisions are those of others.
@@ -59,7 +59,7 @@ struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.core.held_ids.end_ending(&self.service, &self.marks);
+        self.ids.held.end_ending(&self.service, &self.marks);
     }
 }
 
@@ -69,7 +69,7 @@ fn age(granted: i64, left: i64) -> Option<Duration> {
     (left > 0).then(|| Duration::from_secs(lived.unsigned_abs()))
 }
 
-impl Core {
+impl Ids {
     /// Frees the ids of `marks` that have rested, and tells which. The others are freed when they have, by this client if
     /// it stays and by whoever looks then if not.
     pub(super) async fn free_orphaned(
@@ -77,11 +77,11 @@ impl Core {
         service: &ServiceName,
         marks: Vec<(u32, i64)>,
     ) -> Vec<u32> {
-        let marks = self.held_ids.begin_ending(service, marks);
+        let marks = self.held.begin_ending(service, marks);
         let mut freed = Vec::new();
         for some in marks.chunks(AT_ONCE) {
             let seen = self.history.now();
-            let ending = Ending { core: self.clone(), service: service.clone(), marks: some.to_vec(), seen };
+            let ending = Ending { ids: self.clone(), service: service.clone(), marks: some.to_vec(), seen };
             let counted = async {
                 let (over, resting) = ending.count().await?;
                 ending.end(&over).await?;
@@ -96,10 +96,10 @@ impl Core {
             };
             freed.extend(over.iter().map(|vanished| vanished.id));
             if resting.as_ref().is_none_or(|resting| !resting.is_empty()) {
-                let core = self.clone();
+                let ids = self.clone();
                 self.runtime.spawn(async move {
                     tokio::select! {
-                        () = core.closed() => {}
+                        () = ids.closed() => {}
                         () = ending.end_in_time(resting) => {}
                     }
                 });
@@ -116,18 +116,18 @@ impl Core {
 
     /// Gives back a lease if no note is on it any more.
     fn revoke_note(self: &Arc<Self>, lease: i64) {
-        let core = self.clone();
+        let ids = self.clone();
         self.runtime.spawn(async move {
             let revoke = || async {
-                if !core.lease_status(OPERATION, lease, LeaseDetail::TimesAndKeys).await?.keys.is_empty() {
+                if !ids.lease_status(OPERATION, lease, LeaseDetail::TimesAndKeys).await?.keys.is_empty() {
                     return Ok(());
                 }
-                match core.call(OPERATION, Repeat::Freely, |store, call| store.revoke(call, lease)).await {
+                match ids.call(OPERATION, Repeat::Freely, |store, call| store.revoke(call, lease)).await {
                     Err(Failure { error: Error::Lost { .. }, .. }) => Ok(()),
                     outcome => outcome.map(drop),
                 }
             };
-            core.clean_up("the lease of a note", core.closed(), revoke).await;
+            ids.clean_up("the lease of a note", ids.closed(), revoke).await;
         });
     }
 }
@@ -140,7 +140,7 @@ impl Ending {
     async fn count(&self) -> Result<(Vec<Orphaned>, Resting), Failure> {
         let mut all = self.look().await?;
         let leases: BTreeSet<_> = all.iter().filter_map(|one| Some(one.note?.lease)).collect();
-        let ages = leases.into_iter().map(async |lease| Ok((lease, self.core.age_of(lease).await?)));
+        let ages = leases.into_iter().map(async |lease| Ok((lease, self.ids.age_of(lease).await?)));
         let ages = join_all(ages).await.into_iter().collect::<Result<HashMap<_, _>, Failure>>()?;
         let now = Instant::now();
         let age = |vanished: &Orphaned| ages.get(&vanished.note?.lease).copied().flatten();
@@ -158,16 +158,16 @@ impl Ending {
 
     /// Those of the marks that are there still, with their notes.
     async fn look(&self) -> Result<Vec<Orphaned>, Failure> {
-        let keys = &self.core.keys;
+        let keys = &self.ids.keys;
         let gets = self
             .marks
             .iter()
             .flat_map(|(id, _)| [keys.id_mark(&self.service, *id), keys.id_vanished(&self.service, *id)]);
         let gets: Vec<_> = gets.map(|key| Op::get(key, None)).collect();
-        let found = self.core.look(OPERATION, Look::of(gets)).await?.results;
+        let found = self.ids.look(OPERATION, Look::of(gets)).await?.results;
         let vanished = self.marks.iter().zip(found.chunks(2)).filter_map(|((id, revision), found)| {
             let mark = pairs(found.first()).first().filter(|mark| mark.mod_revision == *revision)?;
-            let rest = Record::read(&mark.value).map_or(self.core.id_ttl.as_duration(), |mark| mark.rest);
+            let rest = Record::read(&mark.value).map_or(self.ids.ttl.as_duration(), |mark| mark.rest);
             // As long as any TTL. More than that only another program has written.
             let rest = rest.min(MAX_QUARANTINE);
             let note = |kv: &KeyValue| Note { revision: kv.mod_revision, lease: kv.lease };
@@ -183,47 +183,47 @@ impl Ending {
     /// grant.
     async fn note(&self, unnoted: &[Orphaned]) -> Result<(), Failure> {
         let Some(rest) = unnoted.iter().map(|vanished| vanished.rest).max() else { return Ok(()) };
-        let (core, service) = (&self.core, &self.service);
+        let (ids, service) = (&self.ids, &self.service);
         let seconds = i64::try_from(rest.saturating_add(KEPT).as_secs()).unwrap_or(i64::MAX);
-        let lease = core.grant_lease(OPERATION, seconds, |lease| core.revoke_note(lease)).await?.id;
+        let lease = ids.grant_lease(OPERATION, seconds, |lease| ids.revoke_note(lease)).await?.id;
         let notes = unnoted.iter().map(|Orphaned { id, revision, .. }| {
-            let (key, mark) = (core.keys.id(service, *id), core.keys.id_mark(service, *id));
-            let note = core.keys.id_vanished(service, *id);
+            let (key, mark) = (ids.keys.id(service, *id), ids.keys.id_mark(service, *id));
+            let note = ids.keys.id_vanished(service, *id);
             let conditions = [
                 Compare::mod_revision(mark, CompareOp::Equal, *revision),
                 Compare::create_revision(key, CompareOp::Equal, 0),
                 // There is none, or one about an earlier holder.
                 Compare::mod_revision(note.as_str(), CompareOp::Less, *revision),
             ];
-            let put = Op::put(note, &*core.holder, Some(PutOptions::new().with_lease(lease)));
+            let put = Op::put(note, &*ids.holder, Some(PutOptions::new().with_lease(lease)));
             Op::txn(Txn::new().when(conditions).and_then([put]))
         });
-        let answer = core.txn(OPERATION, Txn::new().and_then(notes.collect::<Vec<_>>())).await;
+        let answer = ids.txn(OPERATION, Txn::new().and_then(notes.collect::<Vec<_>>())).await;
         let is_made = |one: &OpResult| matches!(one, OpResult::Txn(nested) if nested.succeeded);
         let is_used = answer.as_ref().is_ok_and(|answer| answer.results.iter().any(is_made));
         if !is_used {
-            core.revoke_note(lease);
+            ids.revoke_note(lease);
         }
         answer.map(drop)
     }
 
     /// Ends marks, with their notes. May be repeated: what is compared is of that very mark.
     async fn end(&self, over: &[Orphaned]) -> Result<(), Failure> {
-        let is_over = self.core.history.now().epoch() != self.seen.epoch();
+        let is_over = self.ids.history.now().epoch() != self.seen.epoch();
         if over.is_empty() || is_over {
             return Ok(());
         }
-        let (core, service) = (&self.core, &self.service);
+        let (ids, service) = (&self.ids, &self.service);
         let ends = over.iter().map(|Orphaned { id, revision, .. }| {
-            let (mark, note) = (core.keys.id_mark(service, *id), core.keys.id_vanished(service, *id));
+            let (mark, note) = (ids.keys.id_mark(service, *id), ids.keys.id_vanished(service, *id));
             let same = Compare::mod_revision(mark.as_str(), CompareOp::Equal, *revision);
             Op::txn(Txn::new().when([same]).and_then([Op::delete(mark), Op::delete(note)]))
         });
-        core.txn(OPERATION, Txn::new().and_then(ends.collect::<Vec<_>>())).await?;
+        ids.txn(OPERATION, Txn::new().and_then(ends.collect::<Vec<_>>())).await?;
         tracing::debug!(%service, count = over.len(), "ids have rested whose holders vanished");
         let leases: BTreeSet<_> = over.iter().filter_map(|vanished| Some(vanished.note?.lease)).collect();
         for lease in leases {
-            core.revoke_note(lease);
+            ids.revoke_note(lease);
         }
         Ok(())
     }
@@ -234,7 +234,7 @@ impl Ending {
             resting
         } else {
             let count = || self.count();
-            let (over, resting) = self.core.until_done("looking at vanished holders", count).await;
+            let (over, resting) = self.ids.until_done("looking at vanished holders", count).await;
             let now = Instant::now();
             over.into_iter().map(|vanished| (now, vanished)).chain(resting).collect()
         };
@@ -242,7 +242,7 @@ impl Ending {
             tokio::time::sleep_until(next).await;
             let now = Instant::now();
             let over: Vec<_> = resting.extract_if(.., |(at, _)| *at <= now).map(|(_, over)| over).collect();
-            self.core.until_done("ids of vanished holders", || self.end(&over)).await;
+            self.ids.until_done("ids of vanished holders", || self.end(&over)).await;
         }
     }
 }

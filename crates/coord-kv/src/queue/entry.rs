@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, Ordering},
@@ -17,21 +18,55 @@ use super::{
     state::{Next, QueueState, Waiter},
 };
 use crate::{
-    core::Core,
     keyspace::Keys,
-    queue::send::{Answer, FollowUps, Outcome, QueueOp, ReadAlong, Reply},
-    session::Session,
+    queue::send::{Answer, FollowUps, Outcome, QueueOp, ReadAlong, Reply, Sender},
+    request::Rpc,
+    session::{Session, Sessions},
     store::Failure,
+    watch::Hub,
 };
 
 /// The queues that this client stands in.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    rpc: Arc<Rpc>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) hub: Arc<Hub>,
+    sender: Sender,
+    by_name: ByName,
+}
+
+impl Deref for Queues {
+    type Target = Rpc;
+
+    fn deref(&self) -> &Rpc {
+        &self.rpc
+    }
+}
+
+/// The queues, by their keys.
 #[derive(Debug, Default)]
-pub(crate) struct Queues(Mutex<HashMap<Arc<str>, Arc<QueueState>>>);
+struct ByName(Mutex<HashMap<Arc<str>, Arc<QueueState>>>);
+
+impl ByName {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<QueueState>>> {
+        self.0.lock().expect("nothing panics while this is locked")
+    }
+
+    /// Forgets the keys of places on a lease that is over: nothing about them can arrive any more.
+    fn forget(&self, lease: i64) {
+        self.lock().retain(|_, local| {
+            let mut state = local.state();
+            state.forget(lease);
+            !state.is_unused()
+        });
+    }
+}
 
 /// One place of ours in a queue, counted, with a key that no other place of ours has.
 #[derive(Debug)]
 pub(super) struct QueuedKey {
-    core: Weak<Core>,
+    queues: Weak<Queues>,
     local: Arc<QueueState>,
     session: Arc<Session>,
     number: u64,
@@ -46,24 +81,29 @@ pub(super) enum IfOccupied {
 }
 
 impl Queues {
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<QueueState>>> {
-        self.0.lock().expect("nothing panics while this is locked")
+    pub(crate) fn new(rpc: &Arc<Rpc>, sessions: &Arc<Sessions>, hub: &Arc<Hub>) -> Arc<Self> {
+        Arc::new(Self {
+            sender: Sender::start(&rpc.runtime, Arc::downgrade(rpc)),
+            rpc: rpc.clone(),
+            sessions: sessions.clone(),
+            hub: hub.clone(),
+            by_name: ByName::default(),
+        })
     }
 
-    /// Forgets the keys of places on a lease that is over: nothing about them can arrive any more.
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<QueueState>>> {
+        self.by_name.lock()
+    }
+
+    /// Forgets the keys of places on a lease that is over.
     pub(crate) fn forget(&self, lease: i64) {
-        self.lock().retain(|_, local| {
-            let mut state = local.state();
-            state.forget(lease);
-            !state.is_unused()
-        });
+        self.by_name.forget(lease);
     }
 
     /// Counts one more place in `queue`, on `session`, and sends the request for it. The answer to it, or to that of
     /// another place that will do.
     pub(super) fn enter(
-        &self,
-        core: &Arc<Core>,
+        self: &Arc<Self>,
         queue: &Arc<str>,
         session: Arc<Session>,
         if_occupied: IfOccupied,
@@ -79,7 +119,7 @@ impl Queues {
         // Held until the request is sent, so that the line has the order of the requests.
         let mut state = local.state();
         let (lease, epoch, number) = (session.id, session.epoch.clone(), state.number(session.id));
-        let (key, value) = (Keys::place_in(queue, lease, number), core.holder.clone());
+        let (key, value) = (Keys::place_in(queue, lease, number), self.holder.clone());
         let may_be_exchanged = if_occupied == IfOccupied::Wait;
         let (action, overlaps) = if may_be_exchanged {
             let read_along = state.what_to_read_along(lease);
@@ -91,13 +131,13 @@ impl Queues {
         };
         let (request, answer) = state.line.add(may_be_exchanged.then_some(lease));
         let member = QueuedKey {
-            core: Arc::downgrade(core),
+            queues: Arc::downgrade(self),
             local: local.clone(),
             session,
             number,
             is_retired: AtomicBool::new(false),
         };
-        let not_sent = core.sender.enter(
+        let not_sent = self.sender.enter(
             queue.clone(),
             action,
             overlaps,
@@ -121,8 +161,8 @@ impl Queues {
 
 impl Drop for QueuedKey {
     fn drop(&mut self) {
-        let Some(core) = self.core.upgrade() else { return };
-        let mut queues = core.queues.lock();
+        let Some(all) = self.queues.upgrade() else { return };
+        let mut queues = all.lock();
         let mut state = self.local.state();
         state.places -= 1;
         state.mirror.forget(|| Keys::place_in(&self.local.queue, self.session.id, self.number));
@@ -152,8 +192,8 @@ impl QueuedKey {
     }
 
     /// Asks for the place to be deleted.
-    pub(super) fn leave(&self, core: &Core, follow_ups: FollowUps) -> Answer {
-        core.sender.leave(self.local.queue.clone(), self.key(), follow_ups)
+    pub(super) fn leave(&self, queues: &Queues, follow_ups: FollowUps) -> Answer {
+        queues.sender.leave(self.local.queue.clone(), self.key(), follow_ups)
     }
 
     /// Never uses the key again while its lease lives: a request about it may still be under way.
@@ -176,9 +216,9 @@ impl QueuedKey {
         self.local.update(|_| Affected::Nobody);
         // Whoever comes second starts the watch, and it serves the first as well.
         if self.is_among_others()
-            && let Some(core) = self.core.upgrade()
+            && let Some(queues) = self.queues.upgrade()
         {
-            self.local.share(&core);
+            self.local.share(&queues);
         }
         granted.await.unwrap_or(Err(Error::Closed))
     }
@@ -273,7 +313,7 @@ mod tests {
         local.state().places = places;
         local.becomes_shared();
         let session = Session::unrenewed(1, Duration::from_secs(1));
-        QueuedKey { core: Weak::new(), local, session, number: 0, is_retired: AtomicBool::new(false) }
+        QueuedKey { queues: Weak::new(), local, session, number: 0, is_retired: AtomicBool::new(false) }
     }
 
     /// Somebody stands in a place, as what it holds tells.
@@ -428,7 +468,7 @@ mod tests {
 
     #[test]
     fn keys_that_are_not_used_again_are_forgotten_with_their_lease() {
-        let queues = Queues::default();
+        let queues = ByName::default();
         for (queue, lease) in [("a/", 1), ("b/", 1), ("b/", 2)] {
             let local = Arc::new(QueueState::new(queue.into()));
             let local = queues.lock().entry(queue.into()).or_insert(local).clone();

@@ -24,7 +24,11 @@ use super::{
     numbers::Numbers,
     wait_all,
 };
-use crate::{core::Core, queue::send::ReadAlong, session::Session, store::duplicate};
+use crate::{
+    queue::{Queues, send::ReadAlong},
+    session::Session,
+    store::duplicate,
+};
 
 /// One queue that this client stands in.
 #[derive(Debug)]
@@ -252,9 +256,9 @@ impl QueueState {
     }
 
     /// Begins the shared watch, if there is none.
-    pub(super) fn share(self: &Arc<Self>, core: &Arc<Core>) {
+    pub(super) fn share(self: &Arc<Self>, queues: &Arc<Queues>) {
         if self.becomes_shared() {
-            core.runtime.spawn(wait_all::keep(self.clone(), Arc::downgrade(core)));
+            queues.runtime.spawn(wait_all::keep(self.clone(), Arc::downgrade(queues)));
         }
     }
 
@@ -279,8 +283,8 @@ impl QueueState {
     }
 
     /// Whether nobody waits; then the watch is given up.
-    pub(super) fn give_up_if_idle(&self, core: &Core) -> bool {
-        let mut queues = core.queues.lock();
+    pub(super) fn give_up_if_idle(&self, all: &Queues) -> bool {
+        let mut queues = all.lock();
         let mut state = self.state();
         if !state.waiters.is_empty() {
             return false;

@@ -25,15 +25,16 @@ use super::{
     wait_one::Seen,
 };
 use crate::{
-    core::{Core, KeepOpen},
+    queue::Queues,
     queue::send::{Answer, FollowUps, LOCK, Outcome},
+    request::Kept,
     session::{Epoch, Session},
     store::{Effect, Failure},
 };
 
 /// A request for a place. Dropping it leaves what comes of it, in the background.
 struct Asked {
-    shared: Arc<KeepOpen>,
+    queues: Kept<Queues>,
     session: Arc<Session>,
     local: Arc<QueueState>,
     /// Taken only when this ends.
@@ -42,7 +43,7 @@ struct Asked {
 
 /// A place in a queue. Dropping it leaves the queue in the background.
 pub(crate) struct Ticket {
-    shared: Arc<KeepOpen>,
+    queues: Kept<Queues>,
     /// Taken only when the ticket is dropped.
     member: Option<QueuedKey>,
     pub(super) key: String,
@@ -79,7 +80,7 @@ impl Asked {
         let answered = tokio::select! {
             biased;
             answered = answer => answered,
-            () = self.shared.core.closed() => return Err(Error::Closed),
+            () = self.queues.closed() => return Err(Error::Closed),
         };
         self.answer = None;
         answered.map_err(|_| Error::Closed)
@@ -93,10 +94,10 @@ impl Drop for Asked {
         if self.session.lease.loss().is_some() {
             return;
         }
-        let core = self.shared.core.clone();
+        let queues = self.queues.area.clone();
         // From this moment on. Which place it is will be known later.
         let leaving = self.local.leaving("", None);
-        self.shared.core.runtime.spawn(async move {
+        self.queues.runtime.spawn(async move {
             if let Ok(Assigned { place: member, outcome }) = answer.await {
                 let state = match outcome {
                     Ok(Outcome { revision, .. }) => {
@@ -108,7 +109,7 @@ impl Drop for Asked {
                     Err(Failure { effect: Effect::None, .. }) => State::Refused,
                     Err(_) => State::Unknown { since: member.session().epoch.now() },
                 };
-                leave(core, member, state, None).await;
+                leave(queues, member, state, None).await;
             }
             drop(leaving);
         });
@@ -119,15 +120,15 @@ impl Ticket {
     /// Enters a queue on a live session of `ttl`, in one request.
     ///
     /// May be dropped: the place is left then.
-    pub(crate) async fn enter(shared: &Arc<KeepOpen>, queue: String, ttl: Ttl) -> Result<Self> {
+    pub(crate) async fn enter(kept: &Kept<Queues>, queue: String, ttl: Ttl) -> Result<Self> {
         let queue = queue.into();
         let begun = Instant::now();
         loop {
-            let ask = |session| Self::ask(shared, &queue, session, IfOccupied::Wait);
-            match shared.core.sessions.on_session(ttl, ask).await {
+            let ask = |session| Self::ask(kept, &queue, session, IfOccupied::Wait);
+            match kept.sessions.on_session(ttl, ask).await {
                 Ok(ticket) => return Ok(ticket),
                 // The place before never comes to be, or is left; this one has another key.
-                Err(error) => shared.core.retry_from_start(begun, error).await?,
+                Err(error) => kept.retry_from_start(begun, error).await?,
             }
         }
     }
@@ -136,44 +137,39 @@ impl Ticket {
     /// left before is waited for, since nobody stands in its way there.
     ///
     /// May be dropped: the place is left then.
-    pub(crate) async fn enter_if_empty(
-        shared: &Arc<KeepOpen>,
-        queue: String,
-        ttl: Ttl,
-    ) -> Result<Option<Self>> {
+    pub(crate) async fn enter_if_empty(kept: &Kept<Queues>, queue: String, ttl: Ttl) -> Result<Option<Self>> {
         let queue: Arc<str> = queue.into();
-        let (begun, core) = (Instant::now(), &shared.core);
-        let after = core.request_timeout;
+        let begun = Instant::now();
+        let after = kept.request_timeout;
         loop {
             tokio::select! {
                 biased;
-                () = core.closed() => return Err(Error::Closed),
+                () = kept.closed() => return Err(Error::Closed),
                 // Also a place of the attempt before, of which nothing was heard.
-                left = timeout_at(begun + after, core.queues.all_left(&queue)) => {
+                left = timeout_at(begun + after, kept.all_left(&queue)) => {
                     left.map_err(|_elapsed| Error::Timeout { operation: LOCK, after })?;
                 }
             }
-            let ask = |session| Self::ask(shared, &queue, session, IfOccupied::LeaveAlone);
-            match core.sessions.on_session(ttl, ask).await {
+            let ask = |session| Self::ask(kept, &queue, session, IfOccupied::LeaveAlone);
+            match kept.sessions.on_session(ttl, ask).await {
                 Ok(ticket) => return Ok(Some(ticket).filter(|ticket| ticket.at_head)),
-                Err(error) => core.retry_from_start(begun, error).await?,
+                Err(error) => kept.retry_from_start(begun, error).await?,
             }
         }
     }
 
     async fn ask(
-        shared: &Arc<KeepOpen>,
+        kept: &Kept<Queues>,
         queue: &Arc<str>,
         session: Arc<Session>,
         if_occupied: IfOccupied,
     ) -> Result<Self> {
-        let core = &shared.core;
-        let (local, answer) = core.queues.enter(core, queue, session.clone(), if_occupied);
+        let (local, answer) = kept.enter(queue, session.clone(), if_occupied);
         // From here on a place may exist, and whoever has it leaves it if this future is dropped.
-        let asked = Asked { shared: shared.clone(), session, local, answer: Some(answer) };
+        let asked = Asked { queues: kept.clone(), session, local, answer: Some(answer) };
         let Assigned { place: member, outcome } = asked.answer().await?;
         let mut ticket = Self {
-            shared: shared.clone(),
+            queues: kept.clone(),
             key: member.key(),
             hold: Hold::on(member.session().lease.clone()),
             member: Some(member),
@@ -223,8 +219,8 @@ impl Ticket {
 
     /// Makes sure that the request takes no effect any more; the revision at which the key was created, if it has.
     async fn settle(&self, since: Epoch) -> Result<Option<i64>, Failure> {
-        self.session().advance(self.core(), since).await?;
-        let found = self.core().get(LOCK, self.key.as_str(), None).await?;
+        self.session().advance(self.queues(), since).await?;
+        let found = self.queues().get(LOCK, self.key.as_str(), None).await?;
         Ok(found.kvs.first().map(|kv| kv.create_revision))
     }
 
@@ -306,7 +302,7 @@ impl Ticket {
         if !self.at_head {
             tokio::select! {
                 biased;
-                () = self.core().closed() => return Err(Error::Closed),
+                () = self.queues().closed() => return Err(Error::Closed),
                 // Its own place is gone: whatever the queue looks like, it is not our turn.
                 reason = self.hold.lost() => return Err(Error::Lost { reason }),
                 turn = self.member().turn(&self.key, self.created()) => turn?,
@@ -317,8 +313,8 @@ impl Ticket {
         self.hold.check()
     }
 
-    pub(super) fn core(&self) -> &Arc<Core> {
-        &self.shared.core
+    pub(super) fn queues(&self) -> &Arc<Queues> {
+        &self.queues
     }
 
     pub(super) fn member(&self) -> &QueuedKey {
@@ -335,12 +331,12 @@ impl fmt::Debug for Ticket {
 #[async_trait]
 impl Release for Ticket {
     async fn release(&self) -> Result<()> {
-        self.core().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
+        self.queues().check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         self.is_left(self.member());
         let next = self.hand_on(self.member());
         let is_told_later = next.is_none() && self.member().is_among_others();
         let follow_ups = if is_told_later { FollowUps::Two } else { FollowUps::One };
-        let leave = || self.member().leave(self.core(), follow_ups);
+        let leave = || self.member().leave(self.queues(), follow_ups);
         // Should this future be dropped, the request may still be under way when the place was left by another one.
         self.is_leaving.store(true, Ordering::Relaxed);
         let first = leave();
@@ -385,15 +381,15 @@ impl Drop for Ticket {
         if *self.is_leaving.get_mut() {
             member.retire();
         }
-        let core = self.core().clone();
+        let queues = self.queues().clone();
         // Before the next one can ask for anything, so that what it asks comes after this.
         let begun =
-            matches!(self.state, State::Standing { .. }).then(|| member.leave(&core, FollowUps::None));
+            matches!(self.state, State::Standing { .. }).then(|| member.leave(&queues, FollowUps::None));
         if let Some(next) = self.hand_on(&member) {
             next.tell();
         }
-        let leave = leave(core, member, self.state, begun);
-        self.core().runtime.spawn(async move {
+        let leave = leave(queues, member, self.state, begun);
+        self.queues().runtime.spawn(async move {
             leave.await;
             drop(leaving);
         });
@@ -401,7 +397,7 @@ impl Drop for Ticket {
 }
 
 /// Leaves a queue, until it is done or the lease is over, since the place is gone with it. With the answer to a request that was sent for it, if there is one.
-async fn leave(core: Arc<Core>, member: QueuedKey, state: State, begun: Option<Answer>) {
+async fn leave(queues: Arc<Queues>, member: QueuedKey, state: State, begun: Option<Answer>) {
     let stray = match state {
         State::Standing { .. } => None,
         State::Unknown { since } => Some(since),
@@ -411,13 +407,13 @@ async fn leave(core: Arc<Core>, member: QueuedKey, state: State, begun: Option<A
     let begun = Mutex::new(begun);
     let leave = || async {
         let begun = begun.lock().expect("nothing panics while this is locked").take();
-        let leaving = begun.unwrap_or_else(|| member.leave(&core, FollowUps::None));
+        let leaving = begun.unwrap_or_else(|| member.leave(&queues, FollowUps::None));
         let left = leaving.wait().await;
         if matches!(left, Err(Failure { effect: Effect::Unknown, .. })) {
             member.retire();
         }
         left.map(drop)
     };
-    member.session().undo(&core, &key, stray, leave).await;
+    member.session().undo(&queues, &key, stray, leave).await;
     member.left(&key);
 }

@@ -10,20 +10,20 @@ use tokio::time::Instant;
 
 use super::{mirror::Change, state::QueueState};
 use crate::{
-    core::Core,
+    queue::Queues,
     queue::send::LOCK,
     request::Read,
     store::{GetOptions, Range, is_transient},
-    watch::hub::{Delivery, Subscription},
+    watch::{Delivery, Subscription},
 };
 
 /// How long the shared watch stays when nobody waits: tasks that take turns come back soon.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Keeps the mirror of a queue until nobody waits in it for a while.
-pub(super) async fn keep(local: Arc<QueueState>, core: Weak<Core>) {
+pub(super) async fn keep(local: Arc<QueueState>, queues: Weak<Queues>) {
     loop {
-        let Some(strong) = core.upgrade() else { return };
+        let Some(strong) = queues.upgrade() else { return };
         if local.give_up_if_idle(&strong) {
             return;
         }
@@ -40,15 +40,15 @@ pub(super) async fn keep(local: Arc<QueueState>, core: Weak<Core>) {
 }
 
 /// Subscribes from now on, then reads the queue; the subscription and the revision of the read.
-async fn begin(local: &QueueState, core: &Core) -> Result<(Subscription, i64)> {
-    let mut changes = core.hub.subscribe(Range::Prefix(local.queue.clone()));
-    match tokio::time::timeout(core.request_timeout, changes.next()).await {
+async fn begin(local: &QueueState, queues: &Queues) -> Result<(Subscription, i64)> {
+    let mut changes = queues.hub.subscribe(Range::Prefix(local.queue.clone()));
+    match tokio::time::timeout(queues.request_timeout, changes.next()).await {
         Ok(Some(Delivery::Refused(error))) => return Err(*error),
         Ok(Some(_)) => {}
-        _ => return Err(core.store.unavailable(None)),
+        _ => return Err(queues.store.unavailable(None)),
     }
     let options = GetOptions::new().with_prefix().with_keys_only();
-    let found = core.get(LOCK, &*local.queue, Some(options)).await?;
+    let found = queues.get(LOCK, &*local.queue, Some(options)).await?;
     let places = found.kvs.iter().filter_map(|kv| Some((kv.key_str().ok()?.to_owned(), kv.create_revision)));
     let read_at = found.header.revision;
     local.update(|mirror| mirror.reset(places, read_at));

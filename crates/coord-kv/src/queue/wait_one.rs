@@ -8,7 +8,7 @@ use super::Ticket;
 use crate::{
     request::{Look, pairs},
     store::{GetOptions, Op, Range, TxnAnswer, is_transient},
-    watch::hub::Delivery,
+    watch::Delivery,
 };
 
 /// A place that was there at a revision.
@@ -40,7 +40,7 @@ impl Ticket {
             self.is_told_behind(&key);
             // From now on: a watch from a revision of the past is served by etcd only every 100 ms. One that begins
             // after the predecessor was seen may have missed its end, so it is looked for again.
-            let mut changes = self.core().hub.subscribe(Range::Key(key.as_str().into()));
+            let mut changes = self.queues().hub.subscribe(Range::Key(key.as_str().into()));
             match changes.next().await {
                 Some(Delivery::Started { from }) if from <= at + 1 => {}
                 Some(Delivery::Started { .. }) => {
@@ -78,7 +78,7 @@ impl Ticket {
     async fn is_before(&self, key: &str) -> Result<bool> {
         loop {
             let options = GetOptions::new().with_keys_only();
-            match self.core().get("wait in a queue", key, Some(options)).await {
+            match self.queues().get("wait in a queue", key, Some(options)).await {
                 Ok(found) => {
                     return Ok(found.kvs.first().is_some_and(|kv| kv.create_revision < self.created()));
                 }
@@ -104,7 +104,7 @@ impl Ticket {
                 get(&self.key, GetOptions::new()),
                 get(&self.member().local().queue, before.clone()),
             ]);
-            match self.core().look("wait in a queue", look).await {
+            match self.queues().look("wait in a queue", look).await {
                 Ok(answer) => return self.read_predecessor(&answer),
                 Err(failure) if is_transient(&failure.error) => {
                     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;

@@ -4,25 +4,44 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use coord_api::{Error, Hold, Result, ServiceName, backend::Place, backend::Release};
+use coord_api::{
+    Error, Hold, Result, ServiceName,
+    backend::{Place, Release, Views},
+};
 use tokio::{sync::watch, task::AbortHandle};
 
 use super::owned::OwnedRecords;
 use crate::{
-    core::{Core, KeepOpen},
     registry::release::{KeyRelease, OwnedKey},
+    request::{Kept, Rpc},
+    session::Sessions,
     store::Range,
-    watch::hub::{Delivery, Subscription},
+    watch::{Delivery, Hub, Subscription},
 };
 
 /// The records of one client by service.
-#[derive(Debug, Default)]
-pub(crate) struct Records(Mutex<HashMap<ServiceName, Service>>);
+#[derive(Debug)]
+pub(crate) struct Records {
+    rpc: Arc<Rpc>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) views: Views,
+    by_service: Mutex<HashMap<ServiceName, Service>>,
+}
+
+impl Deref for Records {
+    type Target = Rpc;
+
+    fn deref(&self) -> &Rpc {
+        &self.rpc
+    }
+}
 
 /// The records of one service, with the task that guards them: both go with the last record.
 #[derive(Debug)]
@@ -39,8 +58,18 @@ impl Drop for Service {
 }
 
 impl Records {
+    pub(crate) fn new(rpc: &Arc<Rpc>, sessions: &Arc<Sessions>, hub: &Arc<Hub>) -> Arc<Self> {
+        Arc::new(Self {
+            rpc: rpc.clone(),
+            sessions: sessions.clone(),
+            hub: hub.clone(),
+            views: Views::default(),
+            by_service: Mutex::default(),
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<ServiceName, Service>> {
-        self.0.lock().expect("nothing panics while this is locked")
+        self.by_service.lock().expect("nothing panics while this is locked")
     }
 
     /// Changes what is known of a service; forgets it with its last record.
@@ -83,7 +112,7 @@ pub(crate) struct Writing {
 
 impl Writing {
     /// The record was written. It is held until its lease is lost or someone else changes it, and then deleted.
-    pub(crate) fn done(mut self, own: OwnedKey, shared: &Arc<KeepOpen>) -> Place {
+    pub(crate) fn done(mut self, own: OwnedKey, kept: &Kept<Records>) -> Place {
         let (hold, revision) = (Hold::on(own.session.lease.clone()), own.written);
         self.is_done = true;
         self.records.update(&self.service, |known| known.wrote(&self.key, revision, hold.clone()));
@@ -93,7 +122,7 @@ impl Writing {
             key: self.key.clone(),
             hold: hold.clone(),
         };
-        Place::new(hold, RecordRelease { key: KeyRelease::new(shared, own), _listed: listed })
+        Place::new(hold, RecordRelease { key: KeyRelease::new(kept, own), _listed: listed })
     }
 }
 
@@ -142,11 +171,11 @@ impl Release for RecordRelease {
     }
 }
 
-impl Core {
+impl Records {
     /// Begins to write a record, when every later change of it will be seen.
     pub(crate) async fn begin_record(self: &Arc<Self>, service: &ServiceName, key: &str) -> Result<Writing> {
         let (writing, mut is_guarded) = {
-            let mut services = self.records.lock();
+            let mut services = self.lock();
             let known = services.entry(service.clone()).or_insert_with(|| {
                 let (guarding, is_guarded) = watch::channel(false);
                 let guard = self.runtime.spawn(guard(self.clone(), service.clone(), guarding));
@@ -154,7 +183,7 @@ impl Core {
             });
             known.known.begin(key);
             let (service, key) = (service.clone(), key.to_owned());
-            let writing = Writing { records: self.records.clone(), service, key, is_done: false };
+            let writing = Writing { records: self.clone(), service, key, is_done: false };
             (writing, known.is_guarded.clone())
         };
         let after = self.request_timeout;
@@ -167,14 +196,14 @@ impl Core {
 }
 
 /// Tells the holders of a service's records when those are changed, until there are none or the client is closed.
-async fn guard(core: Arc<Core>, service: ServiceName, is_guarded: watch::Sender<bool>) {
+async fn guard(records: Arc<Records>, service: ServiceName, is_guarded: watch::Sender<bool>) {
     tokio::select! {
-        () = core.closed() => {}
+        () = records.closed() => {}
         () = async {
             // What was written before the watch began is not in it.
             let mut look = false;
             loop {
-                watch_once(&core, &service, &is_guarded, look).await;
+                watch_once(&records, &service, &is_guarded, look).await;
                 look = true;
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(20..200))).await;
             }
@@ -183,9 +212,9 @@ async fn guard(core: Arc<Core>, service: ServiceName, is_guarded: watch::Sender<
 }
 
 /// Watches until changes may have been missed.
-async fn watch_once(core: &Core, service: &ServiceName, is_guarded: &watch::Sender<bool>, look: bool) {
-    let range = Range::Prefix(core.keys.instances(service).into());
-    let mut changes = core.hub.subscribe(range.clone());
+async fn watch_once(records: &Records, service: &ServiceName, is_guarded: &watch::Sender<bool>, look: bool) {
+    let range = Range::Prefix(records.keys.instances(service).into());
+    let mut changes = records.hub.subscribe(range.clone());
     match changes.next().await {
         Some(Delivery::Started { .. }) => {}
         Some(Delivery::Refused(error)) => {
@@ -197,12 +226,12 @@ async fn watch_once(core: &Core, service: &ServiceName, is_guarded: &watch::Send
         _ => return,
     }
     if look {
-        let expected = core.records.update(service, OwnedRecords::expected).unwrap_or_default();
-        match core.read("register", &range).await {
+        let expected = records.update(service, OwnedRecords::expected).unwrap_or_default();
+        match records.read("register", &range).await {
             Ok((now, found)) => {
                 let found: HashMap<_, _> =
                     found.iter().filter_map(|kv| Some((kv.key_str().ok()?, kv.mod_revision))).collect();
-                core.records.update(service, |known| {
+                records.update(service, |known| {
                     for (key, revision) in &expected {
                         known.looked(key, *revision, found.get(key.as_str()).copied(), now);
                     }
@@ -215,14 +244,14 @@ async fn watch_once(core: &Core, service: &ServiceName, is_guarded: &watch::Send
         }
     }
     is_guarded.send_replace(true);
-    follow(core, service, &mut changes).await;
+    follow(records, service, &mut changes).await;
 }
 
-async fn follow(core: &Core, service: &ServiceName, changes: &mut Subscription) {
+async fn follow(records: &Records, service: &ServiceName, changes: &mut Subscription) {
     while let Some(delivery) = changes.next().await {
         match delivery {
             Delivery::Started { .. } => {}
-            Delivery::Changes(changes) => drop(core.records.update(service, |known| {
+            Delivery::Changes(changes) => drop(records.update(service, |known| {
                 for change in &*changes {
                     known.seen(&change.key, change.revision);
                 }

@@ -18,9 +18,8 @@ use coord_api::{
 use tokio::time::Instant;
 
 use crate::{
-    core::{Core, KeepOpen},
     registry::release::OwnedKey,
-    request::{background::run_detached, entry, pairs},
+    request::{Kept, background::run_detached, entry, pairs},
     session::{Epoch, Session},
     store::{Compare, CompareOp, Effect, Failure, KeyValue, Op, PutOptions, Range, Txn},
     watch::follow,
@@ -32,7 +31,7 @@ const MOST_LEASES: usize = 3;
 /// The registry of one client.
 #[derive(Debug)]
 pub(crate) struct KvRegistry {
-    pub(crate) shared: Arc<KeepOpen>,
+    pub(crate) records: Kept<Records>,
 }
 
 #[async_trait]
@@ -40,29 +39,30 @@ impl ServiceRegistry for KvRegistry {
     async fn register(&self, service: ServiceInfo, ttl: Duration) -> Result<Registration> {
         let ttl = Ttl::parse(ttl)?;
         service.validate()?;
-        self.shared.core.check_open()?;
-        let publisher = Arc::new(Publisher { shared: self.shared.clone(), ttl });
-        Registration::start(&self.shared.core.runtime, publisher, service).await
+        self.records.check_open()?;
+        let publisher = Arc::new(Publisher { records: self.records.clone(), ttl });
+        Registration::start(&self.records.runtime, publisher, service).await
     }
 
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>> {
         let service = ServiceName::parse(service)?;
-        let core = &self.shared.core;
-        core.check_open()?;
-        let (_, pairs) = core.read("discover", &Range::Prefix(core.keys.instances(&service).into())).await?;
-        Ok(instances(core, &service, &pairs))
+        let records = &self.records;
+        records.check_open()?;
+        let (_, pairs) =
+            records.read("discover", &Range::Prefix(records.keys.instances(&service).into())).await?;
+        Ok(instances(records, &service, &pairs))
     }
 
     async fn services(&self) -> Result<BTreeMap<String, Vec<ServiceInfo>>> {
-        let core = &self.shared.core;
-        core.check_open()?;
-        let all = Range::Prefix(core.keys.services().into());
-        let (_, pairs) = core.read("list services", &all).await?;
-        let name = |kv: &KeyValue| kv.key_str().ok().and_then(|key| core.keys.service_of(key));
+        let records = &self.records;
+        records.check_open()?;
+        let all = Range::Prefix(records.keys.services().into());
+        let (_, pairs) = records.read("list services", &all).await?;
+        let name = |kv: &KeyValue| kv.key_str().ok().and_then(|key| records.keys.service_of(key));
         // Ordered by key, so what is below one service is together.
         let services = pairs.chunk_by(|one, next| name(one) == name(next)).filter_map(|pairs| {
             let service = name(&pairs[0])?;
-            let instances = instances(core, &service, pairs);
+            let instances = instances(records, &service, pairs);
             (!instances.is_empty()).then(|| (service.to_string(), instances))
         });
         Ok(services.collect())
@@ -70,71 +70,67 @@ impl ServiceRegistry for KvRegistry {
 
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
         let service = ServiceName::parse(service)?;
-        let keys = self.shared.core.keys.clone();
+        let keys = self.records.keys.clone();
         let range = Range::Prefix(keys.instances(&service).into());
         let named = service.clone();
         let rename = Box::new(move |key: &str| keys.instance_name(&named, key));
-        Ok(service_events(service, follow(self.shared.clone(), range, rename).await?))
+        Ok(service_events(service, follow(self.records.with(&self.records.hub), range, rename).await?))
     }
 
     async fn view(&self, service: &str) -> Result<ServiceView> {
         let name = ServiceName::parse(service)?;
-        let core = &self.shared.core;
-        core.check_open()?;
-        core.views.view(&core.runtime, name, self.watch(service)).await
+        let records = &self.records;
+        records.check_open()?;
+        records.views.view(&records.runtime, name, self.watch(service)).await
     }
 }
 
-fn instances(core: &Core, service: &ServiceName, pairs: &[KeyValue]) -> Vec<ServiceInfo> {
-    let named = |kv: &KeyValue| Some(entry(kv, core.keys.instance_name(service, kv.key_str().ok()?)?));
+fn instances(records: &Records, service: &ServiceName, pairs: &[KeyValue]) -> Vec<ServiceInfo> {
+    let named = |kv: &KeyValue| Some(entry(kv, records.keys.instance_name(service, kv.key_str().ok()?)?));
     Record::instances(service, pairs.iter().filter_map(named))
 }
 
 /// Writes the record of one registration.
 struct Publisher {
-    shared: Arc<KeepOpen>,
+    records: Kept<Records>,
     ttl: Ttl,
 }
 
 #[async_trait]
 impl Publish for Publisher {
     async fn publish(&self, service: &ServiceInfo) -> Result<Place> {
-        let (shared, service, ttl) = (self.shared.clone(), service.clone(), self.ttl);
-        run_detached(
-            &self.shared.core.runtime,
-            move |_gone| async move { publish(&shared, service, ttl).await },
-        )
-        .await
+        let (records, service, ttl) = (self.records.clone(), service.clone(), self.ttl);
+        run_detached(&self.records.runtime, move |_gone| async move { publish(&records, service, ttl).await })
+            .await
     }
 }
 
-async fn publish(shared: &Arc<KeepOpen>, service: ServiceInfo, ttl: Ttl) -> Result<Place> {
-    let core = &shared.core;
+async fn publish(records: &Kept<Records>, service: ServiceInfo, ttl: Ttl) -> Result<Place> {
     let (name, id) = service.validate()?;
-    let key = core.keys.instance(&name, &id);
-    let record = Record::owned(service, &core.owner).to_json();
+    let key = records.keys.instance(&name, &id);
+    let record = Record::owned(service, &records.owner).to_json();
     // While etcd is away this fails at once, and the watch below would not.
-    drop(core.sessions.session(ttl).await?);
-    let writing = core.begin_record(&name, &key).await?;
+    drop(records.sessions.session(ttl).await?);
+    let writing = records.begin_record(&name, &key).await?;
     // A write that expects nothing there could take effect late, when the record has been given back.
-    let expected = core.records.revision(&name, &key).unwrap_or(0);
-    core.history.leaves(&key);
-    let write = |session| write_over_own(core, (&name, &id), &key, &record, session, expected);
-    let mut own = core.sessions.on_session(ttl, write).await?;
+    let expected = records.revision(&name, &key).unwrap_or(0);
+    records.history.leaves(&key);
+    let write = |session| write_over_own(records, (&name, &id), &key, &record, session, expected);
+    let mut own = records.sessions.on_session(ttl, write).await?;
     // The lease may have been lost while an answer was awaited, and the record goes with it.
     for _ in 0..MOST_LEASES {
         if own.session.lease.loss().is_none() {
             break;
         }
-        own = core.sessions.on_session(ttl, write).await?;
+        own = records.sessions.on_session(ttl, write).await?;
     }
-    core.history.wrote(&key, own.written, own.session.id);
-    Ok(writing.done(own, shared))
+    records.history.wrote(&key, own.written, own.session.id);
+    Ok(writing.done(own, records))
 }
 
 /// Writes the record if the key does not exist, or has what we may replace.
 async fn write_over_own(
-    core: &Arc<Core>,
+    records: &Arc<Records>,
     (service, id): (&ServiceName, &InstanceId),
     key: &str,
     record: &Bytes,
@@ -144,19 +140,19 @@ async fn write_over_own(
 ) -> Result<OwnedKey> {
     let begun = Instant::now();
     loop {
-        match core.write_record(key, record, &session, expected).await? {
+        match records.write_record(key, record, &session, expected).await? {
             Write::Done(revision) => {
                 return Ok(OwnedKey { key: key.to_owned(), written: revision, session });
             }
             Write::Found(None) => expected = 0,
             Write::Found(Some(found)) => {
                 let stored = entry(&found, format!("{service}/{id}"));
-                Record::check_replaceable(service, &stored, &core.owner)?;
+                Record::check_replaceable(service, &stored, &records.owner)?;
                 expected = found.mod_revision;
             }
-            Write::Never(error) => core.retry_from_start(begun, error).await?,
+            Write::Never(error) => records.retry_from_start(begun, error).await?,
             Write::Unknown(error, since) => {
-                core.delete_stray(key.into(), record.to_vec(), session, since);
+                records.delete_stray(key.into(), record.to_vec(), session, since);
                 return Err(error);
             }
         }
@@ -174,7 +170,7 @@ enum Write {
     Unknown(Error, Epoch),
 }
 
-impl Core {
+impl Records {
     /// Writes a record if the key is at revision `expected`; 0 means that it does not exist.
     ///
     /// A write that is still under way when its record has been given back would bring it back. So each passes the epoch

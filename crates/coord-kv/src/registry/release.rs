@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use coord_api::{Error, LossReason, Result, backend::Release};
 
 use crate::{
-    core::{Core, KeepOpen},
+    registry::Records,
+    request::Kept,
     session::{Epoch, Session},
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, OpResult, Txn},
 };
@@ -43,7 +44,7 @@ enum DeleteOutcome {
     Overwritten,
 }
 
-impl Core {
+impl Records {
     /// Deletes the key if it is still the one that we wrote.
     async fn delete_own(&self, own: &OwnedKey) -> Result<DeleteOutcome, Failure> {
         let delete = Txn::new()
@@ -64,10 +65,10 @@ impl Core {
 
     /// Deletes the key in the background, until it is done or the lease is over, since the key is gone with it.
     pub(crate) fn delete_later(self: &Arc<Self>, own: OwnedKey) {
-        let core = self.clone();
+        let records = self.clone();
         self.runtime.spawn(async move {
-            let delete = || async { core.delete_own(&own).await.map(drop) };
-            own.session.undo(&core, &own.key, None, delete).await;
+            let delete = || async { records.delete_own(&own).await.map(drop) };
+            own.session.undo(&records, &own.key, None, delete).await;
         });
     }
 
@@ -81,10 +82,10 @@ impl Core {
         session: Arc<Session>,
         since: Epoch,
     ) {
-        let core = self.clone();
+        let records = self.clone();
         self.runtime.spawn(async move {
-            let delete = || core.delete_if_stray(&key, &value);
-            session.undo(&core, &key, Some(since), delete).await;
+            let delete = || records.delete_if_stray(&key, &value);
+            session.undo(&records, &key, Some(since), delete).await;
         });
     }
 
@@ -92,7 +93,7 @@ impl Core {
         let found = self.get("clean up", key, None).await?;
         let Some(stray) = found.kvs.first().filter(|kv| kv.value == value) else { return Ok(()) };
         // After reading: an attempt that begins later replaces what was found, and then this deletes nothing.
-        if self.records.is_wanted(key) {
+        if self.is_wanted(key) {
             return Ok(());
         }
         let unchanged = Compare::mod_revision(key, CompareOp::Equal, stray.mod_revision);
@@ -103,13 +104,13 @@ impl Core {
 
 /// Gives back one key.
 pub(crate) struct KeyRelease {
-    shared: Arc<KeepOpen>,
+    records: Kept<Records>,
     own: OwnedKey,
 }
 
 impl KeyRelease {
-    pub(crate) fn new(shared: &Arc<KeepOpen>, own: OwnedKey) -> Self {
-        Self { shared: shared.clone(), own }
+    pub(crate) fn new(records: &Kept<Records>, own: OwnedKey) -> Self {
+        Self { records: records.clone(), own }
     }
 }
 
@@ -122,15 +123,15 @@ impl fmt::Debug for KeyRelease {
 #[async_trait]
 impl Release for KeyRelease {
     async fn release(&self) -> Result<()> {
-        let core = &self.shared.core;
-        core.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
+        let records = &self.records;
+        records.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
         let lost = Error::Lost { reason: LossReason::Deleted };
-        match core.delete_own(&self.own).await {
+        match records.delete_own(&self.own).await {
             Ok(DeleteOutcome::Deleted) => Ok(()),
             Ok(DeleteOutcome::Gone | DeleteOutcome::Overwritten) => Err(lost),
             // The answer was lost. Whether the first request or this one deleted the key is the same, and a
             // delete of our own key can be repeated.
-            Err(Failure { effect: Effect::Unknown, .. }) => match core.delete_own(&self.own).await? {
+            Err(Failure { effect: Effect::Unknown, .. }) => match records.delete_own(&self.own).await? {
                 DeleteOutcome::Deleted | DeleteOutcome::Gone => Ok(()),
                 // Also by a write of our own that was given up.
                 DeleteOutcome::Overwritten => Err(lost),
@@ -141,7 +142,7 @@ impl Release for KeyRelease {
 
     fn release_in_background(&self) {
         if self.own.session.lease.loss().is_none() {
-            self.shared.core.delete_later(self.own.clone());
+            self.records.delete_later(self.own.clone());
         }
     }
 }

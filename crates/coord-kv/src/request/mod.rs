@@ -3,7 +3,9 @@
 pub(crate) mod background;
 mod backoff;
 pub(crate) mod batch;
+mod health;
 pub(crate) mod history;
+mod keep_open;
 mod read;
 mod refusal;
 mod retry;
@@ -12,6 +14,7 @@ mod undo;
 pub(crate) mod verify;
 
 pub(crate) use backoff::pauses;
+pub(crate) use keep_open::{KeepOpen, Kept};
 pub(crate) use read::{Look, Read, entry, pairs, version};
 pub(crate) use refusal::Refusal;
 pub(crate) use retry::Repeat;

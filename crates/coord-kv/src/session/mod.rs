@@ -111,6 +111,11 @@ impl Sessions {
         Arc::new(Self { rpc, pool: Arc::default(), doomed: Mutex::default() })
     }
 
+    /// Returns what requests need.
+    pub(crate) fn rpc(&self) -> &Arc<Rpc> {
+        &self.rpc
+    }
+
     fn pool(&self) -> MutexGuard<'_, Pool<Arc<Leased>>> {
         lock(&self.pool)
     }

@@ -4,6 +4,7 @@
 //! a bounded queue of its own: one that is behind loses its place alone.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -44,6 +45,15 @@ pub(crate) struct Hub {
     /// Unbounded, since dropping a subscription must not wait; each subscription sends three commands.
     commands: mpsc::UnboundedSender<Command>,
     next_id: AtomicU64,
+    rpc: Arc<Rpc>,
+}
+
+impl Deref for Hub {
+    type Target = Rpc;
+
+    fn deref(&self) -> &Rpc {
+        &self.rpc
+    }
 }
 
 #[derive(Debug)]
@@ -114,11 +124,11 @@ impl Drop for Subscription {
 
 impl Hub {
     /// Starts the task on `runtime`; it ends when this is dropped. The task tells `contact` whether the stream is up.
-    pub(crate) fn start(runtime: &runtime::Handle, rpc: &Arc<Rpc>, contact: ContactSource) -> Self {
+    pub(crate) fn start(runtime: &runtime::Handle, rpc: Arc<Rpc>, contact: ContactSource) -> Arc<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let task = Task {
             attempts: rpc.store.attempts(None),
-            rpc: Arc::downgrade(rpc),
+            rpc: Arc::downgrade(&rpc),
             inbox,
             watches: Watches::default(),
             contact,
@@ -128,7 +138,7 @@ impl Hub {
             is_reopened: false,
         };
         runtime.spawn(task.run());
-        Self { commands, next_id: AtomicU64::new(1) }
+        Arc::new(Self { commands, next_id: AtomicU64::new(1), rpc })
     }
 
     /// Ends every watch, so that its users read the state anew and watch from then on.

@@ -1,23 +1,22 @@
 //! Watches for users: the state at one revision, then every change after it.
 
 mod change;
-pub(crate) mod hub;
+mod hub;
 mod inbox;
 mod progress;
 mod refusal;
 mod watches;
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{collections::VecDeque, fmt};
 
 use backon::ExponentialBackoff;
 use coord_api::{EntryEvent, Error, Result, Watch};
 use futures::stream;
 
-use hub::{Delivery, Subscription};
+pub(crate) use hub::{Delivery, Hub, Subscription};
 
 use crate::{
-    core::KeepOpen,
-    request::{Read, entry, pauses, version},
+    request::{Kept, Read, entry, pauses, version},
     store::{Observation, Range},
 };
 
@@ -25,12 +24,12 @@ use crate::{
 pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
-pub(crate) async fn follow(shared: Arc<KeepOpen>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
-    shared.core.check_open()?;
-    let mut follower = Follower { shared, range, rename, live: None, pending: VecDeque::new(), pauses: None };
+pub(crate) async fn follow(hub: Kept<Hub>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
+    hub.check_open()?;
+    let mut follower = Follower { hub, range, rename, live: None, pending: VecDeque::new(), pauses: None };
     let snapshot = follower.begin().await?;
     follower.pending = VecDeque::from([snapshot]);
-    let contact = follower.shared.core.contact.clone();
+    let contact = follower.hub.contact.clone();
     let items = stream::unfold(follower, |mut follower| async move {
         let item = follower.next().await;
         Some((item, follower))
@@ -39,7 +38,7 @@ pub(crate) async fn follow(shared: Arc<KeepOpen>, range: Range, rename: Rename) 
 }
 
 struct Follower {
-    shared: Arc<KeepOpen>,
+    hub: Kept<Hub>,
     range: Range,
     rename: Rename,
     live: Option<Live>,
@@ -62,10 +61,10 @@ impl fmt::Debug for Follower {
 
 impl Follower {
     async fn next(&mut self) -> Result<EntryEvent> {
-        let shared = self.shared.clone();
+        let hub = self.hub.area.clone();
         tokio::select! {
             biased;
-            () = shared.core.closed() => Err(Error::Closed),
+            () = hub.closed() => Err(Error::Closed),
             item = self.next_while_open() => item,
         }
     }
@@ -106,7 +105,7 @@ impl Follower {
                     return Err(*error);
                 }
                 None => {
-                    self.shared.core.store.observe(Observation::WatchGap);
+                    self.hub.store.observe(Observation::WatchGap);
                     tracing::debug!(range = ?self.range, "watch has a gap, reading the state anew");
                     self.live = None;
                 }
@@ -125,21 +124,21 @@ impl Follower {
     /// Subscribes from now on and then reads the state, so that nothing falls between. A subscription from a
     /// revision of the past would be served by etcd only every 100 ms.
     async fn begin(&mut self) -> Result<EntryEvent> {
-        let core = &self.shared.core;
-        let mut changes = core.hub.subscribe(self.range.clone());
+        let hub = &self.hub;
+        let mut changes = hub.subscribe(self.range.clone());
         let operation = "watch";
-        let first = tokio::time::timeout(core.request_timeout, changes.next()).await;
+        let first = tokio::time::timeout(hub.request_timeout, changes.next()).await;
         match first {
             Ok(Some(Delivery::Refused(error))) => return Err(*error),
             Ok(Some(_)) => {}
             Ok(None) => {
-                return Err(core.store.unavailable(None));
+                return Err(hub.store.unavailable(None));
             }
             Err(_elapsed) => {
-                return Err(Error::Timeout { operation, after: core.request_timeout });
+                return Err(Error::Timeout { operation, after: hub.request_timeout });
             }
         }
-        let (revision, pairs) = core.read(operation, &self.range).await?;
+        let (revision, pairs) = hub.read(operation, &self.range).await?;
         changes.has_read(Read::of(revision, &pairs));
         let entries =
             pairs.iter().filter_map(|kv| Some(entry(kv, (self.rename)(kv.key_str().ok()?)?))).collect();

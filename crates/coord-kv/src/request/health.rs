@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use coord_api::{Error, HEALTH_LIMIT, Health, Result};
+use coord_api::{Error, HEALTH_LIMIT, Health, LeaseHealth, Result};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    core::Core,
-    request::{Repeat, pauses},
+    request::{Repeat, Rpc, pauses},
     store::{Failure, GetOptions, Route},
 };
 
@@ -16,13 +15,13 @@ const TRIES: u32 = 3;
 
 const OPERATION: &str = "health";
 
-impl Core {
-    pub(crate) async fn health(&self) -> Result<Health> {
+impl Rpc {
+    pub(crate) async fn health(&self, leases: impl FnOnce() -> LeaseHealth) -> Result<Health> {
         self.check_open()?;
         tokio::select! {
             () = self.closed() => Err(Error::Closed),
             answer = self.answers_within(HEALTH_LIMIT.min(self.request_timeout)) => {
-                Ok(Health::new(answer?, self.sessions.health()))
+                Ok(Health::new(answer?, leases()))
             }
         }
     }
