@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{Commits, MarkerGuard, Settled, WRITE, txn};
 use crate::{
-    request::batch::{Lanes, Lined, MAX_OPERATIONS},
+    request::batch::{Lanes, Lined},
     store::duplicate,
 };
 
@@ -104,14 +104,13 @@ impl Lined for Request {
     }
 }
 
-impl Default for WriteBatcher {
-    fn default() -> Self {
-        // One operation is that of the marker.
-        Self(Mutex::new(State { waiting: Lanes::of(MAX_OPERATIONS - 1), in_flight: 0 }))
-    }
-}
-
 impl WriteBatcher {
+    /// Batches writes for a store that takes so many operations in one transaction.
+    pub(super) fn new(most_operations: usize) -> Self {
+        // One operation is that of the marker.
+        Self(Mutex::new(State { waiting: Lanes::of(most_operations - 1), in_flight: 0 }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("nothing panics while this is locked")
     }

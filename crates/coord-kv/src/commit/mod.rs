@@ -37,6 +37,7 @@ impl Deref for Commits {
 impl Commits {
     pub(crate) fn new(sessions: &Arc<Sessions>) -> Arc<Self> {
         let (rpc, sessions) = (sessions.rpc().clone(), sessions.clone());
-        Arc::new(Self { rpc, sessions, markers: CommitMarkers::default(), batcher: WriteBatcher::default() })
+        let batcher = WriteBatcher::new(rpc.limits().operations);
+        Arc::new(Self { rpc, sessions, markers: CommitMarkers::default(), batcher })
     }
 }

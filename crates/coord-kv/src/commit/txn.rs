@@ -69,10 +69,10 @@ pub(crate) fn deleted(answer: &TxnAnswer) -> usize {
 
 /// The first condition that was not met, from the looks of a refused transaction.
 pub(crate) fn refusal(batch: &Batch, answer: &TxnAnswer) -> Option<Error> {
-    let looks: Vec<_> = answer.results.iter().map(|look| pairs(Some(look)).first()).collect();
+    let looks: Vec<_> = answer.results.iter().map(|look| pairs(Some(look))).collect();
     let (required, held) = looks.split_at_checked(batch.requirements().len())?;
-    let is_lost = |(held, look): &(&HeldLock, &Option<&KeyValue>)| {
-        look.map_or(0, |kv| kv.create_revision) != i64::try_from(held.token.get()).unwrap_or(i64::MAX)
+    let is_lost = |(held, look): &(&HeldLock, &&[KeyValue])| {
+        look.first().map_or(0, |kv| kv.create_revision) != i64::try_from(held.token.get()).unwrap_or(i64::MAX)
     };
     let mut lost = batch.held().iter().zip(held).filter(is_lost).peekable();
     if lost.peek().is_some() {
@@ -80,7 +80,7 @@ pub(crate) fn refusal(batch: &Batch, answer: &TxnAnswer) -> Option<Error> {
         return Some(Error::Lost { reason: LossReason::Revoked });
     }
     batch.requirements().iter().zip(required).find_map(|((key, expected), look)| {
-        let actual = look.map_or(Version::ABSENT, |kv| version(kv.mod_revision));
+        let actual = look.first().map_or(Version::ABSENT, |kv| version(kv.mod_revision));
         (actual != *expected).then(|| Error::Conflict { key: key.to_string(), expected: *expected, actual })
     })
 }

@@ -83,7 +83,7 @@ pub(super) enum IfOccupied {
 impl Queues {
     pub(crate) fn new(rpc: &Arc<Rpc>, sessions: &Arc<Sessions>, hub: &Arc<Hub>) -> Arc<Self> {
         Arc::new(Self {
-            sender: Sender::start(&rpc.runtime, Arc::downgrade(rpc)),
+            sender: Sender::start(rpc),
             rpc: rpc.clone(),
             sessions: sessions.clone(),
             hub: hub.clone(),

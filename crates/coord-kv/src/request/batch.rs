@@ -11,9 +11,6 @@ use std::{
     hash::Hash,
 };
 
-/// The most operations of one transaction, as etcd is configured by default.
-pub(crate) const MAX_OPERATIONS: usize = 128;
-
 /// What a lane has to know of a request.
 pub(crate) trait Lined {
     /// What names a queue.
@@ -153,6 +150,8 @@ fn fits<R: Lined>(together: &[R], next: &R) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MAX_OPERATIONS: usize = 128;
 
     /// Its lane, and its key: with a `+` it enters, with a `?` on a condition, with a `~` before that it overlaps.
     #[derive(Debug, Clone, PartialEq)]

@@ -16,7 +16,7 @@ use tokio::{runtime, sync::watch};
 use crate::{
     keyspace::Keys,
     request::{Refusal, history::History, verify::Verifications},
-    store::{LeaseId, Store},
+    store::{LeaseId, Limits, Store},
 };
 
 /// All that is believed of the store, by the floors above.
@@ -99,6 +99,11 @@ impl Rpc {
     /// Returns how many members the store has.
     pub(crate) fn members(&self) -> usize {
         self.store.description().members
+    }
+
+    /// Returns the limits of a transaction.
+    pub(crate) fn limits(&self) -> Limits {
+        self.store.description().limits
     }
 
     /// Returns the store, and the part of it that config values are in.

@@ -17,7 +17,6 @@ use std::{
 };
 
 use tokio::{
-    runtime,
     sync::{mpsc, oneshot},
     time::{self, sleep_until},
 };
@@ -25,7 +24,7 @@ use tokio::{
 use crate::{
     request::{
         Rpc,
-        batch::{Lanes, Lined, MAX_OPERATIONS},
+        batch::{Lanes, Lined},
         history::History,
     },
     session::LeaseEpoch,
@@ -41,9 +40,11 @@ pub(crate) use op::{FollowUps, Outcome, QueueOp, ReadAlong};
 /// Several, so that some are prepared and answered while etcd writes others.
 const IN_FLIGHT: usize = 4;
 
-/// How many operations a second transaction has to carry. Fewer wait until the first is answered: a commit costs
-/// etcd far more than an operation in it.
-const WORTH_ANOTHER: usize = MAX_OPERATIONS / 4 * 3;
+/// Returns how many operations a second transaction has to carry. Fewer wait until the first is answered: a commit costs
+/// the store far more than an operation in it.
+fn worth_another(most_operations: usize) -> usize {
+    most_operations / 4 * 3
+}
 
 /// Of one queue, each place needs a transaction of its own. etcd commits those that are under way together. Those that
 /// are slow count as well.
@@ -118,10 +119,10 @@ impl Answer {
 }
 
 impl Sender {
-    /// Starts the task on `runtime`; it ends when this is dropped.
-    pub(crate) fn start(runtime: &runtime::Handle, rpc: Weak<Rpc>) -> Self {
+    /// Starts the task; it ends when this is dropped.
+    pub(crate) fn start(rpc: &Arc<Rpc>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
-        runtime.spawn(send(rpc, inbox));
+        rpc.runtime.spawn(send(Arc::downgrade(rpc), rpc.limits().operations, inbox));
         Self { requests }
     }
 
@@ -147,8 +148,8 @@ impl Sender {
     }
 }
 
-async fn send(rpc: Weak<Rpc>, mut inbox: mpsc::UnboundedReceiver<Request>) {
-    let mut lanes = Lanes::of(MAX_OPERATIONS);
+async fn send(rpc: Weak<Rpc>, most_operations: usize, mut inbox: mpsc::UnboundedReceiver<Request>) {
+    let mut lanes = Lanes::of(most_operations);
     let mut in_flight = InFlight::none();
     let mut linger = Linger::default();
     let mut optimistic = OptimisticEmpty::default();
@@ -164,7 +165,7 @@ async fn send(rpc: Weak<Rpc>, mut inbox: mpsc::UnboundedReceiver<Request>) {
                 tokio::task::yield_now().await;
             }
         }
-        while may_send(&in_flight, &lanes) {
+        while may_send(&in_flight, &lanes, most_operations) {
             let batch = lanes.next_batch();
             let (false, Some(rpc)) = (batch.is_empty(), rpc.upgrade()) else { break };
             for request in &batch {
@@ -202,11 +203,11 @@ async fn send(rpc: Weak<Rpc>, mut inbox: mpsc::UnboundedReceiver<Request>) {
 }
 
 /// Whether a transaction with what waits may be sent now.
-fn may_send(in_flight: &InFlight<Answered>, lanes: &Lanes<Request>) -> bool {
+fn may_send(in_flight: &InFlight<Answered>, lanes: &Lanes<Request>, most_operations: usize) -> bool {
     let in_time = in_flight.in_time();
     in_flight.count() < MOST_IN_FLIGHT
         && (in_time == 0
-            || in_time < IN_FLIGHT && lanes.waiting() >= WORTH_ANOTHER
+            || in_time < IN_FLIGHT && lanes.waiting() >= worth_another(most_operations)
             || lanes.has_one_that_overlaps())
 }
 
