@@ -1,9 +1,9 @@
 //! Config writes that wait at the same moment travel in one transaction.
 //!
-//! A few are under way at the same time, each sent by whoever makes it. The next ones gather until one of those is
-//! answered, and then go together: a transaction costs etcd far more than an operation in it. Two writes of one key are
-//! never in one transaction, and go one after the other. Who has waited long, since etcd does not answer those that are
-//! under way, goes alone.
+//! A few are in flight at the same time, each sent by whoever makes it. The next ones gather until one of those is
+//! answered, and then go together: a transaction costs the store far more than an operation in it. Two writes of one key are
+//! never in one transaction, and go one after the other. Who has waited long, since the store does not answer those that are
+//! in flight, goes alone.
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -25,7 +25,7 @@ const IN_FLIGHT: usize = 4;
 /// What part of the request timeout a write waits for others before it goes alone.
 const LINGER: u32 = 10;
 
-/// The largest value that travels with others: as many of them as go together are well below what etcd takes.
+/// The largest value that travels with others: as many of them as go together are well below what the store takes.
 const MAX_TOGETHER_BYTES: usize = 4096;
 
 /// Whether a batch may travel with others: one write, which nothing but what coord keeps beside the values can refuse.
@@ -46,7 +46,7 @@ pub(crate) enum SendMode {
     Settled(Settled),
 }
 
-/// What is under way, and what waits.
+/// What is in flight, and what waits.
 #[derive(Debug)]
 pub(crate) struct WriteBatcher(Mutex<State>);
 
@@ -116,7 +116,7 @@ impl WriteBatcher {
     }
 }
 
-/// One of those that may be under way. When it ends, those that wait get it.
+/// One of those that may be in flight. When it ends, those that wait get it.
 #[derive(Debug)]
 pub(crate) struct Turn(Arc<Commits>);
 
@@ -137,7 +137,7 @@ impl Drop for Turn {
 impl Commits {
     /// Waits until `batch` may be written by whoever makes it, or was written with others.
     ///
-    /// Dropped while it waits, it is not written; while it is under way, it may be.
+    /// Dropped while it waits, it is not written; while it is in flight, it may be.
     pub(crate) async fn write_batched(self: &Arc<Self>, batch: &Arc<Batch>) -> Result<SendMode> {
         if !may_travel(batch) {
             return Ok(SendMode::Alone(None));
@@ -219,7 +219,7 @@ async fn send(commits: &Arc<Commits>, requests: &[Request]) -> Outcome {
         Ok(Settled::Written(answer)) => Outcome::WrittenAt(answer.header.revision),
         Ok(Settled::WrittenUnseen(at)) => Outcome::WrittenAt(at),
         Ok(Settled::NeverWritten(error)) => Outcome::NeverWritten(error),
-        // Not while etcd is away: it was tried until its time was over.
+        // Not while the store is away: it was tried until its time was over.
         Err(error) if error.is_retryable() => Outcome::Failed(error),
         Ok(Settled::Refused(_) | Settled::MarkerGone) | Err(_) => Outcome::ToEachAlone,
     }

@@ -3,7 +3,7 @@
 //! A write whose answer is lost can neither be repeated (someone else may have written since) nor be found by
 //! its value (someone else may have written the same). So each commit also writes a *marker*: a key of this
 //! client, with no one else's writes in it, on the condition that the marker was not written since. Afterwards
-//! the marker tells what happened, and writing it makes sure that a commit that is still under way never takes
+//! the marker tells what happened, and writing it makes sure that a commit that is still in flight never takes
 //! effect. Markers are reused, as many as there are commits at the same time, and go with the client's lease.
 
 use std::{
@@ -24,7 +24,7 @@ use crate::{
 /// How long markers outlive a client that crashed.
 const MARKER_TTL: Duration = Duration::from_secs(60);
 
-/// What a commit writes into its marker, and what clears a marker of a commit that may still be under way.
+/// What a commit writes into its marker, and what clears a marker of a commit that may still be in flight.
 const COMMITTED: &str = "committed";
 const CLEARED: &str = "cleared";
 
@@ -82,7 +82,7 @@ impl Commits {
         } else {
             let ttl = Ttl::parse(MARKER_TTL).expect("is within the limits");
             let session = self.sessions.session(ttl).await?;
-            let key = self.rpc.keys.commit_slot(session.id, self.rpc.next_attempt());
+            let key = self.rpc.keys.commit_marker(session.id, self.rpc.next_attempt());
             CommitMarker { key, session, written: 0 }
         };
         Ok(MarkerGuard { commits: self.clone(), marker: Some(marker) })
@@ -204,13 +204,13 @@ struct Cleared {
 /// Why it is not known whether a commit took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unsettled {
-    /// etcd did not answer within the request timeout.
+    /// The store did not answer within the request timeout.
     NoAnswer,
-    /// The marker was deleted, with its lease or by hand: no commit that is under way can take effect any more.
+    /// The marker was deleted, with its lease or by hand: no commit that is in flight can take effect any more.
     MarkerGone,
 }
 
-/// Makes sure that a commit that may be under way never takes effect, or learns that it did.
+/// Makes sure that a commit that may be in flight never takes effect, or learns that it did.
 async fn clear(rpc: &Rpc, marker: &CommitMarker) -> Result<Cleared, Unsettled> {
     let started = Instant::now();
     loop {

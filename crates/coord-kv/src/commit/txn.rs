@@ -1,4 +1,4 @@
-//! Batches of config writes as transactions of etcd, and what the answers to them say.
+//! Batches of config writes as transactions of the store, and what the answers to them say.
 
 use coord_api::{Batch, ConfigKey, Error, HeldLock, LossReason, Version, Write};
 
@@ -40,7 +40,7 @@ pub(super) fn together(keys: &Keys, batches: &[&Batch], marker: &MarkerGuard) ->
 }
 
 fn is_at(keys: &Keys, (key, version): &(ConfigKey, Version)) -> Compare {
-    // Revisions fit: they came from etcd. What does not fit equals none.
+    // Revisions fit: they came from the store. What does not fit equals none.
     let revision = i64::try_from(version.get()).unwrap_or(i64::MAX);
     Compare::mod_revision(keys.config(key), CompareOp::Equal, revision)
 }

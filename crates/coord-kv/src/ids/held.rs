@@ -185,7 +185,7 @@ impl Ids {
         Ok(self.txn("release an id", delete).await?.succeeded)
     }
 
-    /// Why an id is not there as it was written, if etcd says so. One request that writes nothing, two if so.
+    /// Why an id is not there as it was written, if the store says so. One request that writes nothing, two if so.
     async fn look_for(&self, held: &Held, lease: i64) -> Option<LossReason> {
         let key = self.keys.id(&held.service, held.id);
         let mut unchanged = vec![Compare::mod_revision(key, CompareOp::Equal, held.revision)];

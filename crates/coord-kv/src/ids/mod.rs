@@ -301,7 +301,7 @@ impl Source {
         }))
     }
 
-    /// Waits for an id, whatever becomes of the lease and of the way to etcd meanwhile.
+    /// Waits for an id, whatever becomes of the lease and of the way to the store meanwhile.
     async fn wait_in_queue(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
         loop {
             let error = match self.claim_in_turn(gone).await {

@@ -2,7 +2,7 @@
 //!
 //! Such an id rests from the moment at which somebody sees it first, since nobody knows when its key vanished. That
 //! moment has to outlive the process that saw it, which may be gone a second later, and the clocks of hosts differ. So it
-//! is kept by the clock of the store: a note beside the mark lives on a lease that was granted then, and etcd tells how
+//! is kept by the clock of the store: a note beside the mark lives on a lease that was granted then, and the store tells how
 //! much of the lease is left.
 //!
 //! A lease that is gone proves nothing, since an operator may have revoked it. Then the note is gone as well, and the

@@ -1,4 +1,4 @@
-//! Every key that coord uses in etcd. No other file builds or takes apart a key.
+//! Every key that coord uses in the store. No other file builds or takes apart a key.
 
 use coord_api::{ConfigKey, Covered, InstanceId, LockName, Scope, ServiceName};
 
@@ -14,7 +14,7 @@ impl Keys {
         Self(roots)
     }
 
-    /// A key that may be read with least privilege, to see whether etcd answers.
+    /// A key that may be read with least privilege, to see whether the store answers.
     pub(crate) fn probe(&self) -> String {
         self.0.probe()
     }
@@ -156,9 +156,9 @@ impl Keys {
         key.rsplit('/').next()?.parse().ok()
     }
 
-    /// The mark that shows whether a commit of this slot took effect.
-    pub(crate) fn commit_slot(&self, lease: i64, slot: u64) -> String {
-        format!("{}commits/{lease:x}-{slot:x}", self.0.internal)
+    /// The mark that shows whether a commit took effect.
+    pub(crate) fn commit_marker(&self, lease: i64, marker: u64) -> String {
+        format!("{}commits/{lease:x}-{marker:x}", self.0.internal)
     }
 
     /// The epoch of a lease, which each request that takes something on it requires to be as it was.

@@ -1,9 +1,9 @@
-//! Under which roots of etcd the four areas live.
+//! Under which roots of the store the four areas live.
 
 use coord_api::{Error, Namespace, Result, backend::Shown};
 use serde::Deserialize;
 
-/// Under which roots of etcd the four areas live.
+/// Under which roots of the store the four areas live.
 ///
 /// In JSON: `"namespace"`, `"go_original"`, or the roots themselves:
 ///

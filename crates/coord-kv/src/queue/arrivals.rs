@@ -1,8 +1,8 @@
 //! Who has asked for a place in a queue and has no answer yet.
 //!
-//! Requests for places on the same lease may be under way together, and one may overtake another. Whoever asked first
+//! Requests for places on the same lease may be in flight together, and one may overtake another. Whoever asked first
 //! gets the first place all the same: a place is nobody's before its request is answered, nor while one that came before
-//! it may still be heard of. Then it goes to the first in line.
+//! it may still be heard of. Then it goes to the first in arrivals.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -107,7 +107,7 @@ impl<P> Arrivals<P> {
         (asked, told)
     }
 
-    /// Gives the places that are known to be the first to the first in line.
+    /// Gives the places that are known to be the first to the first in arrivals.
     fn hand_out(&mut self, told: &mut Replies<P>) {
         let still_out = self.unanswered.first().copied().unwrap_or(u64::MAX);
         while let Some(place) = self.arrived.first_entry().filter(|place| place.get().sent <= still_out) {
@@ -132,17 +132,17 @@ impl<P> Arrivals<P> {
 mod tests {
     use super::*;
 
-    /// A line of requests on one lease, and who waits in it.
-    fn line(requests: usize) -> (Arrivals<u64>, Vec<oneshot::Receiver<Assigned<u64>>>) {
-        let mut line = Arrivals::default();
-        let waiting = (0..requests).map(|_| line.add(Some(1)).1).collect();
-        (line, waiting)
+    /// A arrivals of requests on one lease, and who waits in it.
+    fn arrivals(requests: usize) -> (Arrivals<u64>, Vec<oneshot::Receiver<Assigned<u64>>>) {
+        let mut arrivals = Arrivals::default();
+        let waiting = (0..requests).map(|_| arrivals.add(Some(1)).1).collect();
+        (arrivals, waiting)
     }
 
     /// What is heard of the request of this number: that its place was created at a revision.
-    fn came(line: &mut Arrivals<u64>, number: u64, revision: i64, condition: bool) {
+    fn came(arrivals: &mut Arrivals<u64>, number: u64, revision: i64, condition: bool) {
         let outcome = Ok(Outcome { condition, other: None, predecessor: None, revision });
-        tell(line.answered(number, Assigned { place: number, outcome }));
+        tell(arrivals.answered(number, Assigned { place: number, outcome }));
     }
 
     fn tell(told: Replies<u64>) {
@@ -160,69 +160,69 @@ mod tests {
     fn the_first_gets_the_first_place_in_whatever_order_they_are_made_and_heard_of() {
         for heard in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             for made in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-                let (mut line, mut waiting) = line(3);
-                (0..3).for_each(|_| line.send());
+                let (mut arrivals, mut waiting) = arrivals(3);
+                (0..3).for_each(|_| arrivals.send());
                 for number in heard {
-                    came(&mut line, number, 7 + made[number as usize], false);
+                    came(&mut arrivals, number, 7 + made[number as usize], false);
                 }
                 let first = |place| made.iter().position(|at| *at == place).map(|number| number as u64);
                 assert_eq!(got(&mut waiting), [first(0), first(1), first(2)], "{heard:?} {made:?}");
-                assert!(line.is_empty() && line.arrived.is_empty() && line.unanswered.is_empty());
+                assert!(arrivals.is_empty() && arrivals.arrived.is_empty() && arrivals.unanswered.is_empty());
             }
         }
     }
 
     #[test]
     fn what_is_sent_later_is_not_waited_for() {
-        let (mut line, mut waiting) = line(3);
-        (0..2).for_each(|_| line.send());
-        came(&mut line, 1, 8, false);
+        let (mut arrivals, mut waiting) = arrivals(3);
+        (0..2).for_each(|_| arrivals.send());
+        came(&mut arrivals, 1, 8, false);
         assert_eq!(got(&mut waiting), [None, None, None], "the first may have come before it");
-        line.send();
-        came(&mut line, 0, 7, false);
+        arrivals.send();
+        came(&mut arrivals, 0, 7, false);
         assert_eq!(got(&mut waiting), [None, None, None], "the third may have come before it");
-        came(&mut line, 2, 9, false);
+        came(&mut arrivals, 2, 9, false);
         assert_eq!(got(&mut waiting), [Some(0), Some(1), Some(2)]);
 
-        let (mut line, mut waiting) = self::line(3);
-        (0..2).for_each(|_| line.send());
-        came(&mut line, 0, 7, false);
-        line.send();
-        came(&mut line, 1, 8, false);
+        let (mut arrivals, mut waiting) = self::arrivals(3);
+        (0..2).for_each(|_| arrivals.send());
+        came(&mut arrivals, 0, 7, false);
+        arrivals.send();
+        came(&mut arrivals, 1, 8, false);
         assert_eq!(got(&mut waiting)[..1], [Some(0)], "the third was sent when the first was there");
     }
 
     #[test]
     fn who_is_alone_in_the_queue_is_before_all_others() {
-        let (mut line, mut waiting) = line(2);
-        (0..2).for_each(|_| line.send());
-        came(&mut line, 1, 8, true);
+        let (mut arrivals, mut waiting) = arrivals(2);
+        (0..2).for_each(|_| arrivals.send());
+        came(&mut arrivals, 1, 8, true);
         assert_eq!(got(&mut waiting), [Some(1), None]);
     }
 
     #[test]
     fn what_failed_is_told_to_whoever_asked_for_it_and_keeps_nobody_waiting() {
-        let (mut line, mut waiting) = line(4);
-        (0..4).for_each(|_| line.send());
-        came(&mut line, 1, 8, false);
+        let (mut arrivals, mut waiting) = arrivals(4);
+        (0..4).for_each(|_| arrivals.send());
+        came(&mut arrivals, 1, 8, false);
         let failed = Assigned { place: 2, outcome: Err(Failure::closed()) };
-        tell(line.answered(2, failed));
+        tell(arrivals.answered(2, failed));
         let told = waiting[2].try_recv().expect("is told");
         assert!(told.outcome.is_err() && told.place == 2);
-        let (gone, told) = line.forget(0);
+        let (gone, told) = arrivals.forget(0);
         assert!(told.is_empty(), "the fourth may have come before the second");
         drop(gone);
-        came(&mut line, 3, 9, false);
+        came(&mut arrivals, 3, 9, false);
         assert_eq!(got(&mut waiting), [None, Some(1), None, Some(3)]);
-        assert!(line.is_empty() && line.arrived.is_empty());
+        assert!(arrivals.is_empty() && arrivals.arrived.is_empty());
     }
 
     #[test]
     fn only_places_on_the_same_lease_are_exchanged() {
-        let (mut line, _waiting) = line(1);
-        assert!(line.ends_with(1) && !line.ends_with(2));
-        let (number, _try) = line.add(None);
+        let (mut arrivals, _waiting) = arrivals(1);
+        assert!(arrivals.ends_with(1) && !arrivals.ends_with(2));
+        let (number, _try) = arrivals.add(None);
         assert_eq!(number, 1);
-        assert!(!line.ends_with(1));
+        assert!(!arrivals.ends_with(1));
     }
 }

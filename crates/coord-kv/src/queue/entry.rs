@@ -116,20 +116,20 @@ impl Queues {
             local.state().places += 1;
             local.clone()
         };
-        // Held until the request is sent, so that the line has the order of the requests.
+        // Held until the request is sent, so that it has the order of the requests.
         let mut state = local.state();
         let (lease, epoch, number) = (session.id, session.epoch.clone(), state.number(session.id));
         let (key, value) = (Keys::place_in(queue, lease, number), self.holder.clone());
         let may_be_exchanged = if_occupied == IfOccupied::Wait;
-        let (action, overlaps) = if may_be_exchanged {
+        let (op, overlaps) = if may_be_exchanged {
             let read_along = state.what_to_read_along(lease);
-            let overlaps =
-                read_along == ReadAlong::Nothing && (state.line.is_empty() || state.line.ends_with(lease));
+            let overlaps = read_along == ReadAlong::Nothing
+                && (state.arrivals.is_empty() || state.arrivals.ends_with(lease));
             (QueueOp::Enter { key, value, epoch, read_along }, overlaps)
         } else {
             (QueueOp::EnterIfEmpty { key, value, epoch }, false)
         };
-        let (request, answer) = state.line.add(may_be_exchanged.then_some(lease));
+        let (request, answer) = state.arrivals.add(may_be_exchanged.then_some(lease));
         let member = QueuedKey {
             queues: Arc::downgrade(self),
             local: local.clone(),
@@ -139,7 +139,7 @@ impl Queues {
         };
         let not_sent = self.sender.enter(
             queue.clone(),
-            action,
+            op,
             overlaps,
             Box::new(Entering { number: request, member: Some(member) }),
         );
@@ -196,7 +196,7 @@ impl QueuedKey {
         queues.sender.leave(self.local.queue.clone(), self.key(), follow_ups)
     }
 
-    /// Never uses the key again while its lease lives: a request about it may still be under way.
+    /// Never uses the key again while its lease lives: a request about it may still be in flight.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Relaxed);
     }
@@ -254,7 +254,7 @@ pub(crate) struct Entering {
 impl Reply for Entering {
     fn sent(&self) {
         if let Some(member) = &self.member {
-            member.local.state().line.send();
+            member.local.state().arrivals.send();
         }
     }
 
@@ -262,7 +262,7 @@ impl Reply for Entering {
     fn answered(mut self: Box<Self>, outcome: Result<Outcome, Failure>) {
         let member = self.member.take().expect("only this method takes it, and it consumes the request");
         let local = member.local.clone();
-        let told = local.state().line.answered(self.number, Assigned { place: member, outcome });
+        let told = local.state().arrivals.answered(self.number, Assigned { place: member, outcome });
         tell(told);
     }
 }
@@ -278,7 +278,7 @@ impl Drop for Entering {
     /// Without an answer: the client is closed.
     fn drop(&mut self) {
         if let Some(member) = self.member.take() {
-            let (asked, told) = member.local.state().line.forget(self.number);
+            let (asked, told) = member.local.state().arrivals.forget(self.number);
             drop(asked);
             tell(told);
         }

@@ -49,7 +49,7 @@ pub(super) struct State {
     /// that ever was until it is compacted, and walks over them whenever it looks at the queue.
     numbers: BTreeMap<i64, Numbers>,
     /// Who waits for the answer to a request for a place.
-    pub(super) line: Arrivals<QueuedKey>,
+    pub(super) arrivals: Arrivals<QueuedKey>,
     /// Whether the shared watch is kept.
     is_shared: bool,
     pub(super) mirror: Mirror,
@@ -111,7 +111,7 @@ impl Next {
 impl State {
     /// What the client does not know yet about the queue that it enters on a lease.
     pub(super) fn what_to_read_along(&self, lease: i64) -> ReadAlong {
-        if self.mirror.head().is_some() || self.line.ends_with(lease) {
+        if self.mirror.head().is_some() || self.arrivals.ends_with(lease) {
             // Someone is there, and the watch will tell when its turn is.
             ReadAlong::Nothing
         } else if self.places > 1 {
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(state.what_to_read_along(1), ReadAlong::Predecessor);
         state.places = 2;
         assert_eq!(state.what_to_read_along(1), ReadAlong::Occupied);
-        let (_, _answer) = state.line.add(Some(1));
+        let (_, _answer) = state.arrivals.add(Some(1));
         assert_eq!(state.what_to_read_along(1), ReadAlong::Nothing, "one of ours is about to be there");
         assert_eq!(state.what_to_read_along(2), ReadAlong::Occupied);
         state.mirror.put("1".into(), 7);

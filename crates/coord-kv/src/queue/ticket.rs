@@ -53,7 +53,7 @@ pub(crate) struct Ticket {
     hold: Hold,
     /// Who was next before it when it entered, if that is known.
     pub(super) predecessor: Option<Seen>,
-    /// Whether etcd has told of somebody before it.
+    /// Whether the store has told of somebody before it.
     behind: AtomicBool,
     /// That nobody stands in it any more; set as soon as that is so.
     leaving: OnceLock<Leaving>,
@@ -238,13 +238,13 @@ impl Ticket {
         }
     }
 
-    /// Takes note that etcd does not have the place any more, which is not our doing.
+    /// Takes note that the store does not have the place any more, which is not our doing.
     pub(super) fn is_gone(&self) {
         self.hold.end(LossReason::Deleted);
         self.session().renew_now();
     }
 
-    /// Whether etcd has told of somebody before it.
+    /// Whether the store has told of somebody before it.
     pub(crate) fn is_behind(&self) -> bool {
         let is_told = || self.behind.load(Ordering::Relaxed);
         !self.at_head && (is_told() || self.member().local().state().is_behind(self.created()))
@@ -259,7 +259,7 @@ impl Ticket {
         self.leaving.get_or_init(|| member.local().leaving(&self.key, created))
     }
 
-    /// The key in etcd.
+    /// The key in the store.
     pub(crate) fn key(&self) -> &str {
         &self.key
     }
@@ -283,7 +283,7 @@ impl Ticket {
     }
 
     /// Whoever is next, if it may have its turn before the store has deleted this place, but not before that is asked of
-    /// it. Not if a write may be under way that the store lets in for as long as the place is there: it would come after
+    /// it. Not if a write may be in flight that the store lets in for as long as the place is there: it would come after
     /// those of the next.
     fn hand_on(&self, member: &QueuedKey) -> Option<Next> {
         match self.state {
@@ -337,7 +337,7 @@ impl Release for Ticket {
         let is_told_later = next.is_none() && self.member().is_among_others();
         let follow_ups = if is_told_later { FollowUps::Two } else { FollowUps::One };
         let leave = || self.member().leave(self.queues(), follow_ups);
-        // Should this future be dropped, the request may still be under way when the place was left by another one.
+        // Should this future be dropped, the request may still be in flight when the place was left by another one.
         self.is_leaving.store(true, Ordering::Relaxed);
         let first = leave();
         if let Some(next) = next {

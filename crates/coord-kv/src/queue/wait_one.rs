@@ -74,7 +74,7 @@ impl Ticket {
     }
 
     /// Whether a key is a place before this one. The same key may be a later place by now: who leaves a queue
-    /// and enters it again may use its key again. Tries on while etcd is away.
+    /// and enters it again may use its key again. Tries on while the store is away.
     async fn is_before(&self, key: &str) -> Result<bool> {
         loop {
             let options = GetOptions::new().with_keys_only();
@@ -90,7 +90,7 @@ impl Ticket {
         }
     }
 
-    /// Who is next before us in the queue; `None` at the head. Tries on while etcd is away.
+    /// Who is next before us in the queue; `None` at the head. Tries on while the store is away.
     async fn predecessor(&self) -> Result<Option<Seen>> {
         let before = GetOptions::new()
             .with_prefix()

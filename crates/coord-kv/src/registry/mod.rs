@@ -109,7 +109,7 @@ async fn publish(records: &Kept<Records>, service: ServiceInfo, ttl: Ttl) -> Res
     let (name, id) = service.validate()?;
     let key = records.keys.instance(&name, &id);
     let record = Record::owned(service, &records.owner).to_json();
-    // While etcd is away this fails at once, and the watch below would not.
+    // While the store is away this fails at once, and the watch below would not.
     drop(records.sessions.session(ttl).await?);
     let writing = records.begin_record(&name, &key).await?;
     // A write that expects nothing there could take effect late, when the record has been given back.
@@ -173,7 +173,7 @@ enum Write {
 impl Records {
     /// Writes a record if the key is at revision `expected`; 0 means that it does not exist.
     ///
-    /// A write that is still under way when its record has been given back would bring it back. So each passes the epoch
+    /// A write that is still in flight when its record has been given back would bring it back. So each passes the epoch
     /// of its lease, which is shut when an answer is lost.
     async fn write_record(
         self: &Arc<Self>,

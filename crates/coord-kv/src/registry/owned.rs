@@ -6,10 +6,10 @@ use coord_api::{Hold, LossReason};
 
 /// The records of one service that this client has written, or is about to, by key.
 #[derive(Debug, Default)]
-pub(super) struct OwnedRecords(HashMap<String, Slot>);
+pub(super) struct OwnedRecords(HashMap<String, OwnedRecord>);
 
 #[derive(Debug, Default)]
-struct Slot {
+struct OwnedRecord {
     /// How many writes have begun and not ended. Meanwhile nobody can say whose a change is.
     writing: usize,
     /// The revision of the latest change.
@@ -31,9 +31,9 @@ impl OwnedRecords {
     /// Begins to look at the store after changes may have been missed: what should be there, unless it is just
     /// being written. Revisions that were seen before are forgotten, since a store that lost its data counts anew.
     pub(super) fn expected(&mut self) -> Vec<(String, Option<i64>)> {
-        let expected = self.0.iter_mut().map(|(key, slot)| {
-            slot.seen = 0;
-            let settled = slot.current.as_ref().filter(|_| slot.writing == 0);
+        let expected = self.0.iter_mut().map(|(key, record)| {
+            record.seen = 0;
+            let settled = record.current.as_ref().filter(|_| record.writing == 0);
             (key.clone(), settled.map(|written| written.revision))
         });
         expected.collect()
@@ -41,15 +41,15 @@ impl OwnedRecords {
 
     /// Forgets which changes were seen: the store has another history, which counts anew.
     pub(super) fn forget_revisions(&mut self) {
-        for slot in self.0.values_mut() {
-            slot.seen = 0;
+        for record in self.0.values_mut() {
+            record.seen = 0;
         }
     }
 
     /// What a look at revision `now` found, that was sent after [`expected`](Self::expected) told what to expect.
     pub(super) fn looked(&mut self, key: &str, expected: Option<i64>, found: Option<i64>, now: i64) {
         self.seen(key, found.unwrap_or(now));
-        let current = self.0.get(key).and_then(|slot| slot.current.as_ref());
+        let current = self.0.get(key).and_then(|record| record.current.as_ref());
         if let Some(written) = current
             && expected == Some(written.revision)
             && expected != found
@@ -67,25 +67,27 @@ impl OwnedRecords {
     /// Whether someone relies on a record, or is just writing it.
     pub(super) fn is_wanted(&self, key: &str) -> bool {
         let is_held = |written: &Written| written.hold.loss().is_none();
-        self.0.get(key).is_some_and(|slot| slot.writing > 0 || slot.current.as_ref().is_some_and(is_held))
+        self.0
+            .get(key)
+            .is_some_and(|record| record.writing > 0 || record.current.as_ref().is_some_and(is_held))
     }
 
     /// A write begins; [`wrote`](Self::wrote) or [`gave_up`](Self::gave_up) follows.
     pub(super) fn begin(&mut self, key: &str) {
-        let slot = self.0.entry(key.to_owned()).or_default();
-        if slot.writing == 0 {
+        let record = self.0.entry(key.to_owned()).or_default();
+        if record.writing == 0 {
             // What was seen before says nothing of this write, and may be of a store that lost its data since.
-            slot.seen = 0;
+            record.seen = 0;
         }
-        slot.writing += 1;
+        record.writing += 1;
     }
 
     /// A write took effect. Of two holders of one record the later one counts; one that is lost may have a larger
     /// revision of a store that lost its data.
     pub(super) fn wrote(&mut self, key: &str, revision: i64, hold: Hold) {
-        let Some(slot) = self.0.get_mut(key) else { return };
-        slot.writing -= 1;
-        match &slot.current {
+        let Some(record) = self.0.get_mut(key) else { return };
+        record.writing -= 1;
+        match &record.current {
             Some(later) if later.revision > revision && later.hold.loss().is_none() => {
                 hold.end(LossReason::Superseded);
             }
@@ -93,44 +95,44 @@ impl OwnedRecords {
                 if let Some(earlier) = earlier {
                     earlier.hold.end(LossReason::Superseded);
                 }
-                slot.current = Some(Written { revision, hold });
+                record.current = Some(Written { revision, hold });
             }
         }
-        slot.settle();
+        record.settle();
     }
 
     /// A write failed, or nobody waits for it any more.
     pub(super) fn gave_up(&mut self, key: &str) {
-        let Some(slot) = self.0.get_mut(key) else { return };
-        slot.writing -= 1;
-        slot.settle();
+        let Some(record) = self.0.get_mut(key) else { return };
+        record.writing -= 1;
+        record.settle();
         self.forget_if_unused(key);
     }
 
     /// A record was changed at this revision, by whomever.
     pub(super) fn seen(&mut self, key: &str, revision: i64) {
-        if let Some(slot) = self.0.get_mut(key) {
-            slot.seen = slot.seen.max(revision);
-            slot.settle();
+        if let Some(record) = self.0.get_mut(key) {
+            record.seen = record.seen.max(revision);
+            record.settle();
         }
     }
 
     /// Nobody relies any more on the record with this hold. Not told by its revision: a store that lost its data
     /// gives the same one again.
     pub(super) fn released(&mut self, key: &str, hold: &Hold) {
-        let Some(slot) = self.0.get_mut(key) else { return };
-        slot.current.take_if(|written| written.hold.is_same(hold));
+        let Some(record) = self.0.get_mut(key) else { return };
+        record.current.take_if(|written| written.hold.is_same(hold));
         self.forget_if_unused(key);
     }
 
     fn forget_if_unused(&mut self, key: &str) {
-        if self.0.get(key).is_some_and(|slot| slot.writing == 0 && slot.current.is_none()) {
+        if self.0.get(key).is_some_and(|record| record.writing == 0 && record.current.is_none()) {
             self.0.remove(key);
         }
     }
 }
 
-impl Slot {
+impl OwnedRecord {
     /// Ends the hold if someone else came after its write.
     fn settle(&self) {
         if let Some(written) = &self.current
@@ -186,7 +188,7 @@ mod tests {
         assert_eq!(kept.loss(), None);
         known.begin("a");
         known.seen("a", 9);
-        assert_eq!(kept.loss(), None, "it may be the write that is under way");
+        assert_eq!(kept.loss(), None, "it may be the write that is in flight");
         known.wrote("a", 8, deleted.clone());
         assert_eq!(kept.loss(), Some(LossReason::Superseded));
         assert_eq!(deleted.loss(), Some(LossReason::Deleted));

@@ -1,4 +1,4 @@
-//! One key of ours in etcd, and how it is given back: only while it is still the one that we wrote.
+//! One key of ours in the store, and how it is given back: only while it is still the one that we wrote.
 
 use std::{fmt, sync::Arc};
 

@@ -3,7 +3,7 @@
 //! Two writes of one key can not. And places that are created in one transaction have the same create revision, so two
 //! contenders for one queue in one transaction would have no order. Hence a lane for each queue, or key of a value: its
 //! requests are sent in their order, at most one that enters in one transaction, and none while one before it is under
-//! way, unless it says that it may be. What has a condition on its queue never travels with others of its lane: etcd looks
+//! way, unless it says that it may be. What has a condition on its queue never travels with others of its lane: the store looks
 //! at the conditions of nested transactions before it makes any operation of the outer one.
 
 use std::{
@@ -26,11 +26,11 @@ pub(crate) trait Lined {
     fn is_conditional(&self) -> bool;
     /// How many operations it takes.
     fn operations(&self) -> usize;
-    /// Whether it may be sent while others of its lane are under way, and so be done before them.
+    /// Whether it may be sent while others of its lane are in flight, and so be done before them.
     fn overlaps(&self) -> bool;
 }
 
-/// The requests that wait, by lane, and which lanes have some under way.
+/// The requests that wait, by lane, and which lanes have some in flight.
 #[derive(Debug)]
 pub(crate) struct Lanes<R: Lined> {
     by_name: HashMap<R::Name, Lane<R>>,
@@ -47,7 +47,7 @@ pub(crate) struct Lanes<R: Lined> {
 #[derive(Debug)]
 struct Lane<R> {
     waiting: VecDeque<R>,
-    /// How many batches are under way.
+    /// How many batches are in flight.
     under_way: usize,
 }
 
@@ -128,7 +128,7 @@ impl<R: Lined> Lanes<R> {
 
     /// Takes note that a batch is answered which had requests of `lane`.
     pub(crate) fn answered(&mut self, name: &R::Name) {
-        let lane = self.by_name.get_mut(name).expect("a lane with a batch under way exists");
+        let lane = self.by_name.get_mut(name).expect("a lane with a batch in flight exists");
         let was_ready = lane.is_ready();
         lane.under_way -= 1;
         if lane.under_way == 0 && lane.waiting.is_empty() {
@@ -202,7 +202,7 @@ mod tests {
             lanes(&[Request("a", "+1"), Request("a", "+2"), Request("a", "9"), Request("b", "+3")]);
         assert_eq!(lanes.next_batch(), [Request("a", "+1"), Request("b", "+3")]);
         lanes.push(Request("b", "4"));
-        assert!(lanes.next_batch().is_empty(), "both are under way");
+        assert!(lanes.next_batch().is_empty(), "both are in flight");
         lanes.answered(&"a");
         assert_eq!(lanes.next_batch(), [Request("a", "+2"), Request("a", "9")]);
         lanes.answered(&"b");
@@ -226,7 +226,7 @@ mod tests {
             "the fifth has to wait, and the sixth is behind it"
         );
         lanes.answered(&"a");
-        assert!(lanes.next_batch().is_empty(), "one batch is still under way");
+        assert!(lanes.next_batch().is_empty(), "one batch is still in flight");
         lanes.answered(&"a");
         assert_eq!(lanes.next_batch(), [Request("a", "+5")]);
         assert_eq!(lanes.next_batch(), [Request("a", "~+6")]);

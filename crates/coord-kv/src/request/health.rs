@@ -1,4 +1,4 @@
-//! Whether etcd answers, for probes: told within their time, whatever etcd does.
+//! Whether the store answers, for probes: told within their time, whatever the store does.
 
 use std::time::Duration;
 

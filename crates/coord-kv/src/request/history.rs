@@ -1,6 +1,6 @@
 //! The history of the store that this client has seen, and the marks by which it would know another one. No I/O.
 //!
-//! An etcd that was restored from a snapshot, or lost its data, counts its revisions from an earlier one on, and gives
+//! A store that was restored from a snapshot, or lost its data, counts its revisions from an earlier one on, and gives
 //! them to other changes. Everything that a client believes of the store is believed of one history: its leases, its
 //! places, how far its watches are. So each answer is compared with what is known, and whenever a connection was made
 //! anew the store is asked whether it knows what this client has written and seen ([`Marks`]; `verify.rs` asks).

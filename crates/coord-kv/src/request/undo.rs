@@ -1,6 +1,6 @@
 //! How clean-up is repeated: until it is done, or what is to be cleaned up is over by itself. An error never ends it.
 //!
-//! A role may be edited, a disk be full or etcd be away just when something is given back. Whether an error passes is
+//! A role may be edited, a disk be full or the store be away just when something is given back. Whether an error passes is
 //! nothing that this could know, and what is not cleaned up bars others. So all clean-up goes through [`Rpc::clean_up`].
 
 use std::time::Duration;
@@ -88,7 +88,7 @@ impl Rpc {
     }
 }
 
-/// Waits until etcd is heard after it was not. May be dropped and called again.
+/// Waits until the store is heard after it was not. May be dropped and called again.
 pub(crate) async fn heard_again(contact: &mut Contact) {
     while !contact.changed().await.is_fresh() {}
 }
@@ -105,6 +105,6 @@ mod tests {
         assert!(pauses.after(&refused()) <= SHORTEST);
         let later: Vec<_> = (0..100).map(|_| pauses.after(&refused())).collect();
         assert!(later[10..].iter().all(|pause| (LONGEST_REFUSED / 2..=LONGEST_REFUSED).contains(pause)));
-        assert!((0..100).all(|_| pauses.after(&away()) <= LONGEST), "etcd may be back at any time");
+        assert!((0..100).all(|_| pauses.after(&away()) <= LONGEST), "the store may be back at any time");
     }
 }

@@ -194,7 +194,7 @@ impl Rpc {
         Ok(match judged(marks, &found) {
             // A key that this client gives back or writes again at this moment is not found as it was either.
             Verdict::Again if self.history.still_keeps(marks) => {
-                tracing::warn!("etcd has compacted what could tell whether its history is another one");
+                tracing::warn!("the store has compacted what could tell whether its history is another one");
                 Verdict::Replaced
             }
             verdict => verdict,
@@ -268,7 +268,7 @@ impl Rpc {
         match self.verify().await {
             Ok(_) => true,
             Err(failure) => {
-                tracing::debug!(error = %failure.error, "the history of etcd is not verified");
+                tracing::debug!(error = %failure.error, "the history of the store is not verified");
                 self.refusal.check().is_ok() && !failure.error.is_retryable()
             }
         }
@@ -301,7 +301,7 @@ impl Rpc {
 
     /// Ends all that was believed of the store, whose history is another one now.
     pub(crate) fn end_beliefs(&self, why: &str) {
-        tracing::warn!(why, "etcd has another history, as after a restore: all that was held is lost");
+        tracing::warn!(why, "the store has another history, as after a restore: all that was held is lost");
         if let Some(beliefs) = self.beliefs.upgrade() {
             beliefs.end();
         }
@@ -355,8 +355,8 @@ fn judged(marks: &Marks, found: &Found) -> Verdict {
 }
 
 /// Verifies the history whenever a connection was made anew or there is a doubt; ends with the client.
-pub(crate) async fn keep_verified(core: Weak<Rpc>, mut made: BoxStream<'static, ()>) {
-    let Some(history) = core.upgrade().map(|core| core.history.clone()) else { return };
+pub(crate) async fn keep_verified(rpc: Weak<Rpc>, mut made: BoxStream<'static, ()>) {
+    let Some(history) = rpc.upgrade().map(|rpc| rpc.history.clone()) else { return };
     loop {
         tokio::select! {
             is_made = made.next() => match is_made {
@@ -368,11 +368,11 @@ pub(crate) async fn keep_verified(core: Weak<Rpc>, mut made: BoxStream<'static, 
             () = history.doubts.notified() => {}
         }
         let mut pauses = pauses();
-        while let Some(core) = core.upgrade().filter(|core| !core.is_closed()) {
-            if core.is_verified().await {
+        while let Some(strong) = rpc.upgrade().filter(|rpc| !rpc.is_closed()) {
+            if strong.is_verified().await {
                 break;
             }
-            drop(core);
+            drop(strong);
             tokio::time::sleep(pauses.next().unwrap_or_default()).await;
         }
     }

@@ -1,6 +1,6 @@
 //! How leases end: revoked when they are of no more use, all of them when the client is closed.
 //!
-//! A lease that was granted is revoked until etcd says that it is gone. A lease whose grant was not answered carries
+//! A lease that was granted is revoked until the store says that it is gone. A lease whose grant was not answered carries
 //! nothing and is renewed by nobody: it is revoked for courtesy, and forgotten one time to live later, also if a member
 //! that was frozen should grant it then.
 
@@ -63,7 +63,7 @@ impl Doomed {
 }
 
 impl Sessions {
-    /// Revokes one lease. To etcd that does not know it, it is revoked already.
+    /// Revokes one lease. To a store that does not know it, it is revoked already.
     async fn revoke(&self, id: i64) -> Result<(), Failure> {
         match self.rpc.call("revoke a lease", Repeat::Freely, |store, call| store.revoke(call, id)).await {
             Ok(_) | Err(Failure { error: Error::Lost { .. }, .. }) => {

@@ -116,7 +116,7 @@ impl Sessions {
         }
     }
 
-    /// Takes a place on a live session, on another one if etcd turns out not to know the lease any more. That
+    /// Takes a place on a live session, on another one if the store turns out not to know the lease any more. That
     /// is only safe for a `take` that has written nothing when it answers [`Error::Lost`].
     pub(crate) async fn on_session<T, F>(
         self: &Arc<Self>,

@@ -33,7 +33,7 @@ pub(super) async fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) {
             () = sleep_until(due) => renew(rpc, &leased, &mut renewals).await,
             // What was on it is gone, and perhaps it is as well.
             () = leased.renew.notified() => renew(rpc, &leased, &mut renewals).await,
-            // An etcd that was away may have come back without the lease: better to know now.
+            // A store that was away may have come back without the lease: better to know now.
             () = heard_again(&mut contact) => renew(rpc, &leased, &mut renewals).await,
         };
         if reason.is_some() {
@@ -86,7 +86,7 @@ fn have_session(sessions: Arc<Sessions>, ttl: Ttl) -> BoxFuture<'static, ()> {
 /// The way on which the next renewal of a lease is asked for.
 #[derive(Default)]
 struct Renewals {
-    /// Whether etcd refused the last one, which ended the stream for others as well. The next one has its own.
+    /// Whether the store refused the last one, which ended the stream for others as well. The next one has its own.
     is_refused: bool,
     own: Option<Arc<dyn RenewalStream>>,
 }

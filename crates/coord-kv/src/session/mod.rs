@@ -78,7 +78,7 @@ impl Session {
         Self::new(&Leased::new(id, Lease::granted(Instant::now(), ttl), epoch, class), Weak::new())
     }
 
-    /// Ends the lease here if an error says that etcd does not know it any more, so that all that is held on it learns
+    /// Ends the lease here if an error says that the store does not know it any more, so that all that is held on it learns
     /// that now, and not at the next renewal.
     pub(crate) fn learn(&self, error: &Error) {
         if let Error::Lost { reason } = error {
@@ -86,7 +86,7 @@ impl Session {
         }
     }
 
-    /// Asks for a renewal at once, which tells whether etcd still has the lease.
+    /// Asks for a renewal at once, which tells whether the store still has the lease.
     pub(crate) fn renew_now(&self) {
         self.renew.notify_one();
     }

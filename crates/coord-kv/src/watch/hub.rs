@@ -400,7 +400,7 @@ impl Task {
         match self.prove().await {
             Ok(unproven) => Some(unproven),
             Err(error) => {
-                tracing::debug!(%error, "the history of etcd is not verified, opening another stream");
+                tracing::debug!(%error, "the history of the store is not verified, opening another stream");
                 None
             }
         }

@@ -20,7 +20,7 @@ use crate::{
     store::{Observation, Range},
 };
 
-/// Turns a key of etcd into the user's name of it; `None` for a key that is none of the user's.
+/// Turns a key of the store into the user's name of it; `None` for a key that is none of the user's.
 pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
@@ -86,7 +86,7 @@ impl Follower {
                         return Ok(snapshot);
                     }
                     Err(error) if error.is_retryable() => {
-                        tracing::debug!(%error, range = ?self.range, "watch waits for etcd");
+                        tracing::debug!(%error, range = ?self.range, "watch waits for the store");
                         continue;
                     }
                     Err(error) => return Err(error),

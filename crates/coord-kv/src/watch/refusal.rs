@@ -11,16 +11,16 @@ use crate::{
 pub(super) enum Verdict {
     /// The stream was opened with a token that is another one by now.
     OldToken,
-    /// There is no token that etcd accepts.
+    /// There is no token that the store accepts.
     NoToken(Error),
     /// The user is not allowed to see that.
     Refused,
-    /// etcd could not be asked.
+    /// The store could not be asked.
     Unknown,
 }
 
 impl Rpc {
-    /// etcd does not always say whether it refused a watch for its token. A read that needs the same permission finds
+    /// The store does not always say whether it refused a watch for its token. A read that needs the same permission finds
     /// out, and gets a new token if so.
     pub(super) async fn judge_refusal(&self, range: &Range, generation: u64) -> Verdict {
         let is_old = || self.store.credentials().is_some_and(|now| now != generation);

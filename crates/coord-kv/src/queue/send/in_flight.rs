@@ -1,4 +1,4 @@
-//! The transactions that are under way.
+//! The transactions that are in flight.
 
 use std::{collections::HashMap, time::Duration};
 

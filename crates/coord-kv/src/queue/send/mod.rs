@@ -1,8 +1,8 @@
 //! Requests that wait at the same moment travel in one transaction.
 //!
-//! When nothing is under way a request leaves at once and alone. While transactions are under way the next
-//! ones linger, so the busier a client is, the more of its requests share one commit of etcd. Places in one queue
-//! need a transaction each, of which several are under way at once.
+//! When nothing is in flight a request leaves at once and alone. While transactions are in flight the next
+//! ones linger, so the busier a client is, the more of its requests share one commit of the store. Places in one queue
+//! need a transaction each, of which several are in flight at once.
 
 mod in_flight;
 mod linger;
@@ -37,7 +37,7 @@ use optimistic::OptimisticEmpty;
 
 pub(crate) use op::{FollowUps, Outcome, QueueOp, ReadAlong};
 
-/// Several, so that some are prepared and answered while etcd writes others.
+/// Several, so that some are prepared and answered while the store writes others.
 const IN_FLIGHT: usize = 4;
 
 /// Returns how many operations a second transaction has to carry. Fewer wait until the first is answered: a commit costs
@@ -46,7 +46,7 @@ fn worth_another(most_operations: usize) -> usize {
     most_operations / 4 * 3
 }
 
-/// Of one queue, each place needs a transaction of its own. etcd commits those that are under way together. Those that
+/// Of one queue, each place needs a transaction of its own. The store commits those that are in flight together. Those that
 /// are slow count as well.
 const MOST_IN_FLIGHT: usize = 16;
 
@@ -63,8 +63,8 @@ pub(crate) struct Sender {
 #[derive(Debug)]
 struct Request {
     queue: Arc<str>,
-    action: QueueOp,
-    /// Whether it may be sent while others about its queue are under way.
+    op: QueueOp,
+    /// Whether it may be sent while others about its queue are in flight.
     overlaps: bool,
     reply: Box<dyn Reply>,
 }
@@ -92,16 +92,16 @@ impl Lined for Request {
         &self.queue
     }
     fn key(&self) -> &str {
-        self.action.key()
+        self.op.key()
     }
     fn enters(&self) -> bool {
-        matches!(self.action, QueueOp::Enter { .. } | QueueOp::EnterIfEmpty { .. })
+        matches!(self.op, QueueOp::Enter { .. } | QueueOp::EnterIfEmpty { .. })
     }
     fn is_conditional(&self) -> bool {
-        matches!(self.action, QueueOp::EnterIfEmpty { .. })
+        matches!(self.op, QueueOp::EnterIfEmpty { .. })
     }
     fn operations(&self) -> usize {
-        self.action.size(false)
+        self.op.size(false)
     }
     fn overlaps(&self) -> bool {
         self.overlaps
@@ -126,24 +126,24 @@ impl Sender {
         Self { requests }
     }
 
-    /// Asks for a place in `queue`, after what was asked of it before; `overlaps` if it may be under way meanwhile. What
+    /// Asks for a place in `queue`, after what was asked of it before; `overlaps` if it may be in flight meanwhile. What
     /// is not sent, since the task is gone, comes back.
     pub(crate) fn enter(
         &self,
         queue: Arc<str>,
-        action: QueueOp,
+        op: QueueOp,
         overlaps: bool,
         reply: Box<dyn Reply>,
     ) -> Option<Box<dyn Reply>> {
-        let request = Request { queue, action, overlaps, reply };
+        let request = Request { queue, op, overlaps, reply };
         Some(self.requests.send(request).err()?.0.reply)
     }
 
     /// Leaves `queue`; the request is sent, whether its answer is waited for or not.
     pub(crate) fn leave(&self, queue: Arc<str>, key: String, follow_ups: FollowUps) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let (action, reply) = (QueueOp::Leave { key, follow_ups }, Box::new(reply));
-        let _ = self.requests.send(Request { queue, action, overlaps: true, reply });
+        let (op, reply) = (QueueOp::Leave { key, follow_ups }, Box::new(reply));
+        let _ = self.requests.send(Request { queue, op, overlaps: true, reply });
         Answer(answer)
     }
 }
@@ -214,7 +214,7 @@ fn may_send(in_flight: &InFlight<Answered>, lanes: &Lanes<Request>, most_operati
 /// Whether it helps to take queues for empty: several are likely to be, and no other request in the batch, which comes
 /// from somebody in the queue, shows that one is not.
 fn is_worth_a_guess(batch: &[Request]) -> bool {
-    batch.iter().filter(|request| request.action.is_likely_first()).count() > 1
+    batch.iter().filter(|request| request.op.is_likely_first()).count() > 1
         // Those of a lane are side by side.
         && batch.windows(2).all(|two| two[0].queue != two[1].queue)
 }
@@ -237,7 +237,7 @@ async fn send_batch(rpc: Arc<Rpc>, batch: Vec<Request>, guess: bool) -> Answered
     lanes.dedup();
     let mut answered = Answered { lanes, ..Answered::default() };
     for request in &batch {
-        if let QueueOp::Leave { key, .. } = &request.action {
+        if let QueueOp::Leave { key, .. } = &request.op {
             rpc.history.leaves(key);
         }
     }
@@ -255,12 +255,12 @@ async fn send_batch(rpc: Arc<Rpc>, batch: Vec<Request>, guess: bool) -> Answered
         Ok(outcomes) => {
             answered.follow = how_many_follow(&batch, &outcomes);
             for (request, outcome) in batch.into_iter().zip(outcomes) {
-                note(&rpc.history, &request.action, &outcome);
+                note(&rpc.history, &request.op, &outcome);
                 request.reply.answered(Ok(outcome));
             }
         }
         // One of several was refused, and with it all. Each on its own gets the answer that it deserves. Not while
-        // etcd is away: they would wait for that one after the other.
+        // The store is away: they would wait for that one after the other.
         Err(failure)
             if failure.effect == Effect::None && !failure.error.is_retryable() && batch.len() > 1 =>
         {
@@ -268,7 +268,7 @@ async fn send_batch(rpc: Arc<Rpc>, batch: Vec<Request>, guess: bool) -> Answered
                 let outcome = send_together(&rpc, slice::from_ref(&request)).await;
                 let outcome = outcome.map(|mut outcomes| outcomes.remove(0));
                 if let Ok(outcome) = &outcome {
-                    note(&rpc.history, &request.action, outcome);
+                    note(&rpc.history, &request.op, outcome);
                 }
                 request.reply.answered(outcome);
             }
@@ -288,8 +288,8 @@ async fn send_batch(rpc: Arc<Rpc>, batch: Vec<Request>, guess: bool) -> Answered
 }
 
 /// Takes note of what this client has in the store, by which it knows the history.
-fn note(history: &History, action: &QueueOp, outcome: &Outcome) {
-    match action {
+fn note(history: &History, op: &QueueOp, outcome: &Outcome) {
+    match op {
         QueueOp::Enter { key, epoch, .. } => history.wrote(key, outcome.revision, epoch.lease()),
         QueueOp::EnterIfEmpty { key, epoch, .. } if outcome.condition => {
             history.wrote(key, outcome.revision, epoch.lease());
@@ -303,8 +303,8 @@ fn note(history: &History, action: &QueueOp, outcome: &Outcome) {
 fn how_many_follow(batch: &[Request], outcomes: &[Outcome]) -> usize {
     let answers: Vec<_> = batch.iter().zip(outcomes).collect();
     let of_one = |answers: &[(&Request, &Outcome)]| {
-        let follow = answers.iter().filter(|(request, _)| request.action.is_followed()).count();
-        let has_next = answers.iter().any(|(request, outcome)| request.action.has_next(outcome));
+        let follow = answers.iter().filter(|(request, _)| request.op.is_followed()).count();
+        let has_next = answers.iter().any(|(request, outcome)| request.op.has_next(outcome));
         follow + usize::from(has_next)
     };
     answers.chunk_by(|one, next| one.0.queue == next.0.queue).map(of_one).sum()
@@ -313,7 +313,7 @@ fn how_many_follow(batch: &[Request], outcomes: &[Outcome]) -> usize {
 /// Sends a batch on the condition that the queues that are likely to be empty are. `None` if one is not: then nothing was
 /// written.
 async fn send_guessing(rpc: &Rpc, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
-    let first = batch.iter().filter(|request| request.action.is_likely_first());
+    let first = batch.iter().filter(|request| request.op.is_likely_first());
     let epochs = epochs(batch);
     let txn = || {
         let are_empty = first.clone().map(|request| is_empty(&request.queue));
@@ -326,10 +326,10 @@ async fn send_guessing(rpc: &Rpc, batch: &[Request]) -> Result<Option<Vec<Outcom
 
 /// Sends a batch on no condition but that epochs are open.
 async fn send_together(rpc: &Rpc, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
-    // Who leaves alone needs no transaction, which takes etcd longer.
-    if let [Request { action: action @ QueueOp::Leave { key, .. }, .. }] = batch {
+    // Who leaves alone needs no transaction, which takes the store longer.
+    if let [Request { op: op @ QueueOp::Leave { key, .. }, .. }] = batch {
         let deleted = rpc.delete(LOCK, key).await?;
-        return Ok(vec![action.outcome(&deleted.results, deleted.header.revision)]);
+        return Ok(vec![op.outcome(&deleted.results, deleted.header.revision)]);
     }
     let epochs = epochs(batch);
     loop {
@@ -350,7 +350,7 @@ async fn send_together(rpc: &Rpc, batch: &[Request]) -> Result<Vec<Outcome>, Fai
 /// What a batch has to pass, each once.
 fn epochs(batch: &[Request]) -> Vec<&Arc<LeaseEpoch>> {
     let mut epochs: Vec<&Arc<LeaseEpoch>> = Vec::new();
-    for epoch in batch.iter().filter_map(|request| request.action.epoch()) {
+    for epoch in batch.iter().filter_map(|request| request.op.epoch()) {
         if !epochs.iter().any(|other| Arc::ptr_eq(other, epoch)) {
             epochs.push(epoch);
         }
@@ -359,7 +359,7 @@ fn epochs(batch: &[Request]) -> Vec<&Arc<LeaseEpoch>> {
 }
 
 fn operations(batch: &[Request], known_empty: bool) -> Vec<Op> {
-    batch.iter().flat_map(|request| request.action.operations(&request.queue, known_empty)).collect()
+    batch.iter().flat_map(|request| request.op.operations(&request.queue, known_empty)).collect()
 }
 
 /// The answers to [`operations`].
@@ -367,9 +367,9 @@ fn outcomes(batch: &[Request], answer: &TxnAnswer, known_empty: bool) -> Vec<Out
     let revision = answer.header.revision;
     let mut answers = &answer.results[..];
     let outcome = |request: &Request| {
-        let (own, others) = answers.split_at(request.action.size(known_empty));
+        let (own, others) = answers.split_at(request.op.size(known_empty));
         answers = others;
-        request.action.outcome(own, revision)
+        request.op.outcome(own, revision)
     };
     batch.iter().map(outcome).collect()
 }

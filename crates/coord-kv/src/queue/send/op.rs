@@ -92,7 +92,7 @@ impl QueueOp {
         }
     }
 
-    /// The operations, [`size`](Self::size) of them. Not as a nested transaction where that can be: those cost etcd far
+    /// The operations, [`size`](Self::size) of them. Not as a nested transaction where that can be: those cost the store far
     /// more.
     pub(super) fn operations(&self, queue: &str, known_empty: bool) -> Vec<Op> {
         let put = |key: &str, value: &[u8], epoch: &LeaseEpoch| {
@@ -139,14 +139,14 @@ impl QueueOp {
             [OpResult::Put, OpResult::Get(found)] => {
                 let mut keys = found.kvs.iter().filter_map(|kv| kv.key_str().ok());
                 let other = keys.find(|key| *key != self.key()).map(ToOwned::to_owned);
-                // The one next to it, only if etcd was asked to sort them.
+                // The one next to it, only if the store was asked to sort them.
                 let predecessor = other.clone().filter(|_| self.is_likely_first());
                 Outcome { other, predecessor, ..outcome(found.kvs.len() <= 1) }
             }
             [OpResult::Put] => outcome(self.is_likely_first()),
             [OpResult::Txn(nested)] => outcome(nested.succeeded),
             [OpResult::Delete(deleted)] => outcome(*deleted > 0),
-            _ => unreachable!("etcd answers each operation in its order and kind"),
+            _ => unreachable!("the store answers each operation in its order and kind"),
         }
     }
 }

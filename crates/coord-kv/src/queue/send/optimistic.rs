@@ -1,6 +1,6 @@
 //! Whether queues are taken to be empty. No I/O.
 //!
-//! Most locks are free when they are asked for. One condition that a queue is empty costs etcd less than a look at it,
+//! Most locks are free when they are asked for. One condition that a queue is empty costs the store less than a look at it,
 //! whose answer it has to fetch and send. But if a single one of many queues is not empty then nothing is written, and the
 //! request was for nothing. So after a wrong guess the next ones are left out, twice as many each time.
 
