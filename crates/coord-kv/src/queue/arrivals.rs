@@ -2,7 +2,7 @@
 //!
 //! Requests for places on the same lease may be in flight together, and one may overtake another. Whoever asked first
 //! gets the first place all the same: a place is nobody's before its request is answered, nor while one that came before
-//! it may still be heard of. Then it goes to the first in arrivals.
+//! it may still be heard of. Then it goes to the first who asked.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -107,7 +107,7 @@ impl<P> Arrivals<P> {
         (asked, told)
     }
 
-    /// Gives the places that are known to be the first to the first in arrivals.
+    /// Gives the places that are known to be the first to the first who asked.
     fn hand_out(&mut self, told: &mut Replies<P>) {
         let still_out = self.unanswered.first().copied().unwrap_or(u64::MAX);
         while let Some(place) = self.arrived.first_entry().filter(|place| place.get().sent <= still_out) {
@@ -132,7 +132,7 @@ impl<P> Arrivals<P> {
 mod tests {
     use super::*;
 
-    /// A arrivals of requests on one lease, and who waits in it.
+    /// Arrivals of requests on one lease, and who waits in it.
     fn arrivals(requests: usize) -> (Arrivals<u64>, Vec<oneshot::Receiver<Assigned<u64>>>) {
         let mut arrivals = Arrivals::default();
         let waiting = (0..requests).map(|_| arrivals.add(Some(1)).1).collect();

@@ -258,7 +258,7 @@ impl Reply for Entering {
         }
     }
 
-    /// Gives the places that are known to be the first to the first in line.
+    /// Gives the places that are known to be the first to the first who asked.
     fn answered(mut self: Box<Self>, outcome: Result<Outcome, Failure>) {
         let member = self.member.take().expect("only this method takes it, and it consumes the request");
         let local = member.local.clone();

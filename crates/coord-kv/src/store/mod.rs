@@ -92,6 +92,24 @@ pub trait Attempts: fmt::Debug + Send + Sync {
     fn as_any(&self) -> &dyn Any;
 }
 
+/// The attempts at a request to a store with one member, which has each of them at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OneMember;
+
+impl Attempts for OneMember {
+    fn member(&self) -> Option<String> {
+        Some(String::new())
+    }
+
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
 /// One attempt at a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
@@ -183,8 +201,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns what the store is.
     fn description(&self) -> &Description;
 
-    /// Begins to note the attempts at a request; `avoid` is a member that another one is better than.
-    fn attempts(&self, avoid: Option<String>) -> Box<dyn Attempts>;
+    /// Begins to note the attempts at a request; `avoid` is a member that another one is better than. A store with several
+    /// members, or whose requests may wait for a connection, has notes of its own.
+    fn attempts(&self, _avoid: Option<String>) -> Box<dyn Attempts> {
+        Box::new(OneMember)
+    }
 
     /// Reads a key, or all in a range.
     ///
@@ -225,10 +246,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn renewals(&self) -> Arc<dyn RenewalStream>;
 
     /// Opens a stream for one lease, whose requests the store has refused on the shared one.
-    fn own_renewals(&self) -> Arc<dyn RenewalStream>;
+    fn own_renewals(&self) -> Arc<dyn RenewalStream> {
+        self.renewals()
+    }
 
     /// Leaves a stream that does not answer: the next one goes to another member, if one is ready.
-    fn leave_renewals(&self, stream: &Arc<dyn RenewalStream>);
+    fn leave_renewals(&self, _stream: &Arc<dyn RenewalStream>) {}
 
     /// Opens a stream of watches, with some to begin with, of which there is one at least. Later ones are added to it.
     ///
@@ -245,14 +268,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn connections(&self) -> BoxStream<'static, ()>;
 
     /// Returns a number that is another one whenever the credentials are that requests carry; `None` without a user.
-    fn credentials(&self) -> Option<u64>;
+    fn credentials(&self) -> Option<u64> {
+        None
+    }
 
     /// Asks each member to which store it belongs.
     ///
     /// # Errors
     /// [`InvalidArgument`](coord_api::Error::InvalidArgument) if two are of different stores. A member that does not answer
     /// says nothing.
-    async fn check_members(&self) -> ApiResult<()>;
+    async fn check_members(&self) -> ApiResult<()> {
+        Ok(())
+    }
 
     /// Takes note of something that happened in the client, to count or time it. Must not wait.
     fn observe(&self, _observation: Observation) {}
