@@ -4,28 +4,23 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
+    ConfigCenter, DistributedLock, Error, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Owner,
     Provider, Result, ServiceRegistry,
 };
-
+use coord_kv::Options;
 use tokio::runtime;
 
 use crate::{
-    background::{Background, owned},
-    cluster::AT_THE_START,
-    config::EtcdConfigCenter,
+    background::Background,
     connect::connect,
-    core::{Core, Limits, Shared},
-    endpoint::Member,
-    ids::EtcdIds,
-    keys::{Keys, Range},
-    lock::EtcdLock,
     options::{Checked, Connect, EtcdConfig},
-    registry::EtcdRegistry,
-    tls,
-    transport::try_limit,
-    verify::keep_verified,
-    version::{MemberVersion, warn_of_faults},
+    store::EtcdStore,
+    transport::{
+        channel::try_limit,
+        cluster::AT_THE_START,
+        tls,
+        version::{MemberVersion, Versions, warn_of_faults},
+    },
 };
 
 /// One client of etcd. Clones are cheap and share the connection, the leases and the background thread.
@@ -45,10 +40,8 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    shared: Arc<Shared>,
-    /// One of each for all, so that what is shared by registry or by config center is shared by client.
-    registry: Arc<EtcdRegistry>,
-    config: Arc<EtcdConfigCenter>,
+    inner: coord_kv::Client,
+    versions: Arc<Versions>,
 }
 
 impl Client {
@@ -69,54 +62,43 @@ impl Client {
     }
 
     async fn connect_as(config: EtcdConfig, checked: Checked) -> Result<Self> {
-        let background = Background::start().map_err(|error| Error::Unavailable {
+        let mut background = Background::start().map_err(|error| Error::Unavailable {
             what: "a background thread".into(),
             source: Some(error.into()),
         })?;
-        let limits = Limits {
+        let must_answer = config.connect == Connect::AtOnce;
+        let unique = format!("{:08x}", fastrand::u32(..));
+        let host = gethostname::gethostname();
+        let owner = Owner::new(host.to_string_lossy(), std::process::id(), config.label.clone(), unique);
+        let options = Options {
+            roots: checked.roots.clone(),
+            owner,
             request_timeout: config.request_timeout,
-            try_limit: try_limit(&checked.endpoints, config.request_timeout),
-            members: checked.endpoints.all.len(),
-            addresses: checked.endpoints.all.iter().map(Member::authority).collect(),
             close_timeout: config.close_timeout,
             id_ttl: checked.instance_id_ttl,
-            label: config.label.clone(),
+            runtime: background.handle().clone(),
         };
-        let keys = Keys::below(checked.roots.clone());
-        let must_answer = config.connect == Connect::AtOnce;
-        let runtime = background.handle().clone();
         let home = runtime::Handle::try_current().ok();
-        let core = owned(background.handle(), move |_gone| async move {
+        let connected = background.handle().spawn(async move {
             let connection = connect(&config, &checked, home).await?;
             let versions = connection.versions.clone();
-            let core = Core::new(connection, keys, &limits, runtime);
-            tokio::spawn(warn_of_faults(versions, Arc::downgrade(&core)));
-            tokio::spawn(keep_verified(Arc::downgrade(&core), core.made()));
-            Ok(core)
-        })
-        .await?;
-        let shared = Shared::new(core, background);
-        let registry = Arc::new(EtcdRegistry { shared: shared.clone() });
-        let center = Arc::new(EtcdConfigCenter { shared: shared.clone() });
-        let client = Self { shared, registry, config: center };
+            let limit = try_limit(&checked.endpoints, config.request_timeout);
+            let store = EtcdStore::new(connection, checked.roots.probe(), config.request_timeout, limit);
+            Ok::<_, Error>((store, versions))
+        });
+        let (store, versions) = connected.await.unwrap_or(Err(Error::Closed))?;
+        let handle = background.handle().clone();
+        let inner = coord_kv::Client::new(Arc::new(store), options, move |last_work| {
+            background.stop_after(last_work);
+        });
+        handle.spawn(warn_of_faults(versions.clone(), inner.closed_or_gone()));
         if must_answer {
-            let core = &client.shared.core;
-            core.read("connect", &Range::Key(core.keys.probe().into())).await?;
+            inner.probe().await?;
         }
-        client.check_clusters(must_answer).await?;
-        Ok(client)
-    }
-
-    /// Refuses endpoints of two clusters; where a member does not answer soon, or nobody waits, as soon as that is known.
-    async fn check_clusters(&self, waits: bool) -> Result<()> {
-        let core = self.shared.core.clone();
-        if core.members == 1 {
-            return Ok(());
-        }
-        let checked =
-            owned(&self.shared.core.runtime, move |_gone| async move { core.check_clusters().await });
-        let limit = if waits { AT_THE_START } else { Duration::ZERO };
-        tokio::time::timeout(limit, checked).await.unwrap_or(Ok(()))
+        // Where a member does not answer soon, or nobody waits, endpoints of two clusters are refused as soon as that is known.
+        let limit = if must_answer { AT_THE_START } else { Duration::ZERO };
+        tokio::time::timeout(limit, inner.check_members()).await.unwrap_or(Ok(()))?;
+        Ok(Self { inner, versions: Arc::new(versions) })
     }
 
     /// Asks each endpoint which version of etcd runs there; what is known to be wrong with one,
@@ -126,43 +108,41 @@ impl Client {
     /// # Cancel safety
     /// May be dropped at any point.
     pub async fn server_versions(&self) -> Vec<MemberVersion> {
-        self.shared.core.versions.ask().await
+        self.versions.ask().await
     }
 }
 
 #[async_trait]
 impl Provider for Client {
     fn lock(&self) -> Arc<dyn DistributedLock> {
-        Arc::new(EtcdLock { shared: self.shared.clone() })
+        self.inner.lock()
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {
-        self.registry.clone()
+        self.inner.registry()
     }
 
     fn config(&self) -> Arc<dyn ConfigCenter> {
-        self.config.clone()
+        self.inner.config()
     }
 
     fn instance_ids(&self) -> Arc<dyn InstanceIds> {
-        Arc::new(EtcdIds { shared: self.shared.clone() })
+        self.inner.instance_ids()
     }
 
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
-        self.instance_ids().allocator(IdOptions::new(service, max_id))
+        self.inner.instance_id_allocator(service, max_id)
     }
 
     fn lease_health(&self) -> LeaseHealth {
-        self.shared.core.sessions.health()
+        self.inner.lease_health()
     }
 
     async fn health(&self) -> Result<Health> {
-        self.shared.core.health().await
+        self.inner.health().await
     }
 
     async fn close(&self) -> Result<()> {
-        let core = self.shared.core.clone();
-        // On the background runtime, so that it goes on if the caller gives up.
-        owned(&self.shared.core.runtime, move |_gone| async move { core.shut_down().await }).await
+        self.inner.close().await
     }
 }

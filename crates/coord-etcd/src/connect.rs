@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use coord_api::{Error, Result};
 use coord_grpc::Made;
+use coord_kv::store::Failure;
 use etcd_client::{Channel, ConnectOptions};
 use tokio::runtime::Handle;
 
 use crate::{
-    auth::Auth,
-    core::requests_of,
-    endpoint::Scheme,
-    error::{Failure, classify},
-    near::Near,
+    error::classify,
     options::{Checked, Connect, EtcdConfig},
-    tls::TlsSource,
-    transport::{self, Timeouts},
-    version::Versions,
+    store::requests_of,
+    transport::{
+        auth::Auth,
+        channel::{self, Timeouts},
+        endpoint::Scheme,
+        local_connection::LocalConnection,
+        tls::TlsSource,
+        version::Versions,
+    },
 };
 
 /// A connection, and who this client is on it.
@@ -24,14 +27,14 @@ pub(crate) struct Connection {
     pub(crate) client: etcd_client::Client,
     /// The way of its requests, for calls that the library does not make.
     pub(crate) channel: Channel,
-    pub(crate) near: Option<Near>,
+    pub(crate) local: Option<LocalConnection>,
     pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) versions: Versions,
     pub(crate) made: Made,
 }
 
 /// Connects and authenticates, or does so in the background. Must run on the background runtime, which then drives the
-/// connection; `home` drives the short way.
+/// connection; `home` drives the fast path.
 pub(crate) async fn connect(
     config: &EtcdConfig,
     checked: &Checked,
@@ -39,7 +42,7 @@ pub(crate) async fn connect(
 ) -> Result<Connection> {
     let limit = config.connect_timeout;
     let timeouts = Timeouts { connect: limit, request: config.request_timeout };
-    let mut transport = transport::options(&checked.endpoints, &timeouts);
+    let mut transport = channel::options(&checked.endpoints, &timeouts);
     let mut versions = Versions { endpoints: checked.endpoints.clone(), tls: None };
     if checked.endpoints.scheme == Scheme::Https {
         let tls = TlsSource::new(config.tls.clone());
@@ -52,9 +55,9 @@ pub(crate) async fn connect(
         });
     }
     let all = &checked.endpoints.all;
-    let members = transport::connection("etcd", all, transport.clone())?;
+    let members = channel::connection("etcd", all, transport.clone())?;
     let made = members.made();
-    let members = transport::channel(members);
+    let members = channel::channel(members);
     let source = checked.credentials.clone();
     let auth = source.map(|source| Auth::start(source, members.clone(), config.request_timeout));
     let as_user = |channel| auth.iter().fold(channel, |channel, auth| auth.on(channel));
@@ -67,14 +70,14 @@ pub(crate) async fn connect(
     };
     let channel = as_user(members);
     let client = client_on(channel.clone()).await?;
-    let mut near = None;
+    let mut local = None;
     if let (Some(home), [_]) = (home, &all[..]) {
         let connection = {
             let _driver = home.enter();
-            transport::connection("etcd-near", all, transport::near(transport, &timeouts))?
+            channel::connection("etcd-near", all, channel::local(transport, &timeouts))?
         };
-        let client = client_on(as_user(transport::channel(connection.clone()))).await?;
-        near = Some(Near::new(&home, connection, requests_of(&client)));
+        let client = client_on(as_user(channel::channel(connection.clone()))).await?;
+        local = Some(LocalConnection::new(&home, connection, requests_of(&client)));
     }
     if let (Some(auth), Connect::AtOnce) = (&auth, config.connect) {
         let first = tokio::time::timeout(limit, auth.first()).await;
@@ -82,5 +85,5 @@ pub(crate) async fn connect(
             .map_err(|_| Failure::timeout("connect", limit))?
             .map_err(|status| classify("connect", limit, status.into()))?;
     }
-    Ok(Connection { client, channel, near, auth, versions, made })
+    Ok(Connection { client, channel, local, auth, versions, made })
 }

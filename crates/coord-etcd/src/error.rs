@@ -4,107 +4,21 @@ use std::{error::Error as _, time::Duration};
 
 use coord_api::{BoxError, Error, LossReason};
 use coord_grpc::is_unsent;
+use coord_kv::store::{Effect, Failure, RevisionError};
 use tonic::Code;
 
-use crate::{auth::NoCredentials, tls};
+use crate::transport::{auth::NoCredentials, tls};
 
 /// When no member can be reached.
-const WHAT_TO_DO: &str = "check the endpoints, and that etcd runs and can be reached from here";
+pub(crate) const WHAT_TO_DO: &str = "check the endpoints, and that etcd runs and can be reached from here";
 
 /// When etcd has raised its alarm about space.
 const FREE_SPACE: &str = "it has reached its quota; compact and defragment it, or raise --quota-backend-bytes, and then \
                           run `etcdctl alarm disarm`";
 
-/// Whether a request may have taken effect although it failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// The server refused it, or it was never sent.
-    None,
-    /// Nobody knows: the answer was lost.
-    Unknown,
-}
-
-/// A failed request.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) error: Error,
-    pub(crate) effect: Effect,
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        failure.error
-    }
-}
-
-impl Failure {
-    /// The client is gone, and the request was not sent.
-    pub(crate) fn closed() -> Self {
-        Self { error: Error::Closed, effect: Effect::None }
-    }
-
-    /// The request was not sent, since no member was ready for it.
-    pub(crate) fn not_sent() -> Self {
-        refused(unavailable(WHAT_TO_DO.into()))
-    }
-
-    /// The same failure for another request that shared its fate.
-    pub(crate) fn again(&self) -> Self {
-        Self { error: again(&self.error), effect: self.effect }
-    }
-
-    /// The request was not answered in time.
-    pub(crate) fn timeout(operation: &'static str, after: Duration) -> Self {
-        Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
-    }
-}
-
-/// The same error for somebody else whom it concerns.
-pub(crate) fn again(error: &Error) -> Error {
-    let words = |source: &BoxError| source.to_string().into();
-    match error {
-        Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
-        Error::Closed => Error::Closed,
-        Error::Lost { reason } => Error::Lost { reason: *reason },
-        Error::Unavailable { what, source } => {
-            Error::Unavailable { what: what.clone(), source: source.as_ref().map(words) }
-        }
-        Error::NoSpace { what, hint, source } => {
-            Error::NoSpace { what: what.clone(), hint, source: words(source) }
-        }
-        Error::Backend { operation, source } => Error::Backend { operation, source: words(source) },
-        Error::InvalidArgument { field, reason } => Error::invalid(field, reason.as_str()),
-        Error::PermissionDenied { operation, source } => {
-            Error::PermissionDenied { operation, source: words(source) }
-        }
-        Error::Unauthenticated { operation, source } => {
-            Error::Unauthenticated { operation, source: words(source) }
-        }
-        Error::Tls { what, hint, source } => {
-            Error::Tls { what: what.clone(), hint: hint.clone(), source: words(source) }
-        }
-        other => unavailable(other.to_string().into()),
-    }
-}
-
-/// Whether etcd has compacted the revision that was asked for.
-pub(crate) fn is_compacted(failure: &Failure) -> bool {
-    says(failure, "required revision has been compacted")
-}
-
-/// Whether etcd has not got so far as the revision that was asked for.
-pub(crate) fn is_future(failure: &Failure) -> bool {
-    says(failure, "required revision is a future revision")
-}
-
-fn says(failure: &Failure, words: &str) -> bool {
-    matches!(&failure.error, Error::Backend { source, .. } if source.to_string().contains(words))
-}
-
-/// Whether what is waited for, or has to be cleaned up, may be possible later: when the way to etcd is back, or new
-/// credentials are, or space.
-pub(crate) fn may_pass(error: &Error) -> bool {
-    error.is_retryable() || matches!(error, Error::Unauthenticated { .. } | Error::NoSpace { .. })
+/// Returns the failure of a request that no member was ready for.
+pub(crate) fn not_sent() -> Failure {
+    refused(unavailable(WHAT_TO_DO.into()))
 }
 
 /// Classifies what the client library answered to `operation`, which was given `limit`.
@@ -140,6 +54,14 @@ fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Sta
         Meaning::NotNow => refused(unavailable(source())),
         Meaning::NoAnswer => unreachable_server(source()),
         Meaning::Late => Failure::timeout(operation, limit),
+        Meaning::Compacted => {
+            let source = Box::new(RevisionError::Compacted(source()));
+            refused(Error::Backend { operation, source })
+        }
+        Meaning::Future => {
+            let source = Box::new(RevisionError::Future(source()));
+            refused(Error::Backend { operation, source })
+        }
         Meaning::Other => refused(Error::Backend { operation, source: source() }),
         Meaning::Strange => {
             Failure { error: Error::Backend { operation, source: source() }, effect: Effect::Unknown }
@@ -162,6 +84,10 @@ enum Meaning {
     NoAnswer,
     /// As `NoAnswer`, after all its time.
     Late,
+    /// The revision that was asked for is not kept any more,
+    Compacted,
+    /// or not there yet.
+    Future,
     /// Refused for a reason that nobody foresaw,
     Other,
     /// or perhaps not only refused.
@@ -179,6 +105,8 @@ const WORDS: &[(&str, Meaning)] = &[
     ("revision of auth store is old", Meaning::NotAccepted),
     ("lease not found", Meaning::LeaseGone),
     ("database space exceeded", Meaning::Full),
+    ("required revision has been compacted", Meaning::Compacted),
+    ("required revision is a future revision", Meaning::Future),
     ("no leader", Meaning::NotNow),
     ("not leader", Meaning::NotNow),
     // The log has become longer than what is applied of it: refused before it is longer still.

@@ -3,13 +3,13 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use coord_api::{Error, Owner, Result, Ttl};
+use coord_kv::{CheckedRoots, Layout};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::{
+use crate::transport::{
     credentials::{Credentials, CredentialsProvider, Source},
     endpoint::{self, Endpoints, Scheme},
-    layout::{CheckedRoots, Layout},
 };
 
 /// How to reach etcd, and where in it to work; deserializable, so that it can be a part of a service's own
@@ -296,7 +296,7 @@ impl EtcdConfig {
     /// Checks every field without any I/O.
     pub(crate) fn check(&self) -> Result<Checked> {
         let endpoints = endpoint::parse(&self.endpoints, self.tls.is_some())?;
-        let roots = self.layout.check(&self.namespace)?;
+        let roots = CheckedRoots::of(&self.layout, &self.namespace)?;
         let instance_id_ttl = Ttl::parse(self.instance_id_ttl).map_err(|error| match error {
             Error::InvalidArgument { reason, .. } => Error::invalid("instance_id_ttl", reason),
             other => other,

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{protoc, shell};
 
-const LIBRARIES: [&str; 6] =
-    ["coord", "coord-api", "coord-config", "coord-etcd", "coord-grpc", "coord-memory"];
+const LIBRARIES: [&str; 7] =
+    ["coord", "coord-api", "coord-config", "coord-etcd", "coord-grpc", "coord-kv", "coord-memory"];
 
 /// Set where this program is called in place of rustdoc.
 const AS_RUSTDOC: &str = "COORD_XTASK_AS_RUSTDOC";

@@ -1,0 +1,47 @@
+//! What must hold of the parsers of this crate, whatever they are given; for the fuzz targets and for tests.
+//!
+//! Each panics if it does not hold.
+
+use coord_api::{ConfigKey, InstanceId, LockName, ServiceName};
+
+use crate::{
+    ids,
+    keyspace::{Keys, Layout},
+};
+
+/// Two names of a kind have the same keys if they are the same name, and no key of one is below those of the other. What
+/// was built of a name gives the name back.
+pub fn keys(one: &str, other: &str) {
+    let keys = Keys::below(Layout::Namespace.check("shop").expect("is valid"));
+    if let (Ok(one), Ok(other)) = (LockName::parse(one), LockName::parse(other)) {
+        let (one_queue, other_queue) = (keys.lock_queue(&one), keys.lock_queue(&other));
+        assert_eq!(one_queue.starts_with(&other_queue), one == other, "{one:?} {other:?}");
+    }
+    if let (Ok(one), Ok(other)) = (ServiceName::parse(one), ServiceName::parse(other)) {
+        for of in [Keys::instances, Keys::ids, Keys::id_marks, Keys::id_identities] {
+            assert_eq!(of(&keys, &one).starts_with(&of(&keys, &other)), one == other, "{one:?} {other:?}");
+        }
+        assert_eq!(keys.id(&one, 7) == keys.id(&other, 7), one == other, "{one:?} {other:?}");
+        assert_eq!(Keys::id_number(&keys.id(&one, 7)), Some(7));
+    }
+    if let (Ok(service), Ok(id)) = (ServiceName::parse(one), InstanceId::parse(other)) {
+        let name = keys.instance_name(&service, &keys.instance(&service, &id));
+        assert_eq!(name, Some(format!("{service}/{id}")));
+        keys.instance_name(&service, other);
+    }
+    if let (Ok(one), Ok(other)) = (ConfigKey::parse(one), ConfigKey::parse(other)) {
+        assert_eq!(keys.config(&one) == keys.config(&other), one == other, "{one:?} {other:?}");
+        assert_eq!(keys.config_name(&keys.config(&one)), one.as_str());
+        let (one_beside, other_beside) = (one.beside("history", "1"), other.beside("history", "1"));
+        assert_eq!(keys.config(&one_beside) == keys.config(&other_beside), one == other, "{one:?} {other:?}");
+        assert_ne!(keys.config(&one_beside), keys.config(&other));
+        assert_eq!(keys.config_name(&keys.config(&one_beside)), one_beside.as_str());
+    }
+    keys.config_name(one);
+    let _ = Keys::id_number(one);
+}
+
+/// The value of an id's key is read, or is another program's; what is read is written and read as the same again.
+pub fn id_value(value: &[u8]) {
+    ids::read_again(value);
+}

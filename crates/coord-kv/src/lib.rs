@@ -1,0 +1,28 @@
+//! The implementation of coord over any store: every area over one small trait, [`store::Store`]. Authors of backends use
+//! it; services depend on the crate `coord`.
+//!
+//! Nothing in here does I/O of its own or knows a certain store. [`Client::new`] makes a provider of a store.
+//!
+//! Each floor imports only those below it, from the top: `client`; `lock`, `registry`, `config` and `ids`; `queue` and
+//! `commit`; `session` and `watch`; `request`; `keyspace` and `store`.
+
+mod client;
+mod commit;
+mod config;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
+mod ids;
+mod keyspace;
+#[cfg(test)]
+mod layers;
+mod lock;
+mod queue;
+mod registry;
+mod request;
+mod session;
+pub mod store;
+mod watch;
+
+pub use client::{Client, Options};
+pub use keyspace::{CheckedRoots, Layout, Roots};

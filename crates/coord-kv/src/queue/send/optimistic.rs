@@ -1,0 +1,56 @@
+//! Whether queues are taken to be empty. No I/O.
+//!
+//! Most locks are free when they are asked for. One condition that a queue is empty costs the store less than a look at it,
+//! whose answer it has to fetch and send. But if a single one of many queues is not empty then nothing is written, and the
+//! request was for nothing. So after a wrong guess the next ones are left out, twice as many each time.
+
+/// How many are left out at most: the price of wrong optimistic is one request in as many.
+const LONGEST: u32 = 64;
+
+/// What the last optimistic came to.
+#[derive(Debug, Default)]
+pub(crate) struct OptimisticEmpty {
+    /// How many were left out after the last wrong one.
+    pause: u32,
+    /// How many of these are left.
+    left: u32,
+}
+
+impl OptimisticEmpty {
+    /// Whether to guess now.
+    pub(crate) fn may_guess(&mut self) -> bool {
+        let may = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        may
+    }
+
+    /// Takes note of what a guess came to.
+    pub(crate) fn was(&mut self, right: bool) {
+        self.pause = if right { 0 } else { (self.pause * 2).clamp(1, LONGEST) };
+        self.left = self.pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn right_guesses_are_made_again_and_wrong_ones_ever_more_seldom() {
+        let mut optimistic = OptimisticEmpty::default();
+        for _ in 0..3 {
+            assert!(optimistic.may_guess());
+            optimistic.was(true);
+        }
+        for pause in [1, 2, 4, 8, 16, 32, 64, 64] {
+            assert!(optimistic.may_guess());
+            optimistic.was(false);
+            for _ in 0..pause {
+                assert!(!optimistic.may_guess());
+            }
+        }
+        assert!(optimistic.may_guess());
+        optimistic.was(true);
+        assert!(optimistic.may_guess(), "one that is right makes up for all before");
+    }
+}

@@ -1,0 +1,160 @@
+//! Sessions: one lease per time to live and client, shared by everything that is held on it, renewed here.
+//!
+//! [`pool`] (pure) counts the uses of each lease, `grant` gets leases, `keep_alive` renews each of them over one stream of
+//! the store, `end` revokes what is of no more use, and `epoch` keeps late requests from taking anything on a lease.
+
+mod end;
+mod epoch;
+mod grant;
+mod keep_alive;
+mod pool;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+};
+
+use coord_api::{Error, Lease, LeaseHealth, LossReason, Ttl};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::request::Rpc;
+use end::Doomed;
+use pool::Pool;
+
+pub(crate) use epoch::{Epoch, LeaseEpoch};
+
+/// A use of a lease: whatever lives on the lease, or may, holds it from before its request is sent until it is known
+/// to be gone. A lease with a use is renewed.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: i64,
+    pub(crate) lease: Lease,
+    pub(crate) epoch: Arc<LeaseEpoch>,
+    /// Tells the task that renews the lease to do so at once.
+    renew: Arc<Notify>,
+    pool: Weak<Mutex<Pool<Arc<Leased>>>>,
+}
+
+/// A granted lease with its local deadline.
+#[derive(Debug)]
+struct Leased {
+    id: i64,
+    lease: Lease,
+    epoch: Arc<LeaseEpoch>,
+    ttl: Ttl,
+    /// Tells the task that renews it to do so at once.
+    renew: Arc<Notify>,
+    /// Tells the task that renews it that it may be of no more use.
+    look: Notify,
+}
+
+/// The sessions of one client.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    rpc: Arc<Rpc>,
+    pool: Arc<Mutex<Pool<Arc<Leased>>>>,
+    /// The leases that are to be revoked.
+    doomed: Mutex<Doomed>,
+}
+
+impl Leased {
+    fn new(id: i64, lease: Lease, epoch: Arc<LeaseEpoch>, ttl: Ttl) -> Arc<Self> {
+        Arc::new(Self { id, lease, epoch, ttl, renew: Arc::default(), look: Notify::new() })
+    }
+}
+
+impl Session {
+    fn new(leased: &Leased, pool: Weak<Mutex<Pool<Arc<Leased>>>>) -> Arc<Self> {
+        let Leased { id, lease, epoch, renew, .. } = leased;
+        let (lease, epoch, renew) = (lease.clone(), epoch.clone(), renew.clone());
+        Arc::new(Self { id: *id, lease, epoch, renew, pool })
+    }
+
+    /// A session that nobody renews, for tests.
+    #[cfg(test)]
+    pub(crate) fn unrenewed(id: i64, ttl: std::time::Duration) -> Arc<Self> {
+        let epoch = Arc::new(LeaseEpoch::new(String::new(), id));
+        let class = Ttl::parse(ttl).expect("is a time to live");
+        Self::new(&Leased::new(id, Lease::granted(Instant::now(), ttl), epoch, class), Weak::new())
+    }
+
+    /// Ends the lease here if an error says that the store does not know it any more, so that all that is held on it learns
+    /// that now, and not at the next renewal.
+    pub(crate) fn learn(&self, error: &Error) {
+        if let Error::Lost { reason } = error {
+            self.lease.lose(*reason);
+        }
+    }
+
+    /// Asks for a renewal at once, which tells whether the store still has the lease.
+    pub(crate) fn renew_now(&self) {
+        self.renew.notify_one();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        let mut pool = lock(&pool);
+        if pool.released(self.id, Instant::now()) {
+            pool.superfluous().into_iter().for_each(|leased| leased.look.notify_one());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while this is locked")
+}
+
+impl Sessions {
+    pub(crate) fn new(rpc: Arc<Rpc>) -> Arc<Self> {
+        Arc::new(Self { rpc, pool: Arc::default(), doomed: Mutex::default() })
+    }
+
+    /// Returns what requests need.
+    pub(crate) fn rpc(&self) -> &Arc<Rpc> {
+        &self.rpc
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool<Arc<Leased>>> {
+        lock(&self.pool)
+    }
+
+    fn doomed(&self) -> MutexGuard<'_, Doomed> {
+        lock(&self.doomed)
+    }
+
+    /// Forgets every lease, of which a client that is closed has none.
+    pub(crate) fn forget_all(&self) {
+        *self.pool() = Pool::default();
+        *self.doomed() = Doomed::default();
+    }
+
+    /// Returns the leases that this client believes in.
+    pub(crate) fn held(&self) -> HashSet<i64> {
+        let pool = self.pool();
+        pool.iter().filter(|leased| leased.lease.loss().is_none()).map(|leased| leased.id).collect()
+    }
+
+    /// Ends every session: the store does not know them any more, or not as they were.
+    pub(crate) fn lose_all(&self, reason: LossReason) {
+        for leased in self.pool().iter() {
+            leased.lease.lose(reason);
+        }
+    }
+
+    /// The worst health of all sessions, those included that are lost and not revoked yet.
+    pub(crate) fn health(&self) -> LeaseHealth {
+        let lost = self.doomed().lost().map(LeaseHealth::Lost);
+        let renewed: Vec<_> = self.pool().iter().map(|leased| leased.lease.health()).collect();
+        let mut worst = LeaseHealth::Healthy;
+        for health in renewed.into_iter().chain(lost) {
+            match health {
+                LeaseHealth::Healthy => {}
+                LeaseHealth::Lost(_) => return health,
+                _ => worst = LeaseHealth::Suspect,
+            }
+        }
+        worst
+    }
+}

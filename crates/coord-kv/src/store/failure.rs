@@ -1,0 +1,139 @@
+//! Failed requests: what to tell the caller, and whether the request may have taken effect.
+
+use std::{fmt, time::Duration};
+
+use coord_api::{BoxError, Error};
+
+/// Whether a request may have taken effect although it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The store refused it, or it was never sent.
+    None,
+    /// Nobody knows: the answer was lost. It may also take effect later.
+    Unknown,
+}
+
+/// A failed request.
+#[derive(Debug)]
+pub struct Failure {
+    /// The error for the caller.
+    pub error: Error,
+    /// Whether the request may have taken effect.
+    pub effect: Effect,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+impl Failure {
+    /// Returns the failure of a client that is gone: the request was not sent.
+    pub(crate) fn closed() -> Self {
+        Self { error: Error::Closed, effect: Effect::None }
+    }
+
+    /// Returns the same failure for another request that shared its fate.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self { error: duplicate(&self.error), effect: self.effect }
+    }
+
+    /// Returns the failure of a request that was not answered in time.
+    pub fn timeout(operation: &'static str, after: Duration) -> Self {
+        Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
+    }
+
+    /// Whether the store has compacted the revision that was asked for.
+    pub(crate) fn is_compacted(&self) -> bool {
+        matches!(self.revision_error(), Some(RevisionError::Compacted(_)))
+    }
+
+    /// Whether the store has not got so far as the revision that was asked for.
+    pub(crate) fn is_future(&self) -> bool {
+        matches!(self.revision_error(), Some(RevisionError::Future(_)))
+    }
+
+    fn revision_error(&self) -> Option<&RevisionError> {
+        match &self.error {
+            Error::Backend { source, .. } => source.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// Why a read at a revision is refused: the source of a [`Backend`](Error::Backend) error, with the store's own words.
+#[derive(Debug)]
+pub enum RevisionError {
+    /// The store does not keep that revision any more.
+    Compacted(BoxError),
+    /// The store has not got so far.
+    Future(BoxError),
+}
+
+impl fmt::Display for RevisionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Compacted(words) | Self::Future(words)) = self;
+        words.fmt(f)
+    }
+}
+
+impl std::error::Error for RevisionError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let (Self::Compacted(words) | Self::Future(words)) = self;
+        words.source()
+    }
+}
+
+/// Returns a copy of an error for another waiter whom it concerns.
+pub(crate) fn duplicate(error: &Error) -> Error {
+    let words = |source: &BoxError| source.to_string().into();
+    match error {
+        Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
+        Error::Closed => Error::Closed,
+        Error::Lost { reason } => Error::Lost { reason: *reason },
+        Error::Unavailable { what, source } => {
+            Error::Unavailable { what: what.clone(), source: source.as_ref().map(words) }
+        }
+        Error::NoSpace { what, hint, source } => {
+            Error::NoSpace { what: what.clone(), hint, source: words(source) }
+        }
+        Error::Backend { operation, source } => Error::Backend { operation, source: words(source) },
+        Error::InvalidArgument { field, reason } => Error::invalid(field, reason.as_str()),
+        Error::PermissionDenied { operation, source } => {
+            Error::PermissionDenied { operation, source: words(source) }
+        }
+        Error::Unauthenticated { operation, source } => {
+            Error::Unauthenticated { operation, source: words(source) }
+        }
+        Error::Tls { what, hint, source } => {
+            Error::Tls { what: what.clone(), hint: hint.clone(), source: words(source) }
+        }
+        other => Error::Unavailable { what: "the store".into(), source: Some(other.to_string().into()) },
+    }
+}
+
+/// Whether an error is worth waiting out: when the way to the store is back, or new credentials are, or space.
+pub(crate) fn is_transient(error: &Error) -> bool {
+    error.is_retryable() || matches!(error, Error::Unauthenticated { .. } | Error::NoSpace { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_revision_is_known_by_its_source_and_keeps_the_words() {
+        let failure = |source: BoxError| Failure {
+            error: Error::Backend { operation: "test", source },
+            effect: Effect::None,
+        };
+        let compacted = failure(Box::new(RevisionError::Compacted("has been compacted".into())));
+        assert!(compacted.is_compacted() && !compacted.is_future());
+        assert!(compacted.error.to_string().contains("failed in the store"));
+        let future = failure(Box::new(RevisionError::Future("is a future one".into())));
+        assert!(future.is_future() && !future.is_compacted());
+        assert!(!failure("has been compacted".into()).is_compacted(), "words alone mean nothing");
+    }
+}

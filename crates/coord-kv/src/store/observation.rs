@@ -1,0 +1,32 @@
+//! What a client tells of its work, for a backend that counts and times it.
+
+use std::time::Duration;
+
+use coord_api::LossReason;
+
+/// Something that happened in a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// A request with all its attempts is over.
+    Requested {
+        /// What was asked for.
+        operation: &'static str,
+        /// How long it took.
+        took: Duration,
+        /// Whether it was answered.
+        succeeded: bool,
+    },
+    /// A lock was acquired.
+    Acquired {
+        /// How long its caller waited.
+        waited: Duration,
+    },
+    /// A renewal was not acknowledged; others follow until the deadline of the lease.
+    RenewalFailed,
+    /// A lease was lost, with all that was held on it.
+    LeaseLost(LossReason),
+    /// The stream of all watches broke; they go on over another.
+    WatchStreamBroken,
+    /// A watch missed changes, as after a compaction, and reads all anew.
+    WatchGap,
+}
