@@ -383,8 +383,8 @@ async fn leaves(round: usize, target: &str, watching: &Client) -> bool {
 /// The delete that nobody waits for any more may be under way for long: another place must not have its key.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unlock_that_is_given_up_keeps_its_key_from_the_next_hold() {
-    let server = EtcdServer::start().await.expect("starts");
-    let client = Client::connect(EtcdConfig::new([server.endpoint()])).await.expect("etcd answers");
+    let (_server, late, config) = late(Duration::from_secs(2)).await;
+    let client = Client::connect(config).await.expect("etcd answers");
     let lock = client.lock();
     let first = lock.acquire("job", TTL).await.expect("is free");
     let key = first.key().to_owned();
@@ -392,13 +392,18 @@ async fn an_unlock_that_is_given_up_keeps_its_key_from_the_next_hold() {
     let again = lock.acquire("job", TTL).await.expect("is free");
     assert_eq!(again.key(), key, "one whose end is known is used again");
 
+    late.keep_the_next();
     assert!(again.unlock().now_or_never().is_none(), "is given up while the request is under way");
-    // Often enough for everything that is under way to end, after which the smallest number that is free is used.
-    for _ in 0..100 {
+    late.has_kept().await;
+    // Often enough for everything else that is under way to end, after which the smallest number that is free is used.
+    for _ in 0..20 {
         let next = lock.acquire("job", TTL).await.expect("becomes free");
         assert_ne!(next.key(), key);
         next.unlock().await.expect("is held");
     }
+    let held = lock.acquire("job", TTL).await.expect("is free");
+    late.let_it_arrive().await;
+    held.unlock().await.expect("is held");
 }
 
 /// Writes that went together and were not answered are as sure not to come later as one alone.

@@ -1,4 +1,4 @@
-//! Attacks with answers that are lost, or come too late.
+//! Answers that are lost, or come too late.
 
 use std::time::Duration;
 

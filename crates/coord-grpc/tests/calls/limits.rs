@@ -1,4 +1,4 @@
-//! Attacks on promises: streams that never pause, ejected instances that are needed, and times that no clock reaches.
+//! Limits: streams that never pause, ejected instances that are needed, and times that no clock reaches.
 
 use std::{
     pin::Pin,

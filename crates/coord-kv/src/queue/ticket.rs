@@ -2,10 +2,13 @@
 
 use std::{
     fmt,
+    future::poll_fn,
+    pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
 };
 
 use async_trait::async_trait;
@@ -59,8 +62,8 @@ pub(crate) struct Ticket {
     leaving: OnceLock<Leaving>,
     /// Whether the store is known to have deleted it.
     left: AtomicBool,
-    /// Whether a request to delete it was sent whose answer was not seen.
-    is_leaving: AtomicBool,
+    /// The answer to a request to delete it, as long as that was not seen: whoever drops the ticket goes on to wait for it.
+    in_flight: Mutex<Option<Answer>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -179,7 +182,7 @@ impl Ticket {
             behind: AtomicBool::new(false),
             leaving: OnceLock::new(),
             left: AtomicBool::new(false),
-            is_leaving: AtomicBool::new(false),
+            in_flight: Mutex::new(None),
         };
         match outcome {
             Ok(Outcome { condition, other, predecessor, revision }) => {
@@ -257,6 +260,26 @@ impl Ticket {
             State::Unknown { .. } | State::Refused => None,
         };
         self.leaving.get_or_init(|| member.local().leaving(&self.key, created))
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, Option<Answer>> {
+        self.in_flight.lock().expect("nothing panics while this is locked")
+    }
+
+    /// Takes note that the place is to be deleted by a request that is sent.
+    fn begins(&self, leaving: Answer) {
+        *self.in_flight() = Some(leaving);
+    }
+
+    /// Waits for the answer to that request. May be dropped: the answer stays.
+    async fn answered(&self) -> Result<Outcome, Failure> {
+        let answer = poll_fn(|cx| match &mut *self.in_flight() {
+            Some(answer) => Pin::new(answer).poll(cx),
+            None => Poll::Ready(Err(Failure::closed())),
+        });
+        let outcome = answer.await;
+        *self.in_flight() = None;
+        outcome
     }
 
     /// The key in the store.
@@ -337,21 +360,19 @@ impl Release for Ticket {
         let is_told_later = next.is_none() && self.member().is_among_others();
         let follow_ups = if is_told_later { FollowUps::Two } else { FollowUps::One };
         let leave = || self.member().leave(self.queues(), follow_ups);
-        // Should this future be dropped, the request may still be in flight when the place was left by another one.
-        self.is_leaving.store(true, Ordering::Relaxed);
-        let first = leave();
+        self.begins(leave());
         if let Some(next) = next {
             next.tell();
         }
-        let outcome = match first.wait().await {
+        let outcome = match self.answered().await {
             // The answer was lost. Which of two requests deletes our own key does not matter.
             Err(Failure { effect: Effect::Unknown, .. }) => {
                 self.member().retire();
-                leave().wait().await.map(|outcome| Outcome { condition: true, ..outcome })
+                self.begins(leave());
+                self.answered().await.map(|outcome| Outcome { condition: true, ..outcome })
             }
             outcome => outcome,
         };
-        self.is_leaving.store(false, Ordering::Relaxed);
         let outcome = outcome?;
         self.left.store(true, Ordering::Relaxed);
         self.member().left(&self.key);
@@ -378,13 +399,13 @@ impl Drop for Ticket {
         if *self.left.get_mut() || member.session().lease.loss().is_some() {
             return;
         }
-        if *self.is_leaving.get_mut() {
-            member.retire();
-        }
         let queues = self.queues().clone();
+        // A request of a release that was given up is as good.
+        let in_flight = self.in_flight().take();
         // Before the next one can ask for anything, so that what it asks comes after this.
-        let begun =
-            matches!(self.state, State::Standing { .. }).then(|| member.leave(&queues, FollowUps::None));
+        let leave_now =
+            || matches!(self.state, State::Standing { .. }).then(|| member.leave(&queues, FollowUps::None));
+        let begun = in_flight.or_else(leave_now);
         if let Some(next) = self.hand_on(&member) {
             next.tell();
         }
@@ -408,7 +429,7 @@ async fn leave(queues: Arc<Queues>, member: QueuedKey, state: State, begun: Opti
     let leave = || async {
         let begun = begun.lock().expect("nothing panics while this is locked").take();
         let leaving = begun.unwrap_or_else(|| member.leave(&queues, FollowUps::None));
-        let left = leaving.wait().await;
+        let left = leaving.await;
         if matches!(left, Err(Failure { effect: Effect::Unknown, .. })) {
             member.retire();
         }

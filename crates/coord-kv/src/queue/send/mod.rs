@@ -10,8 +10,11 @@ mod op;
 mod optimistic;
 
 use std::{
-    fmt, slice,
+    fmt,
+    pin::Pin,
+    slice,
     sync::{Arc, Weak},
+    task::{Context, Poll},
     thread,
     time::Instant,
 };
@@ -112,9 +115,11 @@ impl Lined for Request {
 #[derive(Debug)]
 pub(crate) struct Answer(oneshot::Receiver<Result<Outcome, Failure>>);
 
-impl Answer {
-    pub(crate) async fn wait(self) -> Result<Outcome, Failure> {
-        self.0.await.unwrap_or_else(|_| Err(Failure::closed()))
+impl Future for Answer {
+    type Output = Result<Outcome, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(Failure::closed())))
     }
 }
 
