@@ -15,7 +15,7 @@ use tonic::{
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::fleet::{Fleet, LONG, check, fleet, plain, until};
+use crate::fleet::{Fleet, LONG, check, fleet, plain};
 
 const SERVERS_FAILURES: [Code; 8] = [
     Code::Internal,
