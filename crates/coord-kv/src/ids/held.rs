@@ -7,35 +7,28 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     num::NonZeroU32,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use coord_api::{
-    Error, Hold, LossReason, Result, ServiceName,
-    backend::{ClaimedId, Place, Release, Stamps, Told},
+    Error, Hold, LossReason, ServiceName,
+    backend::{ClaimedId, Place, Told},
 };
 
 use super::{
-    claim::{Stamped, stamped},
+    claim::Stamped,
+    claimed::{HighWaterMark, IdRelease},
     record::Record,
 };
 use crate::{
     ids::Ids,
     keyspace::Keys,
-    request::{Kept, Look, pairs},
+    request::{Kept, Look},
     session::{Epoch, Session},
-    store::{Compare, CompareOp, Effect, Failure, KeyValue, LeaseDetail, Op, OpResult, PutOptions, Txn},
+    store::{Compare, CompareOp, Failure, LeaseDetail, Op, OpResult, PutOptions, Txn},
 };
-
-/// How many ids one transaction lets rest, or looks at; each is at most four operations.
-pub(super) const AT_ONCE: usize = 30;
 
 /// The ids that a client holds, or has not let rest yet.
 #[derive(Debug, Default)]
@@ -53,7 +46,7 @@ impl HeldIds {
         self.own.lock().expect("nothing panics while this is locked").insert(held.marked(), held.clone());
     }
 
-    fn remove(&self, held: &Held) {
+    pub(super) fn remove(&self, held: &Held) {
         self.own.lock().expect("nothing panics while this is locked").remove(&held.marked());
     }
 
@@ -92,7 +85,7 @@ pub(super) struct Held {
 impl Held {
     /// The conditions that a mark is the one of this hold. A store with another history may give its revision to the mark of
     /// another holder, whose value differs.
-    fn has_mark(&self, keys: &Keys) -> [Compare; 2] {
+    pub(super) fn has_mark(&self, keys: &Keys) -> [Compare; 2] {
         let mark = keys.id_mark(&self.service, self.id);
         [
             Compare::mod_revision(mark.as_str(), CompareOp::Equal, self.revision),
@@ -112,16 +105,9 @@ impl Held {
         let hold = Hold::on(self.session.lease.clone());
         ids.runtime.spawn(guard(ids.clone(), self.session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
-        let stamps = Arc::new(HighWaterMark {
-            ids: Arc::downgrade(ids),
-            held: self.clone(),
-            hold: hold.clone(),
-            written: AtomicI64::new(stamped.revision),
-            latest: AtomicU64::new(0),
-            key: ids.keys.id_stamped(&self.service, self.id),
-        });
+        let stamps = Arc::new(HighWaterMark::new(ids, self.clone(), hold.clone(), stamped));
         let told = Told::default();
-        let release = IdRelease { ids: kept.clone(), held: self, told: told.clone() };
+        let release = IdRelease::new(kept, self, told.clone());
         ClaimedId::new(id, Place::new(hold, release), stamps, stamped.until, told)
     }
 }
@@ -151,6 +137,11 @@ async fn guard(ids: Arc<Ids>, lease: i64, hold: Hold, id: Held) {
 }
 
 impl Ids {
+    /// Returns how many ids one transaction lets rest, or looks at; each is at most four operations.
+    pub(super) fn at_once(&self) -> usize {
+        (self.limits().operations * 15 / 64).max(1)
+    }
+
     /// Ends the marks of ids that nobody holds any more, which rest from now on: for each, whether its mark was still
     /// the one that we know. All of them rest equally long.
     pub(super) async fn rest(&self, ids: &[Held]) -> Result<Vec<bool>, Failure> {
@@ -160,7 +151,7 @@ impl Ids {
         let Some(rest) = ids.iter().map(|held| held.rest).max() else { return Ok(Vec::new()) };
         let lease = if rest.is_zero() { None } else { Some(self.grant_rest(rest).await?) };
         let mut ended = Vec::with_capacity(ids.len());
-        for some in ids.chunks(AT_ONCE) {
+        for some in ids.chunks(self.at_once()) {
             let operations: Vec<_> = some.iter().map(|held| self.resting(held, lease)).collect();
             let answer = self.txn("release an id", Txn::new().and_then(operations)).await?;
             ended.extend(
@@ -175,7 +166,7 @@ impl Ids {
 
     /// Gives up an id while the store is full, which takes no note of its rest. Its mark stays, as after a crash, and
     /// others wait as long as then. False if the id was not ours any more.
-    async fn vacate(&self, held: &Held) -> Result<bool, Failure> {
+    pub(super) async fn vacate(&self, held: &Held) -> Result<bool, Failure> {
         let key = self.keys.id(&held.service, held.id);
         let same = [
             Compare::mod_revision(key.as_str(), CompareOp::Equal, held.revision),
@@ -226,7 +217,7 @@ impl Ids {
     }
 
     /// Lets an id rest, until it is done or the client is closed, which does it as well.
-    async fn quarantine_later(self: Arc<Self>, held: Held) {
+    pub(super) async fn quarantine_later(self: Arc<Self>, held: Held) {
         let what = format!("id {} of {}", held.id, held.service);
         let rest = || async {
             match self.rest(std::slice::from_ref(&held)).await {
@@ -282,114 +273,5 @@ impl Ids {
                 all.clean_up("the mark of an id", all.closed(), delete).await;
             }
         });
-    }
-}
-
-/// Gives back one id.
-struct IdRelease {
-    ids: Kept<Ids>,
-    held: Held,
-    told: Told,
-}
-
-#[async_trait]
-impl Release for IdRelease {
-    async fn release(&self) -> Result<()> {
-        let all = &self.ids.area;
-        all.check_open().map_err(|_| Error::Lost { reason: LossReason::Closed })?;
-        let ids = std::slice::from_ref(&self.held);
-        let ended = match all.rest(ids).await {
-            Ok(ended) => ended[0],
-            // The answer was lost. Which of the two requests lets it rest is the same.
-            Err(Failure { effect: Effect::Unknown, .. }) => all.rest(ids).await.map(|_| true)?,
-            Err(Failure { error: Error::NoSpace { .. }, .. }) => all.vacate(&self.held).await?,
-            Err(failure) => return Err(failure.into()),
-        };
-        all.held.remove(&self.held);
-        if ended { Ok(()) } else { Err(Error::Lost { reason: LossReason::Deleted }) }
-    }
-
-    fn release_in_background(&self) {
-        let all = &self.ids.area;
-        if all.check_open().is_ok() {
-            let rest = if self.told.is_told() { self.held.rest } else { Duration::ZERO };
-            all.runtime.spawn(all.clone().quarantine_later(Held { rest, ..self.held.clone() }));
-        }
-    }
-}
-
-/// What is kept beside one held id.
-struct HighWaterMark {
-    /// Weak, since nobody holds an id by stamping with it.
-    ids: std::sync::Weak<Ids>,
-    held: Held,
-    hold: Hold,
-    /// The revision of the last stamp that is known of.
-    written: AtomicI64,
-    /// The latest time that this hold has stored.
-    latest: AtomicU64,
-    key: String,
-}
-
-impl fmt::Debug for HighWaterMark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HighWaterMark({} {})", self.held.service, self.held.id)
-    }
-}
-
-impl HighWaterMark {
-    /// Writes a time, unless `is_enough` says of what this hold has written meanwhile that it will do.
-    async fn write(&self, until: u64, is_enough: impl Fn(u64) -> bool) -> Result<()> {
-        let ids = self.ids.upgrade().ok_or(Error::Closed)?;
-        ids.check_open()?;
-        let Held { service, id, revision, record, .. } = &self.held;
-        let (mark, stamp) = (ids.keys.id_mark(service, *id), &self.key);
-        loop {
-            let written = self.written.load(Ordering::SeqCst);
-            if is_enough(self.latest.load(Ordering::SeqCst)) {
-                return Ok(());
-            }
-            // A stamp that was given up on its way must not arrive after this one, and take time back.
-            let mut unchanged = vec![Compare::mod_revision(stamp.as_str(), CompareOp::Equal, written)];
-            unchanged.extend(self.held.has_mark(&ids.keys));
-            let txn = Txn::new()
-                .when(unchanged)
-                .and_then([Op::put(stamp.as_str(), until.to_string(), None)])
-                .or_else([Op::get(mark.as_str(), None), Op::get(stamp.as_str(), None)]);
-            let answer = ids.txn("stamp with an id", txn).await?;
-            if answer.succeeded {
-                // In this order: who sees the new revision sees the new time.
-                self.latest.fetch_max(until, Ordering::SeqCst);
-                self.written.fetch_max(answer.header.revision, Ordering::SeqCst);
-                return Ok(());
-            }
-            let found = answer.results;
-            let is_mark = |kv: &KeyValue| kv.mod_revision == *revision && kv.value == record.to_bytes();
-            if !pairs(found.first()).first().is_some_and(is_mark) {
-                self.hold.end(LossReason::Deleted);
-                return self.hold.check();
-            }
-            let found = stamped(found.get(1));
-            // What was written since the claim is of this hold: no other one has its mark.
-            if found.revision > *revision {
-                self.latest.fetch_max(found.until.unwrap_or_default(), Ordering::SeqCst);
-            }
-            self.written.store(found.revision, Ordering::SeqCst);
-        }
-    }
-}
-
-#[async_trait]
-impl Stamps for HighWaterMark {
-    async fn stamp(&self, until: u64) -> Result<()> {
-        self.write(until, |latest| latest >= until).await
-    }
-
-    async fn settle(&self, until: u64) -> Result<()> {
-        self.write(until, |_| false).await
-    }
-
-    fn key(&self) -> String {
-        self.key.clone()
     }
 }

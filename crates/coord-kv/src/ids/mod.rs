@@ -1,6 +1,7 @@
 //! Instance ids: a key for each id that is held or rests, and a queue for those who wait for one.
 
 mod claim;
+mod claimed;
 mod held;
 mod orphaned;
 mod pick;

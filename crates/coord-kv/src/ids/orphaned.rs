@@ -19,7 +19,7 @@ use coord_api::{Error, MAX_QUARANTINE, ServiceName};
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{held::AT_ONCE, record::Record};
+use super::record::Record;
 use crate::{
     ids::Ids,
     request::{Look, Repeat, history::Sent, pairs},
@@ -79,7 +79,7 @@ impl Ids {
     ) -> Vec<u32> {
         let marks = self.held.begin_ending(service, marks);
         let mut freed = Vec::new();
-        for some in marks.chunks(AT_ONCE) {
+        for some in marks.chunks(self.at_once()) {
             let seen = self.history.now();
             let ending = Ending { ids: self.clone(), service: service.clone(), marks: some.to_vec(), seen };
             let counted = async {
