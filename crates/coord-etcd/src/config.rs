@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, Home, Owner, Result, Scope, Turns,
-    Watch, Write,
+    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, Home, Owner, Result, Scope,
+    UpdateLocks, Watch, Write,
 };
 use tokio::time::Instant;
 
@@ -85,8 +85,8 @@ impl ConfigCenter for EtcdConfigCenter {
         self.shared.core.owner.clone()
     }
 
-    fn turns(&self) -> &Turns {
-        &self.shared.core.turns
+    fn update_locks(&self) -> &UpdateLocks {
+        &self.shared.core.update_locks
     }
 
     fn home(&self) -> Option<Home> {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, Home, Owner, Result, Ttl, Turns, backend::Views};
+use coord_api::{Error, Home, Owner, Result, Ttl, UpdateLocks, backend::Views};
 use coord_grpc::Made;
 use etcd_client::{KvClient, LeaseClient};
 use tokio::{runtime, sync::watch};
@@ -67,7 +67,7 @@ pub(crate) struct Core {
     pub(crate) holder: Arc<[u8]>,
     pub(crate) records: Arc<Records>,
     pub(crate) views: Views,
-    pub(crate) turns: Turns,
+    pub(crate) update_locks: UpdateLocks,
     /// The ids that this client may hold.
     pub(crate) held_ids: HeldIds,
     attempts: AtomicU64,
@@ -143,7 +143,7 @@ impl Core {
             holder,
             records: Arc::default(),
             views: Views::default(),
-            turns: Turns::new(),
+            update_locks: UpdateLocks::new(),
             held_ids: HeldIds::default(),
             attempts: AtomicU64::new(1),
             addresses: limits.addresses.clone(),

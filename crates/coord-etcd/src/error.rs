@@ -48,42 +48,14 @@ impl Failure {
         refused(unavailable(WHAT_TO_DO.into()))
     }
 
-    /// The same failure for another request that shared its fate.
-    pub(crate) fn again(&self) -> Self {
-        Self { error: again(&self.error), effect: self.effect }
+    /// Returns the same failure, for another request that shares its outcome.
+    pub(crate) fn duplicate(&self) -> Self {
+        Self { error: self.error.duplicate(), effect: self.effect }
     }
 
     /// The request was not answered in time.
     pub(crate) fn timeout(operation: &'static str, after: Duration) -> Self {
         Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
-    }
-}
-
-/// The same error for somebody else whom it concerns.
-pub(crate) fn again(error: &Error) -> Error {
-    let words = |source: &BoxError| source.to_string().into();
-    match error {
-        Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
-        Error::Closed => Error::Closed,
-        Error::Lost { reason } => Error::Lost { reason: *reason },
-        Error::Unavailable { what, source } => {
-            Error::Unavailable { what: what.clone(), source: source.as_ref().map(words) }
-        }
-        Error::NoSpace { what, hint, source } => {
-            Error::NoSpace { what: what.clone(), hint, source: words(source) }
-        }
-        Error::Backend { operation, source } => Error::Backend { operation, source: words(source) },
-        Error::InvalidArgument { field, reason } => Error::invalid(field, reason.as_str()),
-        Error::PermissionDenied { operation, source } => {
-            Error::PermissionDenied { operation, source: words(source) }
-        }
-        Error::Unauthenticated { operation, source } => {
-            Error::Unauthenticated { operation, source: words(source) }
-        }
-        Error::Tls { what, hint, source } => {
-            Error::Tls { what: what.clone(), hint: hint.clone(), source: words(source) }
-        }
-        other => unavailable(other.to_string().into()),
     }
 }
 

@@ -65,7 +65,8 @@ pub enum InstanceStatus {
 
 impl ConnectionState {
     pub(crate) fn of(balancer: &Balancer) -> Self {
-        let stale_for = balancer.contact.as_ref().and_then(|contact| contact.freshness().stale_for());
+        let stale_for =
+            balancer.connectivity.as_ref().and_then(|connectivity| connectivity.freshness().stale_for());
         let now = Instant::now();
         let instances =
             balancer.read(|pool| pool.instances().map(|instance| instance_state(instance, now)).collect());

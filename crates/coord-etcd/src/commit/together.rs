@@ -16,7 +16,6 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{InUse, Settled, WRITE, txn};
 use crate::{
     core::Core,
-    error::again,
     lanes::{Lanes, Lined, MAX_OPERATIONS},
     read::revision,
 };
@@ -204,9 +203,9 @@ impl Outcome {
     fn of_one(&self) -> Result<Option<Settled>> {
         match self {
             Self::WrittenAt(at) => Ok(Some(Settled::WrittenUnseen(*at))),
-            Self::NeverWritten(error) => Ok(Some(Settled::NeverWritten(again(error)))),
+            Self::NeverWritten(error) => Ok(Some(Settled::NeverWritten(error.duplicate()))),
             Self::ToEachAlone => Ok(None),
-            Self::Failed(error) => Err(again(error)),
+            Self::Failed(error) => Err(error.duplicate()),
         }
     }
 }

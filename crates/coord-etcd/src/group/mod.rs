@@ -288,7 +288,7 @@ async fn send_batch(core: Arc<Core>, batch: Vec<Request>, guess: bool) -> Answer
             let mut others = batch.into_iter();
             let first = others.next();
             for request in others {
-                request.reply.send(Err(failure.again()));
+                request.reply.send(Err(failure.duplicate()));
             }
             if let Some(request) = first {
                 request.reply.send(Err(failure));

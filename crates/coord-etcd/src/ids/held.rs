@@ -19,7 +19,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Error, Hold, LossReason, Result, ServiceName,
-    backend::{ClaimedId, Place, Release, Stamps, Told},
+    backend::{ClaimedId, Delivered, Place, Release, Stamps},
 };
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
 
@@ -123,7 +123,7 @@ impl Held {
             latest: AtomicU64::new(0),
             key: core.keys.id_stamped(&self.service, self.id),
         });
-        let told = Told::default();
+        let told = Delivered::default();
         let release = IdRelease { shared: shared.clone(), held: self, told: told.clone() };
         ClaimedId::new(id, Place::new(hold, release), stamps, stamped.until, told)
     }
@@ -293,7 +293,7 @@ impl Core {
 struct IdRelease {
     shared: Arc<Shared>,
     held: Held,
-    told: Told,
+    told: Delivered,
 }
 
 #[async_trait]
@@ -316,7 +316,7 @@ impl Release for IdRelease {
     fn release_in_background(&self) {
         let core = &self.shared.core;
         if core.check_open().is_ok() {
-            let rest = if self.told.is_told() { self.held.rest } else { Duration::ZERO };
+            let rest = if self.told.is_delivered() { self.held.rest } else { Duration::ZERO };
             core.runtime.spawn(core.clone().rest_soon(Held { rest, ..self.held.clone() }));
         }
     }

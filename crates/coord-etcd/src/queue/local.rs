@@ -24,7 +24,7 @@ use super::{
     numbers::Numbers,
     shared,
 };
-use crate::{core::Core, error::again, group::Look, session::Session};
+use crate::{core::Core, group::Look, session::Session};
 
 /// One queue that this client stands in.
 #[derive(Debug)]
@@ -247,7 +247,7 @@ impl Local {
     /// Tells every waiter why its turn can not be waited for.
     pub(super) fn refuse(&self, error: &Error) {
         for (_, waiter) in self.state().waiters.drain() {
-            let _ = waiter.grant.send(Err(again(error)));
+            let _ = waiter.grant.send(Err(error.duplicate()));
         }
     }
 

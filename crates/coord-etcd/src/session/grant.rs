@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coord_api::{Error, Lease, LossReason, Result, Ttl, backend::Moment};
+use coord_api::{Error, Lease, LossReason, Result, Ttl, backend::LeaseInstant};
 use etcd_client::LeaseGrantOptions;
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct Granted {
     pub(crate) id: i64,
     /// The moment at which it was asked for.
-    sent: Moment,
+    sent: LeaseInstant,
     ttl: Duration,
 }
 
@@ -113,7 +113,7 @@ impl Core {
         loop {
             let id = fastrand::i64(1..i64::MAX);
             let ask = |_| async {
-                let sent = Moment::now();
+                let sent = LeaseInstant::now();
                 let options = LeaseGrantOptions::new().with_id(id);
                 Ok((sent, self.lease().grant(seconds, Some(options)).await?))
             };

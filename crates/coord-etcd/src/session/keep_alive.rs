@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coord_api::{Error, LossReason, Ttl, backend::Moment};
+use coord_api::{Error, LossReason, Ttl, backend::LeaseInstant};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
@@ -162,13 +162,13 @@ async fn renew(core: &Arc<Core>, leased: &Leased, renewals: &mut Renewals) -> Op
 /// A request for a renewal, and what came of it.
 struct Try {
     stream: Arc<Stream>,
-    sent: Moment,
+    sent: LeaseInstant,
     answer: Answer,
 }
 
 /// Asks once over a stream, which stays until it is answered.
 async fn ask(stream: Arc<Stream>, id: i64) -> Try {
-    let sent = Moment::now();
+    let sent = LeaseInstant::now();
     let answer = stream.ask(id).await.unwrap_or_else(|_| Err(Ended::Broken(Failure::not_sent())));
     Try { stream, sent, answer }
 }

@@ -9,8 +9,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use coord_api::{Error, Result, Ttl};
 use tokio::time::Instant;
 
-use crate::error::again;
-
 /// The numbers of leases and uses that there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -72,14 +70,14 @@ pub(super) struct Failed(Option<(Instant, Error)>);
 impl Failed {
     /// Takes note of a failure.
     pub(super) fn note(&mut self, now: Instant, error: &Error) {
-        self.0 = Some((now, again(error)));
+        self.0 = Some((now, error.duplicate()));
     }
 
     /// Returns the failure that was found out after `asked`: if each caller tried for itself, the last of them would
     /// wait many times as long as the first.
     pub(super) fn since(&self, asked: Instant) -> Result<()> {
         match &self.0 {
-            Some((at, error)) if *at >= asked => Err(again(error)),
+            Some((at, error)) if *at >= asked => Err(error.duplicate()),
             _ => Ok(()),
         }
     }

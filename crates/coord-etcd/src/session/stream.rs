@@ -131,8 +131,8 @@ impl Asked {
         let passes = failure.error.is_retryable() || matches!(failure.error, Error::Unauthenticated { .. });
         for (n, (_, reply)) in self.unanswered.drain(..).enumerate() {
             let ended = match n {
-                0 if !passes => Ended::Refused(failure.again()),
-                _ if passes => Ended::Broken(failure.again()),
+                0 if !passes => Ended::Refused(failure.duplicate()),
+                _ if passes => Ended::Broken(failure.duplicate()),
                 _ => Ended::Broken(Failure::not_sent()),
             };
             let _ = reply.send(Err(ended));

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use coord_api::{Contact, Error};
+use coord_api::{Connectivity, Error};
 
 use crate::{
     core::Core,
@@ -89,7 +89,7 @@ impl Core {
 }
 
 /// Waits until etcd is heard after it was not. May be dropped and called again.
-pub(super) async fn heard_again(contact: &mut Contact) {
+pub(super) async fn heard_again(contact: &mut Connectivity) {
     while !contact.changed().await.is_fresh() {}
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Contact, Error, backend::ContactSource};
+use coord_api::{Connectivity, Error, backend::ConnectivitySource};
 use coord_grpc::Attempts;
 use etcd_client::{WatchClient, WatchRequestSender, WatchResponse, WatchResponseStream};
 use futures::future;
@@ -49,7 +49,7 @@ pub(crate) struct Hub {
     /// Unbounded, since dropping a subscription must not wait; each subscription sends three commands.
     commands: mpsc::UnboundedSender<Command>,
     next_id: AtomicU64,
-    contact: Contact,
+    contact: Connectivity,
 }
 
 #[derive(Debug)]
@@ -123,8 +123,8 @@ impl Hub {
     pub(crate) fn start(runtime: &runtime::Handle, client: WatchClient, core: Weak<Core>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
-        let source = ContactSource::default();
-        let contact = source.contact();
+        let source = ConnectivitySource::default();
+        let contact = source.connectivity();
         let task = Task {
             core,
             client,
@@ -143,7 +143,7 @@ impl Hub {
     }
 
     /// Whether the stream is up.
-    pub(crate) fn contact(&self) -> Contact {
+    pub(crate) fn contact(&self) -> Connectivity {
         self.contact.clone()
     }
 
@@ -175,7 +175,7 @@ struct Task {
     client: WatchClient,
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: Watches,
-    contact: ContactSource,
+    contact: ConnectivitySource,
     /// The requests for watches on the stream, and how the server numbers them.
     asked: Asked,
     /// The watch that the stream has just refused, and why.

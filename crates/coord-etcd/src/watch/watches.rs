@@ -9,7 +9,7 @@ use coord_api::Error;
 use etcd_client::{KeyValue, WatchOptions};
 
 use super::{hub::Delivery, inbox::Sink, progress::Progress};
-use crate::{error::again, keys::Range};
+use crate::keys::Range;
 
 /// Every watch by its id on the stream. An id is used once, since the server may still answer for an ended watch.
 #[derive(Debug, Default)]
@@ -182,7 +182,7 @@ impl Watched {
     /// Tells every user that the server does not allow the watch.
     pub(super) fn refuse(self, error: &Error) {
         for (_, sink) in self.sinks {
-            let _ = sink.put(Delivery::Refused(Box::new(again(error))));
+            let _ = sink.put(Delivery::Refused(Box::new(error.duplicate())));
         }
     }
 }
