@@ -62,8 +62,13 @@ impl ConfigCenter for EtcdConfigCenter {
                     return Ok(Committed::new(version(revision(answer.header())), deleted(&answer)));
                 }
                 Settled::WrittenUnseen(at) => {
-                    let existed = core.existed_before(&deletions(core, &batch), at).await?;
-                    return Ok(Committed::new(version(at), existed));
+                    // It is written. If nobody can tell what it has deleted, no error may say that it was refused.
+                    let existed = core.existed_before(&deletions(core, &batch), at).await;
+                    let existed = existed.map_err(|error| {
+                        tracing::debug!(%error, "it is not known what a commit has deleted");
+                        Error::Timeout { operation: WRITE, after: core.request_timeout * 2 }
+                    });
+                    return Ok(Committed::new(version(at), existed?));
                 }
                 Settled::Refused(answer) => match refusal(&batch, &answer) {
                     Some(refusal) => return Err(refusal),

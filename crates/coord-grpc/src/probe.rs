@@ -7,7 +7,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::{
     options::Probe,
-    pick::{outlier::Failure, picker::Ready},
+    pick::{
+        outlier::{FAR, Failure},
+        picker::Ready,
+    },
     pool::Balancer,
     transport::Connection,
 };
@@ -20,7 +23,8 @@ pub(crate) async fn run(balancer: &Balancer) {
     let Some(probe) = &balancer.options.probe else { return std::future::pending().await };
     let mut silences = Silences::default();
     let mut asking = FuturesUnordered::new();
-    let mut ticks = interval((probe.after / LOOKS).max(Duration::from_millis(1)));
+    // A tick that is late counts the next one from now, which has to be a moment that a clock reaches.
+    let mut ticks = interval((probe.after / LOOKS).clamp(Duration::from_millis(1), FAR));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

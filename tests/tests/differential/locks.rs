@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use coord_api::{DistributedLock, DistributedLockExt, LockGuard, Provider, Result};
+use coord_api::{DistributedLock, DistributedLockExt, Error, FencingToken, LockGuard, Provider, Result};
 use coord_conformance::BoxFuture;
 use futures::FutureExt;
 use proptest::{prelude::*, sample::select};
@@ -70,6 +70,11 @@ async fn poll(times: usize, future: impl Future) {
     }
 }
 
+/// The places in the queue of a lock.
+async fn tokens(locks: &dyn DistributedLock, name: &str) -> Result<Vec<FencingToken>> {
+    Ok(locks.holders(name).await?.into_iter().map(|holder| holder.token).collect())
+}
+
 fn tell(log: &mut Log, guard: Option<&LockGuard>) {
     match guard {
         None => log.text("is held"),
@@ -113,7 +118,16 @@ impl LockCall {
                 if guards[*slot].is_some() {
                     return Ok(());
                 }
+                let before = tokens(&*locks, name).await?;
                 guards[*slot] = locks.acquire_within(name, TTL, *wait).await?;
+                // The place of a waiter whose time is over is left in the background.
+                let left = async {
+                    while guards[*slot].is_none() && tokens(&*locks, name).await? != before {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                    Ok::<_, Error>(())
+                };
+                timeout(LIMIT, left).await.expect("the place of a waiter that gave up is left")?;
                 *slot
             }
             Self::Outlive(name, slot) => {

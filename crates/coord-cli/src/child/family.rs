@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     ending::Left,
-    table::{Process, Table},
+    table::{Process, Table, any_works},
 };
 
 /// CMD with all that it has started.
@@ -44,6 +44,16 @@ pub(super) enum Reached {
     All,
     /// The system refused a signal, since the process runs as another user.
     NotAll,
+}
+
+/// The part of CMD and of all that it has started that stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// CMD itself works.
+    Nothing,
+    /// CMD stands still, and something that it has started works.
+    Command,
+    All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,9 +113,17 @@ impl Family {
     }
 
     /// Tells whether CMD was stopped, as by Ctrl-Z, and was not continued.
-    pub(super) fn is_stopped(&mut self) -> bool {
+    fn is_stopped(&mut self) -> bool {
         self.reap();
         self.stopped && self.status.is_none()
+    }
+
+    /// Tells how much was stopped.
+    pub(super) fn stopped(&mut self) -> Stopped {
+        if !self.is_stopped() {
+            return Stopped::Nothing;
+        }
+        if any_works(&self.living().unwrap_or_default()) { Stopped::Command } else { Stopped::All }
     }
 
     /// Tells what has not ended.

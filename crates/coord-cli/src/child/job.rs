@@ -1,6 +1,7 @@
 //! Ctrl-Z and `fg`: when CMD stops, `coord` stops as well, so that a shell sees its job stopped.
 //!
-//! A signal to stop does not stop `coord` by itself: a CMD that ignores it would go on without a lock that is renewed.
+//! A signal to stop does not stop `coord` by itself: a CMD that ignores it would go on without a lock that is renewed, and
+//! so would a process that CMD has started.
 
 use std::io;
 
@@ -71,7 +72,13 @@ impl Job {
         change
     }
 
-    /// Stops this process if it was asked to stop, now that CMD has stopped. It returns when this process was continued.
+    /// Tells whether this process was asked to stop and has not.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Stops this process if it was asked to stop, now that CMD has stopped with all that it has started. It returns when
+    /// this process was continued.
     pub(super) fn follow(&mut self) {
         if std::mem::take(&mut self.asked) {
             let _ = kill_process(getpid(), Signal::STOP);

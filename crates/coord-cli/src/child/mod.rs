@@ -31,10 +31,13 @@ use rustix::process::{Pid, Signal};
 
 use self::{
     ending::{Asked, Ending, Left, Step},
-    family::{Family, Group, Reached},
+    family::{Family, Group, Reached, Stopped},
     job::{Change, Job},
 };
 use crate::exit::{Exit, Failure};
+
+/// How soon it is looked again whether all that was asked to stop stands still.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A running command. What it has started is killed if this is dropped before it has [finished](Self::finish).
 #[derive(Debug)]
@@ -113,13 +116,17 @@ impl Child {
             if let Some(status) = self.family.status() {
                 return Event::Ended(status);
             }
-            if self.family.is_stopped() {
+            let stopped = self.family.stopped();
+            if stopped == Stopped::All {
                 self.job.follow();
             }
+            // What CMD has started tells nobody that it stands still.
+            let looks_again = stopped == Stopped::Command && self.job.is_asked();
             let change = tokio::select! {
                 biased;
                 heard = signals.next() => return Event::Heard(heard),
                 change = self.job.changed() => change,
+                () = tokio::time::sleep(LOOK_AGAIN), if looks_again => continue,
             };
             self.react(change);
         }

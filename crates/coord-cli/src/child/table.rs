@@ -13,6 +13,10 @@ pub(super) struct Process {
     pub(super) group: i32,
     /// Whether it can still do something. One that has ended and was not waited for can not.
     pub(super) lives: bool,
+    /// Whether a signal has stopped it, as Ctrl-Z does.
+    pub(super) is_stopped: bool,
+    /// Whether it waits without heeding signals: for a disk, or for a child of `vfork` to start its program.
+    waits: bool,
 }
 
 impl Process {
@@ -22,15 +26,26 @@ impl Process {
         let (_, rest) = stat.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split(' ').collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<i32>().ok();
-        let ended = matches!(*fields.first()?, "Z" | "X" | "x");
+        let state = *fields.first()?;
+        let ended = matches!(state, "Z" | "X" | "x");
         Some(Self {
             pid: pid.parse().ok()?,
             parent: number(4)?,
             group: number(5)?,
             // The first thread of a process may end before others, which work on.
             lives: !ended || number(20)? > 1,
+            is_stopped: matches!(state, "T" | "t"),
+            waits: state == "D",
         })
     }
+}
+
+/// Tells whether any of some processes works on though all were told to stop. A process does not that waits for a child which was
+/// stopped while it was being started: no signal reaches either before they are continued.
+pub(super) fn any_works(processes: &[Process]) -> bool {
+    let stopped: HashSet<i32> =
+        processes.iter().filter(|process| process.is_stopped).map(|process| process.parent).collect();
+    processes.iter().any(|process| !process.is_stopped && !(process.waits && stopped.contains(&process.pid)))
 }
 
 /// The processes of one look.
@@ -117,9 +132,23 @@ mod tests {
     }
 
     #[test]
+    fn process_that_waits_for_a_stopped_child_does_not_work() {
+        let [waits, stopped, sleeps] = [("D", 3), ("T", 7), ("S", 3)].map(|(state, parent)| {
+            let pid = if state == "D" { 7 } else { 8 };
+            stat(pid, "a", state, parent, 1)
+        });
+        assert!(!any_works(&[waits, stopped]));
+        assert!(any_works(&[waits]), "it waits for a disk");
+        assert!(any_works(&[sleeps, stopped]));
+        assert!(!any_works(&[]));
+    }
+
+    #[test]
     fn names_with_brackets_and_spaces_are_read_over() {
         let process = stat(7, "a) Z 1 (b", "S", 3, 1);
-        assert_eq!(process, Process { pid: 7, parent: 3, group: 7, lives: true });
+        let expected = Process { pid: 7, parent: 3, group: 7, lives: true, is_stopped: false, waits: false };
+        assert_eq!(process, expected);
+        assert!(stat(7, "a", "T", 3, 1).is_stopped);
         assert_eq!(Process::parse("7 (a"), None);
     }
 

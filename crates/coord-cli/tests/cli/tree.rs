@@ -151,6 +151,28 @@ async fn command_that_ends_leaves_no_process_behind() {
     assert_eq!((stdout(&output).as_str(), crate::tools::stderr(&output).as_str()), ("late\n", ""));
 }
 
+/// While it works, nobody else may have the lock: so `coord` does not stop, and renews it.
+#[tokio::test]
+async fn lock_is_renewed_while_a_child_ignores_ctrl_z() {
+    const TTL: Duration = Duration::from_secs(3);
+    let shop = Shop::open().await;
+    let folder = tempfile::tempdir().expect("can be made");
+    let worker = "trap '' TSTP; echo $$; while :; do sleep 0.05; done";
+    std::fs::write(folder.path().join("worker.sh"), worker).expect("is written");
+    std::fs::write(folder.path().join("top.sh"), "sh worker.sh & wait").expect("is written");
+    let mut coord = shop.coord(&["lock", "job", "--ttl", "3s", "--", "sh", "top.sh"]);
+    let mut coord = Running::start(coord.current_dir(folder.path()));
+    let worker = coord.line().await;
+    coord.signal("TSTP").await;
+    let locks = shop.client().await.lock();
+    let next = timeout(TTL * 3, locks.acquire("job", TTL)).await;
+    assert!(lives(&worker) && next.is_err(), "somebody else has the lock");
+    coord.signal("CONT").await;
+    coord.signal("TERM").await;
+    assert_eq!(coord.code().await, Some(128 + 15));
+    assert!(!lives(&worker));
+}
+
 #[tokio::test]
 async fn adopted_process_that_has_ended_is_no_zombie() {
     let shop = Shop::open().await;

@@ -15,6 +15,8 @@ use crate::{
     request::Repeat,
 };
 
+const GRANT: &str = "grant a lease";
+
 /// A lease as it was granted.
 pub(crate) struct Granted {
     pub(crate) id: i64,
@@ -60,11 +62,18 @@ impl Core {
         let turn = self.sessions.pool().ask(ttl);
         let _asking = Asking(&self.sessions, ttl);
         let mut failed = turn.lock().await;
+        let (begun, after) = (Instant::now(), self.request_timeout);
         loop {
             if let Some(session) = self.use_session(ttl) {
                 return Ok(session);
             }
             failed.since(asked)?;
+            // A lease may be over when its grant is answered: a way that is so slow does not become faster by asking.
+            if begun.elapsed() >= after {
+                let late = Error::Timeout { operation: GRANT, after };
+                failed.note(Instant::now(), &late);
+                return Err(late);
+            }
             let granted = self.grant(ttl).await.inspect_err(|error| failed.note(Instant::now(), error))?;
             self.sessions.pool().add(granted.id, ttl, granted.clone(), Instant::now());
             self.keep(granted)?;
@@ -136,7 +145,7 @@ impl Core {
 
     async fn grant(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Leased>> {
         let stray = |id| self.revoke_stray(id, ttl.as_duration());
-        let granted = self.grant_lease("grant a lease", ttl.as_secs().into(), stray).await?;
+        let granted = self.grant_lease(GRANT, ttl.as_secs().into(), stray).await?;
         let Granted { id, sent, ttl: granted } = granted;
         let gate = Arc::new(Gate::new(self.keys.gate(id), id));
         tracing::debug!(lease = format!("{id:x}"), ttl = ?granted, "lease granted");

@@ -40,17 +40,19 @@ impl CountedBody {
         else {
             return frame;
         };
+        let is_late = match &frame {
+            Poll::Pending => self.late.as_mut().is_some_and(|late| late.as_mut().poll(cx).is_ready()),
+            // Where the server is faster than the caller, there is something to read at any moment.
+            Poll::Ready(Some(Ok(frame))) => frame.is_data() && deadline.is_over(Instant::now()),
+            Poll::Ready(_) => false,
+        };
+        if is_late {
+            let status = attempt.cut_off(deadline);
+            // Dropping the body resets the stream, so the server stops.
+            (self.body, self.attempt) = (Body::empty(), None);
+            return Poll::Ready(Some(Err(status)));
+        }
         match frame {
-            Poll::Pending => {
-                let is_late = self.late.as_mut().is_some_and(|late| late.as_mut().poll(cx).is_ready());
-                if !is_late {
-                    return Poll::Pending;
-                }
-                let status = attempt.cut_off(deadline);
-                // Dropping the body resets the stream, so the server stops.
-                (self.body, self.attempt) = (Body::empty(), None);
-                Poll::Ready(Some(Err(status)))
-            }
             Poll::Ready(Some(Ok(frame))) => {
                 let frame = frame.into_trailers().map(|mut trailers| {
                     deadline.correct(&mut trailers, Instant::now());
@@ -58,7 +60,7 @@ impl CountedBody {
                 });
                 Poll::Ready(Some(Ok(frame.unwrap_or_else(|frame| frame))))
             }
-            other @ Poll::Ready(_) => other,
+            other => other,
         }
     }
 }

@@ -12,6 +12,7 @@ use tonic::transport::ClientTlsConfig;
 use tonic::transport::Endpoint;
 
 use super::{ConnectOptions, KeepAlive};
+use crate::pick::outlier::FAR;
 
 /// Configuration of TLS. Its `Debug` keeps certificates and keys out of logs.
 #[derive(Clone)]
@@ -101,9 +102,11 @@ impl ConnectOptions {
     /// Applies the options to an endpoint, except for TLS that is asked for at each connection.
     #[cfg_attr(not(feature = "tls"), allow(clippy::unnecessary_wraps, reason = "TLS can fail"))]
     pub(crate) fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, BoxError> {
-        let mut endpoint = endpoint.connect_timeout(self.connect_timeout);
+        // hyper adds these to instants, and a sum that no clock reaches ends its task.
+        let mut endpoint = endpoint.connect_timeout(self.connect_timeout.min(FAR));
         if let Some(KeepAlive { interval, timeout }) = &self.keep_alive {
-            endpoint = endpoint.http2_keep_alive_interval(*interval).keep_alive_timeout(*timeout);
+            let (interval, timeout) = ((*interval).min(FAR), (*timeout).min(FAR));
+            endpoint = endpoint.http2_keep_alive_interval(interval).keep_alive_timeout(timeout);
         }
         #[cfg(feature = "tls")]
         if let Some(Tls::Fixed(config)) = &self.tls {

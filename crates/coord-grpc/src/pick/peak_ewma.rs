@@ -142,6 +142,11 @@ impl Load {
         self.not_answered(waited, now);
     }
 
+    /// Returns the number of calls without an answer yet.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Relaxed)
+    }
+
     /// Returns the number of calls in flight.
     pub(crate) fn pending(&self) -> u32 {
         self.waiting.load(Relaxed).saturating_add(self.open.load(Relaxed))

@@ -92,9 +92,9 @@ impl Counters {
         self.on_trial.store(true, Relaxed);
     }
 
-    /// Returns whether it is on trial and has its one call.
+    /// Returns whether it is on trial and has its one call. A stream that has begun is answered, however long it stays open.
     pub(crate) fn is_busy_on_trial(&self) -> bool {
-        self.on_trial.load(Relaxed) && self.load.pending() > 0
+        self.on_trial.load(Relaxed) && self.load.waiting() > 0
     }
 
     /// Returns the cost of one more call. An instance whose calls fail comes after all others, however quick it is.

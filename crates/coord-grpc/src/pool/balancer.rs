@@ -171,7 +171,10 @@ impl Balancer {
 
     /// Takes in an answer of an instance's health service.
     pub(crate) fn set_health(&self, id: &str, generation: u64, serving: Serving) {
-        self.change(|pool| pool.set_health(id, generation, serving, Instant::now()));
+        if self.change(|pool| pool.set_health(id, generation, serving, Instant::now())) {
+            // An ejected instance may be needed now.
+            self.wake.notify_one();
+        }
     }
 
     /// Waits until connections may have changed.

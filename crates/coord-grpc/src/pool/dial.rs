@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Phase, Pool, find_mut};
+use super::{Instance, Phase, Pool, find_mut};
 
 /// Number of connections that are opened at a time.
 pub(super) const DIALS: usize = 32;
@@ -20,8 +20,29 @@ pub(super) struct Dial {
 }
 
 impl<C: Clone> Pool<C> {
+    /// Ends the ejections when calls could go to no other instance: whatever an ejected one answers, it is better than none.
+    fn recall(&mut self, now: Instant) {
+        if self.instances.values().any(Instance::may_have_calls) {
+            return;
+        }
+        for instance in self.instances.values_mut() {
+            // An instance that was tried again since and could not be reached has a backoff of its own.
+            if let Phase::Due(at) = instance.phase
+                && instance.ejected == Some(at)
+                && now < at
+            {
+                instance.phase = Phase::Due(now);
+                tracing::info!(
+                    id = instance.stats.id,
+                    "an ejected instance is tried, since no other is left"
+                );
+            }
+        }
+    }
+
     /// Returns the instances to connect to now, up to the limit of concurrent dials.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Dial> {
+        self.recall(now);
         let free = DIALS.saturating_sub(self.dials);
         let due = self
             .instances

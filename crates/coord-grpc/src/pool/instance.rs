@@ -76,6 +76,12 @@ impl<C> Instance<C> {
         if self.info.is_serving() { self.health } else { Serving::No }
     }
 
+    /// Returns whether it has calls, or soon may: it is not ejected, and nothing is known that speaks against it.
+    pub(super) fn may_have_calls(&self) -> bool {
+        let may_be_reached = matches!(self.phase, Phase::Ready(_)) || self.failed_dials == 0;
+        self.ejected.is_none() && may_be_reached && self.serving() != Serving::No
+    }
+
     /// Starts the slow start, if calls may go to it from now on.
     pub(super) fn start(&mut self, now: Instant) {
         if self.is_ready() {

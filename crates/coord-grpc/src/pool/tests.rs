@@ -161,6 +161,25 @@ async fn ejected_instance_comes_back_on_trial() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ejected_instance_comes_back_when_no_other_can_have_calls() {
+    let mut pool = ready(options(), &["a", "b"]);
+    fail(&mut pool, "a", Failure::Answer);
+    let Decision::Eject { until } = fail(&mut pool, "a", Failure::Answer) else { panic!("two in a row") };
+    assert!(pool.due(Instant::now()).is_empty(), "the other one is there");
+    pool.connection_lost("b", pool.instances["b"].generation, None, Instant::now());
+    let dial = pool.due(Instant::now()).pop().expect("is due");
+    assert_eq!(dial.id, "b", "a connection that ends may be made again at once");
+    pool.dialled(&dial, Err("refused".into()), Instant::now());
+    let dial = pool.due(Instant::now()).pop().expect("nobody else is left");
+    assert_eq!(dial.id, "a");
+    pool.dialled(&dial, Err("refused".into()), Instant::now());
+    assert!(pool.due(Instant::now()).is_empty(), "it has its pause like any other");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(connect(&mut pool) > 0 && Instant::now() < until);
+    assert!(pool.picker().len() > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn last_instance_is_reconnected_and_not_ejected() {
     let mut pool = ready(options(), &["a"]);
     assert_eq!(fail(&mut pool, "a", Failure::Silence), Decision::Reconnect);

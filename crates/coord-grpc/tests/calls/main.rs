@@ -1,5 +1,6 @@
 //! Calls over connections, with real servers on loopback.
 
+mod adversary;
 mod balance;
 mod deadlines;
 mod fleet;

@@ -110,3 +110,21 @@ async fn connection_that_breaks_after_accept_is_no_error_of_tls() {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(!status.message().contains("TLS"), "{status:?}");
 }
+
+#[tokio::test]
+async fn times_that_no_clock_reaches_are_good_over_tls() {
+    let ours = authority();
+    let client = Store::new().client();
+    serve(&client, "patient", Some(&ours)).await;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ours.pem()));
+    let options = ConnectOptions::new()
+        .tls(tls)
+        .connect_timeout(Duration::MAX)
+        .try_timeout(Duration::MAX)
+        .keep_alive(Duration::MAX, Duration::MAX);
+    let connection = client.registry().connection_with("patient", options).await.expect("is registered");
+    for _ in 0..2 {
+        let call = tokio::time::timeout(LONG, check(&connection)).await;
+        call.expect("comes to an end").expect("is well");
+    }
+}

@@ -163,7 +163,8 @@ impl OutlierDetection {
         self
     }
 
-    /// Sets how many of the instances may be ejected at a time, in percent. At least one stays in use.
+    /// Sets how many of the instances may be ejected at a time, in percent. At least one stays in use. If the others go
+    /// away, can not be reached or do not serve, ejected instances come back at once.
     pub fn max_ejection_percent(mut self, percent: u8) -> Self {
         self.max_ejection_percent = percent.into();
         self

@@ -15,8 +15,8 @@ use super::stats::Counters;
 /// Difference of a success rate to the average below which it is chance.
 const SAME_RATE: f64 = 0.05;
 
-/// Longest ejection, which is safe to add to any instant.
-const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Longest ejection and longest timer, which is safe to add to any instant.
+pub(crate) const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Way in which an instance failed a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
