@@ -20,7 +20,7 @@ use crate::{Connectivity, Error, Result};
 /// - After a gap another snapshot comes, which replaces all that was known. Gaps come from a connection that
 ///   was lost for long, a compaction of the store, or a slow consumer. Nothing ever goes back in time.
 /// - An entry that can not be decoded is an `Err` item ([`Error::Decode`]) and the watch goes on.
-/// - While the store is away no items come, and [`contact`](Self::contact) tells; the watch goes on by itself
+/// - While the store is away no items come, and [`connectivity`](Self::connectivity) tells; the watch goes on by itself
 ///   when it is back.
 /// - It ends only when its provider is closed: one `Err(`[`Error::Closed`]`)`, then `None`.
 /// - Memory is bounded however slow the consumer is.
