@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     ending::Left,
-    table::{Process, Table, any_works},
+    table::{Identity, Process, Table, any_works},
 };
 
 /// CMD with all that it has started.
@@ -21,8 +21,9 @@ use super::{
 pub(super) struct Family {
     command: Pid,
     group: Group,
-    /// Children that this process had before CMD: a shell that became `coord` may have had some.
-    strangers: HashSet<i32>,
+    /// Descendants that this process had before CMD: a shell that became `coord` may have had some. One that loses its
+    /// parent comes to this process, as those of CMD do.
+    strangers: HashSet<Identity>,
     /// Processes of other users, which SIGKILL does not reach.
     refused: HashSet<i32>,
     status: Option<ExitStatus>,
@@ -62,17 +63,18 @@ enum Children {
     Some,
 }
 
-/// Takes over what the descendants of this process leave behind, and returns the children that it has already.
-pub(super) fn adopt() -> HashSet<i32> {
+/// Takes over what the descendants of this process leave behind, and returns those that it has already.
+pub(super) fn adopt() -> HashSet<Identity> {
     let own = getpid();
     #[cfg(target_os = "linux")]
     // Process 1 adopts them in any case; and no Linux refuses this.
     let _ = rustix::process::set_child_subreaper(Some(own));
-    Table::read().map(|table| table.children(own.as_raw_pid()).collect()).unwrap_or_default()
+    let present = Table::read().map(|table| table.descendants(own.as_raw_pid(), &HashSet::new()));
+    present.unwrap_or_default().iter().map(Process::identity).collect()
 }
 
 impl Family {
-    pub(super) fn new(command: Pid, group: Group, strangers: HashSet<i32>) -> Self {
+    pub(super) fn new(command: Pid, group: Group, strangers: HashSet<Identity>) -> Self {
         Self { command, group, strangers, refused: HashSet::new(), status: None, stopped: false }
     }
 
@@ -99,10 +101,6 @@ impl Family {
         if pid == self.command && self.status.is_none() {
             self.stopped = status.stopped();
             self.status = ended.then(|| ExitStatus::from_raw(status.as_raw()));
-        }
-        if ended {
-            // From here on its id may be given to somebody else.
-            self.strangers.remove(&pid.as_raw_pid());
         }
     }
 
@@ -135,7 +133,7 @@ impl Family {
             Some(living) if living.iter().any(|process| !self.refused.contains(&process.pid)) => Left::Some,
             Some(living) if !living.is_empty() => Left::OutOfReach,
             // All children that there are were there before CMD.
-            Some(_) if !self.strangers.is_empty() && self.status.is_some() => Left::Nobody,
+            Some(_) if self.status.is_some() && self.has_strangers() => Left::Nobody,
             None if self.status.is_none() || self.group == Group::Own => Left::Some,
             // Processes of others may be hidden.
             _ => Left::OutOfReach,
@@ -147,6 +145,12 @@ impl Family {
         let mut pids: Vec<i32> = self.living().into_iter().flatten().map(|process| process.pid).collect();
         pids.sort_unstable();
         pids
+    }
+
+    /// Tells whether a child of this process was there before CMD.
+    fn has_strangers(&self) -> bool {
+        let own = getpid().as_raw_pid();
+        !self.strangers.is_empty() && Table::read().is_ok_and(|table| table.is_child(own, &self.strangers))
     }
 
     /// `None` where there is no `/proc`.

@@ -77,6 +77,11 @@ impl Job {
         self.asked
     }
 
+    /// Forgets that this process was asked to stop.
+    pub(super) fn stay(&mut self) {
+        self.asked = false;
+    }
+
     /// Stops this process if it was asked to stop, now that CMD has stopped with all that it has started. It returns when
     /// this process was continued.
     pub(super) fn follow(&mut self) {

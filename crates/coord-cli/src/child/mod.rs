@@ -98,6 +98,8 @@ impl Child {
         if heard.asks_to_end() {
             self.asked = Asked::BySignal;
         }
+        // It may end what works on since the signal to stop. Whether a signal to continue came before it, nobody knows.
+        self.job.stay();
         if self.family.group() == Group::Shared && heard.is_key() {
             return;
         }

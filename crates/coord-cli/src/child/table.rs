@@ -17,9 +17,22 @@ pub(super) struct Process {
     pub(super) is_stopped: bool,
     /// Whether it waits without heeding signals: for a disk, or for a child of `vfork` to start its program.
     waits: bool,
+    /// The moment at which it began, by the clock of the system.
+    began: u64,
+}
+
+/// A process for ever: its id may be given to another one when it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    pub(super) pid: i32,
+    began: u64,
 }
 
 impl Process {
+    pub(super) fn identity(&self) -> Identity {
+        Identity { pid: self.pid, began: self.began }
+    }
+
     /// Reads `/proc/PID/stat`: the second field is a name that may have spaces and brackets.
     fn parse(stat: &str) -> Option<Self> {
         let (pid, _) = stat.split_once(' ')?;
@@ -36,6 +49,7 @@ impl Process {
             lives: !ended || number(20)? > 1,
             is_stopped: matches!(state, "T" | "t"),
             waits: state == "D",
+            began: fields.get(22 - 3)?.parse().ok()?,
         })
     }
 }
@@ -96,13 +110,13 @@ impl Table {
         self.0.iter().all(|process| process.parent == 0 || known.contains(&process.parent))
     }
 
-    /// Returns the children of a process, also those that have ended.
-    pub(super) fn children(&self, of: i32) -> impl Iterator<Item = i32> {
-        self.0.iter().filter(move |process| process.parent == of).map(|process| process.pid)
+    /// Tells whether one of these processes is a child of another one, also if it has ended.
+    pub(super) fn is_child(&self, of: i32, any: &HashSet<Identity>) -> bool {
+        self.0.iter().any(|process| process.parent == of && any.contains(&process.identity()))
     }
 
     /// Returns the living descendants of a process, but for `strangers` and their descendants.
-    pub(super) fn descendants(&self, of: i32, strangers: &HashSet<i32>) -> Vec<Process> {
+    pub(super) fn descendants(&self, of: i32, strangers: &HashSet<Identity>) -> Vec<Process> {
         let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
         for process in &self.0 {
             children.entry(process.parent).or_default().push(*process);
@@ -110,7 +124,7 @@ impl Table {
         let (mut found, mut parents) = (Vec::new(), vec![of]);
         while let Some(parent) = parents.pop() {
             for child in children.remove(&parent).unwrap_or_default() {
-                if !strangers.contains(&child.pid) {
+                if !strangers.contains(&child.identity()) {
                     parents.push(child.pid);
                     found.push(child);
                 }
@@ -146,7 +160,8 @@ mod tests {
     #[test]
     fn names_with_brackets_and_spaces_are_read_over() {
         let process = stat(7, "a) Z 1 (b", "S", 3, 1);
-        let expected = Process { pid: 7, parent: 3, group: 7, lives: true, is_stopped: false, waits: false };
+        let expected =
+            Process { pid: 7, parent: 3, group: 7, lives: true, is_stopped: false, waits: false, began: 77 };
         assert_eq!(process, expected);
         assert!(stat(7, "a", "T", 3, 1).is_stopped);
         assert_eq!(Process::parse("7 (a"), None);
@@ -169,9 +184,12 @@ mod tests {
             stat(14, "of logger", "S", 13, 1),
             stat(15, "other", "S", 1, 1),
         ]);
-        let found = table.descendants(10, &HashSet::from([13]));
+        let logger = HashSet::from([Identity { pid: 13, began: 77 }]);
+        let found = table.descendants(10, &logger);
         assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [12]);
-        assert_eq!(table.children(10).collect::<Vec<_>>(), [11, 13]);
+        assert!(table.is_child(10, &logger) && !table.is_child(1, &logger));
+        let earlier = HashSet::from([Identity { pid: 13, began: 76 }]);
+        assert_eq!(table.descendants(10, &earlier).len(), 3, "its id was given to another one");
     }
 
     #[test]

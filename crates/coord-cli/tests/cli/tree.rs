@@ -204,6 +204,25 @@ async fn children_from_before_coord_are_left_alone() {
     signal(before, "KILL").await;
 }
 
+/// It comes to `coord` when its own parent ends, while CMD runs.
+#[tokio::test]
+async fn grandchild_from_before_coord_is_left_alone() {
+    let shop = Shop::open().await;
+    let coord = env!("CARGO_BIN_EXE_coord");
+    let parent = "sleep 600 >/dev/null 2>&1 & echo $!; sleep 1";
+    let script = format!(
+        "sh -c '{parent}' & sleep 0.3; exec {coord} lock job --grace 1s -- sh -c 'echo ready; sleep 1.5'"
+    );
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", &script]).env("COORD_URL", shop.url()).stdin(Stdio::null());
+    let output = crate::tools::output(&mut shell).await;
+    let text = stdout(&output);
+    let (before, ready) = text.split_once('\n').expect("two lines");
+    assert_eq!((ready, output.status.code()), ("ready\n", Some(0)));
+    assert!(lives(before), "it is none of CMD's: {}", crate::tools::stderr(&output));
+    signal(before, "KILL").await;
+}
+
 #[tokio::test]
 async fn loss_is_told_before_anything_is_stopped() {
     let shop = Shop::open().await;

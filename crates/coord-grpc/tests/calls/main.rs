@@ -1,10 +1,10 @@
 //! Calls over connections, with real servers on loopback.
 
-mod adversary;
 mod balance;
 mod deadlines;
 mod fleet;
 mod goaway;
+mod limits;
 mod lists;
 mod messages;
 mod outlier;

@@ -161,9 +161,8 @@ async fn nothing_is_left(server: &EtcdServer, below: &str) {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    if timeout(Duration::from_secs(15), gone).await.is_err() {
-        panic!("is left: {left}");
-    }
+    let gone = timeout(Duration::from_secs(15), gone).await;
+    assert!(gone.is_ok(), "is left: {left}");
 }
 
 async fn locks_in_a_storm(operator: bool) {

@@ -55,7 +55,7 @@ async fn endless() -> Connection {
 async fn deadline_ends_stream_that_never_pauses() {
     let connection = endless().await;
     let mut request = Request::new(HealthCheckRequest::default());
-    request.set_timeout(Duration::from_millis(300));
+    request.set_timeout(Duration::from_secs(2));
     let begun = Instant::now();
     let mut answers = HealthClient::new(connection).watch(request).await.expect("is begun").into_inner();
     let status = loop {
@@ -64,7 +64,7 @@ async fn deadline_ends_stream_that_never_pauses() {
             Ok(None) => panic!("it never ends by itself"),
             Err(status) => break status,
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "the deadline was 300 ms");
+        assert!(begun.elapsed() < LONG, "the deadline was 2 s");
     };
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
 }
