@@ -23,7 +23,7 @@ async fn lease_that_comes_too_late_fails_a_call_in_time() {
     tried.expect("ends: a request may take 5 s").expect_err("no lease can be had in its time");
 }
 
-/// The deletion is known to have happened, but what was there before it is compacted: then its outcome is open, and no
+/// The deletion is known to have happened, but its revision is compacted. Then its outcome is open, and no
 /// error says that nothing was written.
 #[tokio::test(flavor = "multi_thread")]
 async fn deletion_whose_past_is_compacted_has_an_open_outcome() {

@@ -67,7 +67,7 @@ async fn break_ways(parties: Vec<Arc<Party>>, over: Arc<AtomicBool>) {
                 sleep(Duration::from_millis(fastrand::u64(10..400))).await;
                 party.way.restore();
             }
-            // What goes one way alone.
+            // Cuts a single direction.
             _ => {
                 let line = if fastrand::bool() { party.way.up() } else { party.way.down() };
                 line.set(coord_tests::Conditions::Silent);
@@ -101,7 +101,7 @@ async fn operate(server: Arc<EtcdServer>, below: &'static str, over: Arc<AtomicB
     }
 }
 
-/// One guard in some way, or none.
+/// Guard of some kind, or none.
 async fn acquire(locks: &Arc<dyn DistributedLock>, name: &str) -> Option<LockGuard> {
     let ttl = if fastrand::bool() { LONG } else { LONG * 2 };
     let time = Duration::from_micros(1 << fastrand::u32(5..21));

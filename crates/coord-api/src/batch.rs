@@ -59,7 +59,7 @@ impl PartialEq for HeldLock {
 
 impl Eq for HeldLock {}
 
-/// One write of a [`Batch`].
+/// Write of a [`Batch`].
 #[derive(Clone, PartialEq, Eq)]
 pub enum Write {
     /// Write this JSON.
@@ -69,7 +69,7 @@ pub enum Write {
 }
 
 impl Write {
-    /// What is written; `None` for a deletion.
+    /// New value; `None` for a deletion.
     pub fn json(&self) -> Option<&Bytes> {
         match self {
             Self::Set(_, json) => Some(json),
@@ -104,7 +104,7 @@ impl fmt::Debug for Batch {
     }
 }
 
-/// What a committed batch did.
+/// Result of a committed batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Committed {
@@ -147,7 +147,7 @@ impl Batch {
         self.within_limits()
     }
 
-    /// Writes only while `guard` holds its lock: the store checks it in the same transaction, so a holder
+    /// Writes only while `guard` holds its lock. The store checks it in the same transaction, so a holder
     /// that lost the lock without knowing it changes nothing. A write that arrives after the holder's own
     /// deadline, but before the store has freed the lock, is still written: nobody else holds it then.
     ///
@@ -187,8 +187,8 @@ impl Batch {
     /// Writes JSON text as it is.
     ///
     /// # Errors
-    /// As [`set`](Self::set); [`Error::InvalidArgument`] for what is not JSON, or is not read by everyone as it is
-    /// written, such as a repeated field: with the key and the JSON path.
+    /// As [`set`](Self::set). [`Error::InvalidArgument`], with the key and the JSON path, if the text is not
+    /// JSON, or not read by everyone as it is written, such as a repeated field.
     pub fn set_json(self, key: &str, json: impl Into<Bytes>) -> Result<Self> {
         self.set_json_at(ConfigKey::parse(key)?, json)
     }
@@ -202,7 +202,7 @@ impl Batch {
         if json.len() > MAX_VALUE_BYTES {
             return Err(Error::TooLarge { field: "value", size: json.len(), limit: MAX_VALUE_BYTES });
         }
-        // What is beside may have a value within, of the greatest depth.
+        // A sidecar may have a value within, of the greatest depth.
         json::check(&json, json::MAX_DEPTH + usize::from(key.is_beside()))
             .map_err(|flaw| flaw.of(key.as_str()))?;
         self.write(Write::Set(key, json))
@@ -248,7 +248,7 @@ impl Batch {
     }
 
     fn within_limits(self) -> Result<Self> {
-        // What is kept about values is counted apart, so that it takes no room from the caller's own keys.
+        // Data about values is counted apart, so that it takes no room from the caller's own keys.
         let count = |beside: bool| {
             let conditions = self.requirements.iter().filter(|(key, _)| key.is_beside() == beside).count();
             let writes = self.writes.iter().filter(|write| write.key().is_beside() == beside).count();

@@ -8,19 +8,21 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Home, LockGuard, Owner, Result,
-    Turns, Version, Watch, Write, timer,
+    UpdateLocks, Version, Watch, Write, timer,
 };
 
 /// Versioned JSON values under keys such as `common/mq`.
 ///
-/// This trait is the small core that a backend implements; the calls that services use (`get`, `set`, `list`,
-/// `delete`, `compare_and_set`, `update`, `watch`, `watch_prefix`) are in [`ConfigExt`], for every config center.
+/// This trait is the small core that a backend implements. The calls that services use are in [`ConfigExt`],
+/// for every config center: `get`, `set`, `list`, `delete`, `compare_and_set`, `update`, `watch`,
+/// `watch_prefix`.
 ///
 /// # Contract
-/// - One form of key everywhere: what [`list`](ConfigExt::list) returns can be given to every other call.
+/// - There is one form of key everywhere: what [`list`](ConfigExt::list) returns can be given to every other
+///   call.
 /// - Reads are linearizable: they see every write that was answered before.
-/// - Every write gets a [`Version`] larger than that of all that were answered before it; writes of different keys at the
-///   same moment may share one. [`commit`](Self::commit) is atomic.
+/// - Every write gets a [`Version`] larger than that of all writes that were answered before it. Writes of
+///   different keys at the same moment may share one. [`commit`](Self::commit) is atomic.
 /// - Values are plain JSON in the store, which other programs may read and write.
 ///
 /// # Cancel safety
@@ -70,11 +72,11 @@ pub trait ConfigCenter: fmt::Debug + Send + Sync {
     /// As [`read`](Self::read).
     async fn watch_entries(&self, scope: Scope<'_>) -> Result<Watch<EntryEvent>>;
 
-    /// How this client calls itself in what it stores.
+    /// Returns how this client calls itself in what it stores.
     fn owner(&self) -> Owner;
 
-    /// The turns of this client's [updates](ConfigExt::update). All clones and all handles of one client have the same.
-    fn turns(&self) -> &Turns;
+    /// Returns the locks of this client's [updates](ConfigExt::update). All clones and handles of one client share them.
+    fn update_locks(&self) -> &UpdateLocks;
 
     /// The store and the namespace, without a request; `None` where they can not be told. A snapshot file is used by config
     /// centers that tell the same.
@@ -83,7 +85,7 @@ pub trait ConfigCenter: fmt::Debug + Send + Sync {
     }
 }
 
-/// What a read or a watch covers.
+/// Scope of a read or a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
     /// The value of one key.
@@ -91,14 +93,14 @@ pub enum Scope<'a> {
     /// The values of all keys below a prefix. The empty prefix covers every key; `common` covers `common/mq`,
     /// but neither `common` itself nor `common2/mq`.
     Prefix(&'a str),
-    /// One place beside the values, where what is known about a value is kept; see [`ConfigKey::beside`].
-    Beside(&'a ConfigKey),
+    /// Sidecar: a key beside the values, for data about a value; see [`ConfigKey::beside`].
+    Sidecar(&'a ConfigKey),
 }
 
 /// A [`Scope`] with its names parsed, for backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Covered {
-    /// One key.
+    /// Single key.
     One(ConfigKey),
     /// Every key of a value below a prefix.
     Below(ConfigPrefix),
@@ -113,7 +115,7 @@ impl Scope<'_> {
         Ok(match self {
             Self::Key(key) => Covered::One(ConfigKey::parse(key)?),
             Self::Prefix(prefix) => Covered::Below(ConfigPrefix::parse(prefix)?),
-            Self::Beside(key) => Covered::One(key.clone()),
+            Self::Sidecar(key) => Covered::One(key.clone()),
         })
     }
 }
@@ -129,7 +131,7 @@ pub struct Setting<T> {
     pub version: Version,
 }
 
-/// One change of the watched settings.
+/// Change of the watched settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigEvent<T> {
@@ -265,11 +267,12 @@ pub trait ConfigExt: ConfigCenter {
                 .with_jitter()
                 .without_max_times()
                 .build();
-            let mut turn = self.turns().take(key).await;
-            let mut guess = turn.guess().and_then(|entry| decode::<T>(&entry).ok());
+            let mut guard = self.update_locks().lock(key).await;
+            let mut last = guard.take_last().and_then(|entry| decode::<T>(&entry).ok());
             loop {
-                let is_guess = guess.is_some();
-                let found = if is_guess { guess.take() } else { self.get::<T>(key).await? };
+                // The entry of the previous update is optimistic: another client may have written since.
+                let is_optimistic = last.is_some();
+                let found = if is_optimistic { last.take() } else { self.get::<T>(key).await? };
                 let (old, expected) = match found {
                     Some(found) => (Some(found.value), found.version),
                     None => (None, Version::ABSENT),
@@ -279,10 +282,10 @@ pub trait ConfigExt: ConfigCenter {
                 let json = batch.writes().iter().find_map(Write::json).cloned();
                 match self.commit(batch).await {
                     Ok(Committed { version, .. }) => {
-                        turn.wrote(json.map(|json| Entry::new(key, version, json)));
+                        guard.wrote(json.map(|json| Entry::new(key, version, json)));
                         return Ok(Setting { key: key.into(), value, version });
                     }
-                    Err(Error::Conflict { .. }) if is_guess => {}
+                    Err(Error::Conflict { .. }) if is_optimistic => {}
                     Err(Error::Conflict { .. }) => {
                         timer::sleep(pauses.next().unwrap_or_default()).await;
                     }

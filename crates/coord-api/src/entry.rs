@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result, Version};
 
-/// One stored value with its key and version. Its `Debug` shows the size, never the value.
+/// Stored value with its key and version. Its `Debug` shows the size, never the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     key: String,
@@ -39,8 +39,8 @@ impl Entry {
     /// Decodes the JSON.
     ///
     /// # Errors
-    /// [`Error::Decode`] with the key, the version and the JSON path of the first difference: of the innermost
-    /// field or element that was begun, where the JSON is cut off; `.` for the whole.
+    /// [`Error::Decode`] with the key, the version and the JSON path of the first difference. If the JSON is
+    /// cut off, it is the innermost field or element that was begun; `.` is the whole.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         let mut json = serde_json::Deserializer::from_slice(&self.value);
         let value = serde_path_to_error::deserialize(&mut json)
@@ -65,7 +65,7 @@ impl Entry {
     }
 }
 
-/// Where the JSON is broken, the last step is not known.
+/// Returns the known part of a path: if the JSON is broken, its last step is unknown.
 fn known_part(path: &serde_path_to_error::Path) -> String {
     let path = path.to_string();
     match path.trim_end_matches(['?', '.']) {
@@ -84,7 +84,7 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// One item of a watch over entries.
+/// Item of a watch over entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryEvent {
     /// Everything in scope as it was at `version`; replaces all that was known.

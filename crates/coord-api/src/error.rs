@@ -1,4 +1,4 @@
-//! One error type whose variants tell the caller's next move.
+//! Error type of coord, whose variants tell the caller's next move.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A boxed cause, so that no backend's error type shows in a signature.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// What went wrong, named after what the caller can do about it.
+/// Error of any operation, named after what the caller can do about it.
 ///
 /// Contention and absence are not errors: a lock that is held is `Ok(None)` from `try_acquire`, a key that
 /// does not exist is `Ok(None)` from `get`. The cause, where there is one, is in
@@ -24,7 +24,7 @@ pub enum Error {
     InvalidArgument {
         /// The argument or the field of it that is wrong, for example `"ttl"`.
         field: &'static str,
-        /// What is wrong with it, with the limit that it breaks.
+        /// Reason, with the limit that it breaks.
         reason: String,
     },
 
@@ -46,7 +46,7 @@ pub enum Error {
         service: String,
         /// The instance id that is taken.
         id: String,
-        /// Who has it, as that process described itself.
+        /// Owner, as that process described itself.
         owner: String,
     },
 
@@ -57,8 +57,9 @@ pub enum Error {
         max: u32,
     },
 
-    /// The clock is so far behind the numbers that were made before that no larger one can be made: mend the clock that is
-    /// wrong, or wait. With a `mark` they were made by an earlier holder of the id: then another id will do as well.
+    /// The clock is so far behind earlier numbers that no larger one can be made: mend the clock that is
+    /// wrong, or wait. With a `mark` they were made by an earlier holder of the id: then another id will do
+    /// as well.
     #[error("the clock is {by:?} behind the numbers that were made before{}", ShownMark(mark.as_deref()))]
     ClockWentBack {
         /// How far.
@@ -68,8 +69,8 @@ pub enum Error {
         mark: Option<String>,
     },
 
-    /// What the caller held is gone, and someone else may have it now: stop the work that relied on it, then acquire
-    /// anew. Whoever only waited is not told: it waits on.
+    /// A lock, an id or a registration is gone, and someone else may have it now: stop the work that relied
+    /// on it, then acquire anew. A caller that only waited gets no such error: it waits on.
     #[error("no longer held: {reason}")]
     Lost {
         /// How it was lost.
@@ -90,17 +91,17 @@ pub enum Error {
         source: BoxError,
     },
 
-    /// What has to be there is not: write it, or say what to use in its place.
+    /// A required thing does not exist: write it, or say what to use in its place.
     #[error("{what} does not exist")]
     Missing {
-        /// What was looked for, for example `config key limits`.
+        /// Missing thing, for example `config key limits`.
         what: String,
     },
 
     /// Something is larger than the store takes. Nothing was written: store less, or store a reference.
     #[error("{field} has {size} bytes, the limit is {limit}")]
     TooLarge {
-        /// What is too large.
+        /// Part that is too large.
         field: &'static str,
         /// Its size in bytes.
         size: usize,
@@ -111,7 +112,7 @@ pub enum Error {
     /// The store knows who asks and refuses: give the user a role that covers the namespace.
     #[error("{operation}: the user has no permission for this namespace, a role has to grant it")]
     PermissionDenied {
-        /// What was tried.
+        /// Operation that was tried.
         operation: &'static str,
         /// The store's answer.
         #[source]
@@ -122,7 +123,7 @@ pub enum Error {
     /// there is tried again by itself.
     #[error("{operation}: the credentials were not accepted, user name or password have to be corrected")]
     Unauthenticated {
-        /// What was tried.
+        /// Operation that was tried.
         operation: &'static str,
         /// The store's answer.
         #[source]
@@ -134,22 +135,22 @@ pub enum Error {
     /// set up is [`Unavailable`](Self::Unavailable).
     #[error("no trusted connection to {what}: {hint}")]
     Tls {
-        /// What can not be reached, for example `etcd`.
+        /// Unreachable peer, for example `etcd`.
         what: String,
-        /// What is wrong and what to do about it.
+        /// Reason and remedy.
         hint: String,
         /// The words of the TLS library, where there are some.
         #[source]
         source: BoxError,
     },
 
-    /// The store takes no more writes until someone frees space: do what `hint` says. Nothing was written. What is held
-    /// stays held, and can be renewed and given back.
+    /// The store takes no more writes until someone frees space: do what `hint` says. Nothing was written.
+    /// Locks, ids and registrations stay held, and can be renewed and given back.
     #[error("no space left in {what}: {hint}")]
     NoSpace {
-        /// What is full, for example `etcd`.
+        /// Full store, for example `etcd`.
         what: String,
-        /// What to do about it.
+        /// Remedy.
         hint: &'static str,
         /// The store's answer.
         #[source]
@@ -159,7 +160,7 @@ pub enum Error {
     /// The store (or every instance of a service) can not be reached now. Nothing was changed: try later.
     #[error("{what} is unavailable")]
     Unavailable {
-        /// What can not be reached, for example `etcd` or a service's name.
+        /// Unreachable peer, for example `etcd` or a service's name.
         what: String,
         /// The transport's own words, where there are some.
         #[source]
@@ -169,7 +170,7 @@ pub enum Error {
     /// No answer came in time. A write may or may not take effect: read before writing again.
     #[error("{operation} got no answer within {after:?}")]
     Timeout {
-        /// What was tried.
+        /// Operation that was tried.
         operation: &'static str,
         /// How long it was waited for.
         after: Duration,
@@ -182,7 +183,7 @@ pub enum Error {
     /// The store answered with something that coord has no better name for. Please report it.
     #[error("{operation} failed in the store")]
     Backend {
-        /// What was tried.
+        /// Operation that was tried.
         operation: &'static str,
         /// The store's answer.
         #[source]
@@ -206,7 +207,7 @@ impl fmt::Display for ShownMark<'_> {
 }
 
 impl Error {
-    /// Whether the very same call may succeed later without the caller mending anything.
+    /// Returns whether the call may succeed later without the caller mending anything.
     ///
     /// True for [`Unavailable`](Self::Unavailable), [`Exhausted`](Self::Exhausted),
     /// [`ClockWentBack`](Self::ClockWentBack) and [`Timeout`](Self::Timeout); after a `Timeout` of an unconditional write,
@@ -228,7 +229,51 @@ impl Error {
         )
     }
 
-    /// An [`InvalidArgument`](Self::InvalidArgument) in one line, for backends.
+    /// Returns a copy of this error, for another caller that shares its outcome; for backends.
+    ///
+    /// A cause is kept as its words, since errors can not be cloned.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let words = |source: &BoxError| -> BoxError { source.to_string().into() };
+        match self {
+            Self::InvalidArgument { field, reason } => Self::invalid(field, reason.as_str()),
+            Self::Conflict { key, expected, actual } => {
+                Self::Conflict { key: key.clone(), expected: *expected, actual: *actual }
+            }
+            Self::AlreadyRegistered { service, id, owner } => {
+                Self::AlreadyRegistered { service: service.clone(), id: id.clone(), owner: owner.clone() }
+            }
+            Self::Exhausted { max } => Self::Exhausted { max: *max },
+            Self::ClockWentBack { by, mark } => Self::ClockWentBack { by: *by, mark: mark.clone() },
+            Self::Lost { reason } => Self::Lost { reason: *reason },
+            Self::Decode { key, version, path, source } => {
+                let (key, version, path) = (key.clone(), *version, path.clone());
+                Self::Decode { key, version, path, source: words(source) }
+            }
+            Self::Missing { what } => Self::Missing { what: what.clone() },
+            Self::TooLarge { field, size, limit } => Self::TooLarge { field, size: *size, limit: *limit },
+            Self::PermissionDenied { operation, source } => {
+                Self::PermissionDenied { operation, source: words(source) }
+            }
+            Self::Unauthenticated { operation, source } => {
+                Self::Unauthenticated { operation, source: words(source) }
+            }
+            Self::Tls { what, hint, source } => {
+                Self::Tls { what: what.clone(), hint: hint.clone(), source: words(source) }
+            }
+            Self::NoSpace { what, hint, source } => {
+                Self::NoSpace { what: what.clone(), hint, source: words(source) }
+            }
+            Self::Unavailable { what, source } => {
+                Self::Unavailable { what: what.clone(), source: source.as_ref().map(words) }
+            }
+            Self::Timeout { operation, after } => Self::Timeout { operation, after: *after },
+            Self::Closed => Self::Closed,
+            Self::Backend { operation, source } => Self::Backend { operation, source: words(source) },
+        }
+    }
+
+    /// Returns an [`InvalidArgument`](Self::InvalidArgument) in one line, for backends.
     pub fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
         Self::InvalidArgument { field, reason: reason.into() }
     }
@@ -253,14 +298,43 @@ mod tests {
     }
 
     #[test]
-    fn only_passing_conditions_are_retryable() {
+    fn duplicate_has_the_same_words_and_those_of_its_source() {
+        let source = || -> BoxError { "refused".into() };
+        let errors = [
+            Error::invalid("ttl", "is 0"),
+            Error::Conflict { key: "a".into(), expected: Version::new(1), actual: Version::new(2) },
+            Error::AlreadyRegistered { service: "s".into(), id: "1".into(), owner: "o".into() },
+            Error::Exhausted { max: 8 },
+            Error::ClockWentBack { by: Duration::from_secs(1), mark: Some("k".into()) },
+            Error::Lost { reason: LossReason::Revoked },
+            Error::Decode { key: "a".into(), version: Version::new(1), path: "b".into(), source: source() },
+            Error::Missing { what: "a".into() },
+            Error::TooLarge { field: "value", size: 2, limit: 1 },
+            Error::PermissionDenied { operation: "get", source: source() },
+            Error::Unauthenticated { operation: "get", source: source() },
+            Error::Tls { what: "etcd".into(), hint: "h".into(), source: source() },
+            Error::NoSpace { what: "etcd".into(), hint: "h", source: source() },
+            Error::Unavailable { what: "etcd".into(), source: Some(source()) },
+            Error::Timeout { operation: "get", after: Duration::from_secs(1) },
+            Error::Closed,
+            Error::Backend { operation: "get", source: source() },
+        ];
+        let words = |error: &Error| (error.to_string(), error.source().map(ToString::to_string));
+        for error in errors {
+            assert_eq!(words(&error), words(&error.duplicate()));
+            assert_eq!(std::mem::discriminant(&error), std::mem::discriminant(&error.duplicate()));
+        }
+    }
+
+    #[test]
+    fn passing_conditions_are_retryable() {
         assert!(Error::Exhausted { max: 2 }.is_retryable());
         assert!(!Error::Lost { reason: LossReason::Expired }.is_retryable());
         assert!(!Error::invalid("name", "is empty").is_retryable());
     }
 
     #[test]
-    fn an_error_is_small_enough_to_return_by_value() {
+    fn error_is_small_enough_to_return_by_value() {
         assert!(size_of::<Error>() <= 96, "{}", size_of::<Error>());
     }
 }

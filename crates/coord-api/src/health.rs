@@ -1,4 +1,4 @@
-//! What a readiness probe wants to know.
+//! Health of a store, for readiness probes.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use crate::LeaseHealth;
 /// How long [`Provider::health`](crate::Provider::health) may take: a probe of Kubernetes waits one second.
 pub const HEALTH_LIMIT: Duration = Duration::from_millis(900);
 
-/// What [`Provider::health`](crate::Provider::health) found; that there is one says that the store answers.
+/// Health that [`Provider::health`](crate::Provider::health) found. Its existence says that the store
+/// answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
@@ -23,7 +24,8 @@ impl Health {
         Self { latency, leases }
     }
 
-    /// Whether nothing that this provider held is lost. With [`LeaseHealth::Suspect`] it still holds everything.
+    /// Returns whether nothing that this provider held is lost. With [`LeaseHealth::Suspect`] it still holds
+    /// everything.
     pub fn is_ready(&self) -> bool {
         !matches!(self.leases, LeaseHealth::Lost(_))
     }

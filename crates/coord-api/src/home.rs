@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A store and a namespace in it, so that data kept outside of the store, such as the snapshot file of a live value, is
-/// not taken for that of another one.
+/// Store and namespace. Data kept outside of the store, such as the snapshot file of a live value, is so not
+/// taken for that of another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Home {
@@ -29,8 +29,8 @@ impl Home {
         self
     }
 
-    /// Whether both are one store and namespace: by the store's own identity where both have heard it, else by an
-    /// address in common.
+    /// Returns whether both are one store and namespace: by the store's own identity where both have heard
+    /// it, else by an address in common.
     ///
     /// ```
     /// use coord_api::Home;

@@ -9,7 +9,7 @@ use crate::{
     backend::waiting::{FIRST_WORD, until},
 };
 
-/// What is tried.
+/// Name of the operation in errors.
 const OPERATION: &str = "acquire an id";
 
 /// Sugar over every [`InstanceIdAllocator`].
@@ -56,7 +56,7 @@ pub trait InstanceIdAllocatorExt: InstanceIdAllocator {
                     Some(Err(exhausted @ Error::Exhausted { .. })) => {
                         match until(end, self.acquire_id()).await {
                             None => return Err(exhausted),
-                            // What the store has said is no longer its word.
+                            // The last answer of the store no longer counts.
                             Some(Err(error)) if error.is_retryable() => reason = error,
                             Some(answer) => return answer,
                         }

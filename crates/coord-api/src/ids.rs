@@ -39,7 +39,7 @@ pub trait InstanceIds: fmt::Debug + Send + Sync {
     /// [`Error::InvalidArgument`] with the field that can not be used; [`Error::Closed`] after close.
     fn allocator(&self, options: IdOptions) -> Result<Arc<dyn InstanceIdAllocator>>;
 
-    /// Who holds which id of a service, ordered by id, as it is at one moment. Ids that rest are left out.
+    /// Returns who holds which id of a service, ordered by id, as of one moment. Ids that rest are left out.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad name; others as the store answers.
@@ -51,12 +51,12 @@ pub trait InstanceIds: fmt::Debug + Send + Sync {
 /// # Contract
 /// - No two holders have one id at the same time, by their own belief: [`lost`](Self::lost) fires before
 ///   the id is given to anyone else. A lost id never comes back; the next `acquire_id` may give another.
-/// - The id lives on a lease that coord renews. One that was released or lost, or whose holder crashed, rests
-///   for the [quarantine](IdOptions::quarantine) before anyone else gets it.
+/// - The id lives on a lease that coord renews. An id that was released or lost, or whose holder crashed,
+///   rests for the [quarantine](IdOptions::quarantine) before anyone else gets it.
 /// - An allocator holds at most one id. Several allocators, also of one process, hold different ids. Which of
 ///   the free ids one gets is not promised, but to the [identity](IdOptions::identity) that had it last.
-/// - **Fair.** Those who wait with `acquire_id` and the same `max_id` are served in the order in which they
-///   asked, also across processes.
+/// - **Fair.** Callers that wait with `acquire_id` and the same `max_id` are served in the order in which
+///   they asked, also across processes.
 /// - Services never meet: the same id may be held once in each.
 /// - Allocators of one service may have different bounds, for example while a new version is rolled out. An id
 ///   above the bound of others is held as any other; they never get it.
@@ -81,7 +81,8 @@ pub trait InstanceIds: fmt::Debug + Send + Sync {
 pub trait InstanceIdAllocator: fmt::Debug + Send + Sync {
     /// Waits until an id is free and takes it. Returns the id that is held already, if one is.
     ///
-    /// Who waits goes on waiting when its lease or the way to the store is lost, and queues again when it is back.
+    /// A caller goes on waiting when its lease or the way to the store is lost, and queues again when it is
+    /// back.
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Unavailable`](crate::Error::Unavailable),
@@ -138,9 +139,9 @@ impl IdOptions {
         Self { service: service.into(), max_id, identity: None, quarantine: None }
     }
 
-    /// Names the instance, for example by `host:port` or its pod: after a restart it gets the id that it had
-    /// last, if that is free or rests. At any time at most one process may use an identity. If it had crashed,
-    /// its id is held until the lease is over, and it gets another one before that.
+    /// Names the instance, for example by `host:port` or its pod. After a restart it gets the id that it had
+    /// last, if that is free or rests. At any time at most one process may use an identity. If it had
+    /// crashed, its id is held until the lease is over, and it gets another one before that.
     #[must_use]
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
         self.identity = Some(identity.into());
@@ -157,7 +158,7 @@ impl IdOptions {
     }
 }
 
-/// Who holds an id.
+/// Holder of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IdHolder {
@@ -183,7 +184,7 @@ impl IdHolder {
     }
 }
 
-/// One hold of one id: stays lost when its allocator acquires another. It does not keep the id.
+/// Hold of one id: stays lost when its allocator acquires another. It does not keep the id.
 #[derive(Clone, Debug)]
 pub struct HeldId {
     id: NonZeroU32,
@@ -194,7 +195,7 @@ pub struct HeldId {
     numbers: Arc<Mutex<Numbers>>,
 }
 
-/// What is known of the numbers that are made with a hold.
+/// Knowledge about the numbers that are made with a hold.
 #[derive(Debug)]
 struct Numbers {
     /// Up to when some may have been made, by this holder or those before, in milliseconds since 1970.
@@ -211,7 +212,7 @@ impl HeldId {
         Self { id, bound, hold, stamps, numbers: Arc::new(Mutex::new(numbers)) }
     }
 
-    /// The same hold, of an allocator of ids below `bound`.
+    /// Returns the hold, of an allocator of ids below `bound`.
     pub(crate) fn below(self, bound: u32) -> Self {
         Self { bound: bound.max(self.bound), ..self }
     }
@@ -229,7 +230,7 @@ impl HeldId {
         self.hold.check()
     }
 
-    /// Whether it is lost or released.
+    /// Returns whether it is lost or released.
     pub fn is_lost(&self) -> bool {
         self.hold.loss().is_some()
     }
@@ -249,12 +250,13 @@ impl HeldId {
         self.stamps.key()
     }
 
-    /// How long a hold lasts without renewals.
+    /// Returns how long a hold lasts without renewals.
     pub(crate) fn ttl(&self) -> Duration {
         self.hold.lease().ttl()
     }
 
-    /// Begins to make numbers with this hold. One does at a time: two would make the same ones.
+    /// Begins to make numbers with this hold. A single generator does at a time: two would make equal
+    /// numbers.
     pub(crate) fn make_numbers(&self) -> Result<Numbering> {
         let Numbers { until, being_made } = &mut *numbers(&self.numbers);
         if std::mem::replace(being_made, true) {

@@ -1,8 +1,8 @@
 //! Leases as their holders see them: a local deadline that only acknowledged renewals move.
 //!
 //! The store frees a place some time after the lease's last renewal *reached* it. A holder counts from the
-//! moment that renewal was *sent*, so its own deadline always comes first: whatever happens to the network
-//! or to the process, a holder that asks [`Lease::loss`] learns that it lost before anyone else is let in.
+//! moment that renewal was *sent*, so its own deadline always comes first. Whatever happens to the network or
+//! to the process, [`Lease::loss`] tells a holder that it lost before anyone else is let in.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
-use crate::{Error, Result, moment::Moment, timer};
+use crate::{Error, Result, lease_instant::LeaseInstant, timer};
 
 /// How a lock, a registration, an id or a lease was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -30,8 +30,8 @@ pub enum LossReason {
     Refused,
     /// The store says that the lease is gone: it expired there, or an operator revoked it.
     Revoked,
-    /// The entry is gone from the store, and nobody here has given it back: it was deleted from outside, or with a lease
-    /// of which this client has not heard yet that it is gone.
+    /// The entry is gone from the store, and nobody here has given it back. It was deleted from outside, or
+    /// with a lease of whose end this client has not heard yet.
     Deleted,
     /// A later registration of the same instance by the same client took its place.
     Superseded,
@@ -70,14 +70,14 @@ pub enum LeaseHealth {
 #[derive(Clone, Copy, Debug)]
 struct State {
     ttl: Duration,
-    deadline: Moment,
+    deadline: LeaseInstant,
     /// Whether the store refused the last renewal.
     refused: bool,
     lost: Option<LossReason>,
 }
 
 impl State {
-    fn loss(&self, now: Moment) -> Option<LossReason> {
+    fn loss(&self, now: LeaseInstant) -> Option<LossReason> {
         let overdue = if self.refused { LossReason::Refused } else { LossReason::Expired };
         self.lost.or_else(|| (now >= self.deadline).then_some(overdue))
     }
@@ -98,29 +98,29 @@ pub struct Lease(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: watch::Sender<State>,
-    /// Until when the lease is held for sure, for those who look millions of times a second: nanoseconds since
-    /// `granted`, and 0 once it is lost. Changed together with the state.
+    /// End of the time for which the lease is held for sure, in nanoseconds since `granted`; 0 once it is
+    /// lost. It is for readers that look millions of times a second. Changed together with the state.
     held: AtomicU64,
-    granted: Moment,
+    granted: LeaseInstant,
     /// The failure of the last renewal, in words.
     cause: Mutex<Option<Arc<str>>>,
 }
 
 impl Shared {
-    fn hold_until(&self, deadline: Moment) {
+    fn hold_until(&self, deadline: LeaseInstant) {
         let nanos = deadline.since(self.granted).as_nanos();
         self.held.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
     fn is_held(&self) -> bool {
-        let since = Moment::now().since(self.granted).as_nanos();
+        let since = LeaseInstant::now().since(self.granted).as_nanos();
         since < u128::from(self.held.load(Ordering::SeqCst))
     }
 }
 
 impl Lease {
     /// A lease that the store granted for `ttl` in answer to a request sent at `sent`.
-    pub fn granted(sent: impl Into<Moment>, ttl: Duration) -> Self {
+    pub fn granted(sent: impl Into<LeaseInstant>, ttl: Duration) -> Self {
         let sent = sent.into();
         let state = watch::Sender::new(State { ttl, deadline: sent + ttl, refused: false, lost: None });
         let shared = Shared { state, held: AtomicU64::new(0), granted: sent, cause: Mutex::default() };
@@ -132,12 +132,12 @@ impl Lease {
     ///
     /// # Errors
     /// The reason, when the lease was lost before: whoever saw the loss may have acted on it already.
-    pub fn renewed(&self, sent: impl Into<Moment>, ttl: Duration) -> Result<(), LossReason> {
+    pub fn renewed(&self, sent: impl Into<LeaseInstant>, ttl: Duration) -> Result<(), LossReason> {
         let sent = sent.into();
         let mut outcome = Ok(());
         // The clock is read under the lock, as in `loss`, so no two readers can disagree about the order.
         self.0.state.send_if_modified(|state| {
-            if let Some(reason) = state.loss(Moment::now()) {
+            if let Some(reason) = state.loss(LeaseInstant::now()) {
                 state.lost = Some(reason);
                 self.0.held.store(0, Ordering::SeqCst);
                 outcome = Err(reason);
@@ -159,7 +159,7 @@ impl Lease {
     pub fn not_renewed(&self, error: &Error) {
         self.0.state.send_if_modified(|state| {
             // The reason of a loss that somebody may have seen does not change any more.
-            if state.loss(Moment::now()).is_none() {
+            if state.loss(LeaseInstant::now()).is_none() {
                 state.refused =
                     matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
                 *self.cause_mut() = Some(in_words(error).into());
@@ -182,22 +182,22 @@ impl Lease {
     pub fn lose(&self, reason: LossReason) {
         self.0.state.send_if_modified(|state| {
             let first = state.lost.is_none();
-            state.lost = state.loss(Moment::now()).or(Some(reason));
+            state.lost = state.loss(LeaseInstant::now()).or(Some(reason));
             self.0.held.store(0, Ordering::SeqCst);
             first
         });
     }
 
-    /// Why the lease is lost, or `None` while it is held. Exact at the moment of the call: a process that
-    /// was frozen past the deadline sees the loss with its first instruction, and on Linux also one whose machine was
-    /// suspended.
+    /// Returns why the lease is lost, or `None` while it is held. It is exact at the moment of the call. A
+    /// process that was frozen past the deadline sees the loss with its first instruction; on Linux also one
+    /// whose machine was suspended.
     pub fn loss(&self) -> Option<LossReason> {
-        if self.0.is_held() { None } else { self.0.state.borrow().loss(Moment::now()) }
+        if self.0.is_held() { None } else { self.0.state.borrow().loss(LeaseInstant::now()) }
     }
 
-    /// How well the lease is doing.
+    /// Returns how well the lease is doing.
     pub fn health(&self) -> LeaseHealth {
-        let (state, now) = (*self.0.state.borrow(), Moment::now());
+        let (state, now) = (*self.0.state.borrow(), LeaseInstant::now());
         match state.loss(now) {
             Some(reason) => LeaseHealth::Lost(reason),
             None if state.deadline.since(now) < state.ttl / 2 => LeaseHealth::Suspect,
@@ -210,9 +210,9 @@ impl Lease {
         self.0.state.borrow().ttl
     }
 
-    /// How long the lease is held without another renewal; zero once lost.
+    /// Returns how long the lease is held without another renewal; zero once lost.
     pub fn remaining(&self) -> Duration {
-        let (state, now) = (*self.0.state.borrow(), Moment::now());
+        let (state, now) = (*self.0.state.borrow(), LeaseInstant::now());
         match state.loss(now) {
             Some(_) => Duration::ZERO,
             None => state.deadline.since(now),
@@ -223,7 +223,7 @@ impl Lease {
     pub async fn lost(&self) -> LossReason {
         let mut changes = self.0.state.subscribe();
         loop {
-            let (state, now) = (*changes.borrow_and_update(), Moment::now());
+            let (state, now) = (*changes.borrow_and_update(), LeaseInstant::now());
             if let Some(reason) = state.loss(now) {
                 return reason;
             }
@@ -235,7 +235,7 @@ impl Lease {
     }
 }
 
-/// One holder's grip on something that lives on a lease: ends with the lease, or on its own.
+/// Hold of one holder on something that lives on a lease: ends with the lease, or on its own.
 #[derive(Clone, Debug)]
 pub struct Hold {
     lease: Lease,
@@ -272,12 +272,13 @@ impl Hold {
         self.end.is_fence.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`fences`](Self::fences) was called: then the next may hold only when the store has freed this one.
+    /// Returns whether [`fences`](Self::fences) was called: then the next may hold only when the store has
+    /// freed this one.
     pub fn is_fence(&self) -> bool {
         self.end.is_fence.load(Ordering::Relaxed)
     }
 
-    /// Why it is lost, or `None` while it is held.
+    /// Returns why it is lost, or `None` while it is held.
     pub fn loss(&self) -> Option<LossReason> {
         self.end.reason.get().copied().or_else(|| self.lease.loss())
     }
@@ -296,7 +297,7 @@ impl Hold {
         self.loss().map_or(Ok(()), |reason| Err(Error::Lost { reason }))
     }
 
-    /// Whether this is that very grip, and not another one on the same lease.
+    /// Returns whether this is that very grip, and not another one on the same lease.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.end, &other.end)
     }
@@ -346,9 +347,10 @@ impl Lost {
         self.hold.loss()
     }
 
-    /// Returns why no renewal succeeded, in the words of the last one that failed: for people and logs. `None` while
-    /// held, after any loss but [`Expired`](LossReason::Expired) and [`Refused`](LossReason::Refused), and if no renewal
-    /// was answered or given up, as in a process that was frozen.
+    /// Returns why no renewal succeeded, in the words of the last one that failed: for people and logs. It is
+    /// `None` while held, and after any loss but [`Expired`](LossReason::Expired) and
+    /// [`Refused`](LossReason::Refused). It is also `None` if no renewal was answered or given up, as in a
+    /// process that was frozen.
     pub fn cause(&self) -> Option<Arc<str>> {
         self.hold.cause()
     }
@@ -383,7 +385,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::moment::tests::suspend;
+    use crate::lease_instant::tests::suspend;
 
     const TTL: Duration = Duration::from_secs(10);
 
@@ -454,15 +456,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_suspended_machine_loses_as_a_frozen_process_does() {
         let (overdue, left) = (Duration::from_secs(6), Duration::from_secs(4));
-        let lease = Lease::granted(Moment::now(), TTL);
-        let sent = Moment::now();
+        let lease = Lease::granted(LeaseInstant::now(), TTL);
+        let sent = LeaseInstant::now();
         suspend(overdue);
         assert_eq!((lease.health(), lease.remaining()), (LeaseHealth::Suspect, left));
         lease.renewed(sent, TTL).expect("is held");
         assert_eq!(lease.remaining(), left, "it was sent before");
         suspend(left);
         assert_eq!((lease.loss(), lease.remaining()), (Some(LossReason::Expired), Duration::ZERO));
-        assert_eq!(lease.renewed(Moment::now(), TTL), Err(LossReason::Expired));
+        assert_eq!(lease.renewed(LeaseInstant::now(), TTL), Err(LossReason::Expired));
         assert_eq!(Hold::on(lease).lost().now_or_never(), Some(LossReason::Expired));
     }
 

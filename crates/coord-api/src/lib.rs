@@ -1,7 +1,7 @@
 //! Traits, guards, errors and names of coord, the distributed-coordination toolkit.
 //!
 //! Services depend on the crate `coord`, which re-exports all of this and picks a backend from a URL. This
-//! crate does no I/O and knows no backend; who writes one starts at [`backend`].
+//! crate does no I/O and knows no backend; authors of a backend start at [`backend`].
 //!
 //! | to | call | get |
 //! |---|---|---|
@@ -16,7 +16,7 @@
 pub mod backend;
 mod batch;
 mod config;
-mod contact;
+mod connectivity;
 mod entry;
 mod error;
 mod health;
@@ -25,26 +25,26 @@ mod id_waits;
 mod ids;
 mod json;
 mod lease;
+mod lease_instant;
 mod lock;
-mod moment;
 mod names;
 mod owner;
 mod provider;
 mod pulse;
+mod registration;
 mod registry;
 mod service;
 mod snowflake;
 mod timer;
 mod ttl;
-mod turns;
+mod update_locks;
 mod version;
 mod view;
 mod watch;
 
-pub use backend::registration::{Registration, RegistrationStatus};
 pub use batch::{Batch, Committed, HeldLock, MAX_BATCH_KEYS, MAX_VALUE_BYTES, Write};
 pub use config::{ConfigCenter, ConfigEvent, ConfigExt, Covered, Scope, Setting};
-pub use contact::{Contact, Freshness};
+pub use connectivity::{Connectivity, Freshness};
 pub use entry::{Entry, EntryEvent};
 pub use error::{BoxError, Error, Result};
 pub use health::{HEALTH_LIMIT, Health};
@@ -59,11 +59,12 @@ pub use lock::{DistributedLock, DistributedLockExt, FencingToken, Holder, LockGu
 pub use names::{ConfigKey, ConfigPrefix, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName};
 pub use owner::{MAX_LABEL_BYTES, Owner};
 pub use provider::Provider;
+pub use registration::{Registration, RegistrationStatus};
 pub use registry::{ServiceEvent, ServiceRegistry};
 pub use service::{MAX_METADATA_BYTES, MAX_WEIGHT, MIN_WEIGHT, ServiceInfo, VERSION, WEIGHT, ZONE};
 pub use snowflake::{Snowflake, SnowflakeOptions};
 pub use ttl::Ttl;
-pub use turns::Turns;
+pub use update_locks::UpdateLocks;
 pub use version::Version;
 pub use view::{Instances, ServiceView};
 pub use watch::Watch;

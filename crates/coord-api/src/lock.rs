@@ -10,12 +10,12 @@ use crate::{Error, Hold, LockName, Lost, Owner, Result, backend::Place};
 /// Mutual exclusion between processes, and between tasks of one process.
 ///
 /// # Contract
-/// - **Exclusive and fair.** Whoever asked first gets the lock first, across processes and across tasks of
-///   one process. Locks are not reentrant: a task that acquires twice waits for itself.
-/// - **Handed on at once** to the next in the queue if that is a task of the same client, whether the store can be
-///   reached or not; to others when the store has freed it.
-/// - **Waiting holds nothing.** Whoever waits outlasts outages and lost leases: it takes another place in the queue,
-///   behind those who came meanwhile. [`Error::Lost`] is about a lock that was held.
+/// - **Exclusive and fair.** The first to ask gets the lock first, across processes and across tasks of one
+///   process. Locks are not reentrant: a task that acquires twice waits for itself.
+/// - **Handed on at once** to the next in the queue if that is a task of the same client, also while the
+///   store can not be reached. Others get it when the store has freed it.
+/// - **Waiting holds nothing.** A waiter outlasts outages and lost leases: it takes another place in the
+///   queue, behind those who came meanwhile. [`Error::Lost`] is about a lock that was held.
 /// - **Leased.** A held lock lives on a lease of `ttl` that coord renews. `ttl` is 1 s to 24 h, fractions
 ///   are rounded up, and [`LockGuard::ttl`] tells what the store granted.
 /// - **Loss is told.** When renewals fail, [`LockGuard::lost`] fires before anyone else can get the lock. A
@@ -45,10 +45,13 @@ pub trait DistributedLock: fmt::Debug + Send + Sync {
     /// Waits in the queue until the lock is free, then holds it.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] before anything is sent; [`Error::Closed`]; [`Error::Unavailable`] or
-    /// [`Error::Timeout`] when the store could not be reached when it was asked first, in which case nothing stays
-    /// behind. Once it stands in the queue an outage only lets it wait: it takes another place when its own is lost,
-    /// and answers only errors that waiting does not mend, as [`Error::PermissionDenied`].
+    /// - [`Error::InvalidArgument`] before anything is sent;
+    /// - [`Error::Closed`];
+    /// - [`Error::Unavailable`] or [`Error::Timeout`] when the store could not be reached when it was asked
+    ///   first. Nothing stays behind then.
+    ///
+    /// Once it stands in the queue an outage only lets it wait: it takes another place when its own is lost.
+    /// It answers only errors that waiting does not mend, as [`Error::PermissionDenied`].
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard>;
 
     /// Takes the lock if it is free now; `None` if someone holds it or waits for it. A place that this client has given
@@ -65,7 +68,7 @@ pub trait DistributedLock: fmt::Debug + Send + Sync {
     /// As [`acquire`](Self::acquire), but [`Error::Unavailable`] and [`Error::Timeout`] only when the time is over.
     async fn acquire_waiting(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Option<LockGuard>>;
 
-    /// Who stands in the queue of a lock now, in their order: the first holds it, the others wait.
+    /// Returns the queue of a lock as it is now, in order: the first holds it, the others wait.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::Closed`], [`Error::Unavailable`], [`Error::Timeout`].
@@ -79,11 +82,11 @@ pub trait DistributedLock: fmt::Debug + Send + Sync {
     async fn queues(&self) -> Result<BTreeMap<String, Vec<Holder>>>;
 }
 
-/// One place in the queue of a lock.
+/// Place in the queue of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// Who has it; `None` for one of another program, which does not say.
+    /// Owner; `None` for a place of another program, which does not say.
     pub owner: Option<Owner>,
     /// Its key in the store.
     pub key: String,
@@ -104,8 +107,9 @@ pub trait DistributedLockExt: DistributedLock {
     /// [`try_acquire`](DistributedLock::try_acquire). Within its time it outlasts outages, also at the beginning.
     ///
     /// # Errors
-    /// As [`acquire`](DistributedLock::acquire). A store that does not answer in the time is no contention but
-    /// [`Error::Unavailable`] or [`Error::Timeout`]; it has half a second at least, however short `wait` is.
+    /// As [`acquire`](DistributedLock::acquire). A store that does not answer in the time is no contention
+    /// but [`Error::Unavailable`] or [`Error::Timeout`]. It has half a second at least, however short `wait`
+    /// is.
     ///
     /// # Cancel safety
     /// As [`acquire`](DistributedLock::acquire).
@@ -148,9 +152,9 @@ impl<L: DistributedLock + ?Sized> DistributedLockExt for L {}
 /// A number that grows from each holder of a lock to the next.
 ///
 /// A write to the config center is fenced by [`Batch::while_held`](crate::Batch::while_held). To a resource
-/// outside the store give the token along with every request. A resource that remembers the largest
-/// token it has seen, on reads as well as on writes, and refuses smaller ones is safe from a holder that
-/// was frozen and does not know yet that it lost.
+/// outside the store give the token along with every request. A resource is safe from a frozen holder that
+/// does not know yet that it lost, if it does two things. It remembers the largest token that it has seen, on
+/// reads as well as on writes, and refuses smaller ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FencingToken(u64);
@@ -195,8 +199,8 @@ impl LockGuard {
         self.name.as_str()
     }
 
-    /// The key of this holder in the store, for people who look there. Who asks for it may make writes depend on it, so
-    /// the lock is given to the next only when the store has freed it, also within a process.
+    /// The key of this holder in the store, for people who look there. The caller may make writes depend on
+    /// the token. So the lock is given to the next only when the store has freed it, also within a process.
     pub fn key(&self) -> &str {
         self.place.hold().fences();
         &self.key
@@ -217,7 +221,7 @@ impl LockGuard {
         self.place.hold().lease().ttl()
     }
 
-    /// How long the lock is certainly held without another renewal; zero once lost.
+    /// Returns how long the lock is certainly held without another renewal; zero once lost.
     pub fn remaining(&self) -> Duration {
         if self.is_lost() { Duration::ZERO } else { self.place.hold().lease().remaining() }
     }
@@ -227,7 +231,7 @@ impl LockGuard {
         self.place.hold().lost()
     }
 
-    /// Whether the lock is lost. Exact at the moment of the call, also right after a freeze.
+    /// Returns whether the lock is lost. Exact at the moment of the call, also right after a freeze.
     pub fn is_lost(&self) -> bool {
         self.place.hold().loss().is_some()
     }

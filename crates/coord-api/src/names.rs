@@ -1,8 +1,9 @@
 //! Names, parsed once at the edge. Inside, a value of these types is always valid.
 //!
-//! One rule for all: 1 to 255 bytes; segments divided by `/`; no segment is empty, `.` or `..`, nor begins
-//! or ends with white space; no control character; no `%` (backends store an inner `/` as `%2F`, so a `%`
-//! of the user's could make two names meet).
+//! Rules for all:
+//! - 1 to 255 bytes; segments divided by `/`; no control character;
+//! - no segment is empty, `.` or `..`, nor begins or ends with white space;
+//! - no `%`: backends store an inner `/` as `%2F`, so a `%` of the user's could make two names meet.
 
 use std::fmt;
 
@@ -62,8 +63,8 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Prints a path within a value, whose steps may be another program's text, as [`Shown`] does: the end if it is long,
-/// where the field is.
+/// Prints a path within a value as [`Shown`] does, since its steps may be another program's text. Of a long
+/// path it is the end, where the field is.
 ///
 /// ```
 /// use coord_api::backend::ShownPath;
@@ -156,7 +157,8 @@ impl ConfigKey {
         Ok(Self { path: key.into(), beside: false })
     }
 
-    /// Whether [`parse`](Self::parse) takes it, for what is found in a store that other programs write to as well.
+    /// Returns whether [`parse`](Self::parse) takes it, for what is found in a store that other programs
+    /// write to as well.
     pub fn is_key(key: &str) -> bool {
         check("config key", key).is_ok()
     }
@@ -178,7 +180,7 @@ impl ConfigKey {
         Self { path: path.into(), beside: true }
     }
 
-    /// Whether this is a place beside the values.
+    /// Returns whether this is a place beside the values.
     pub fn is_beside(&self) -> bool {
         self.beside
     }
@@ -220,7 +222,7 @@ impl ConfigPrefix {
         Ok(Self(Some(prefix.into())))
     }
 
-    /// What every covered key begins with: empty, or a path that ends in `/`.
+    /// Prefix of every covered key: empty, or a path that ends in `/`.
     pub fn as_key_start(&self) -> String {
         self.0.as_ref().map(|path| format!("{path}/")).unwrap_or_default()
     }

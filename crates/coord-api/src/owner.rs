@@ -1,4 +1,4 @@
-//! Who stores something, so that people can see who holds what.
+//! Owner of a stored entry, so that people can see who holds what.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub struct Owner {
     pub host: String,
     /// The id of its process.
     pub pid: u32,
-    /// What its operators call it, for example the name of the service or the pod.
+    /// Name that its operators use, for example that of the service or the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// A name that no other client has, not even one of the same process.

@@ -9,16 +9,18 @@ use crate::{
     ServiceRegistry,
 };
 
-/// One client of a coordination store. Code that takes an `Arc<dyn Provider>` runs on every backend.
+/// Client of a coordination store. Code that takes an `Arc<dyn Provider>` runs on every backend.
 ///
 /// # Contract
-/// - [`close`](Self::close) may be called often and by many: it gives back every lock, id and registration
-///   of this provider, wakes every waiter with [`Error::Closed`](crate::Error::Closed), fires every
-///   `lost()`, ends every watch, and returns within the configured close timeout.
+/// - [`close`](Self::close) may be called often and by many:
+/// - it gives back every lock, id and registration of this provider,
+/// - it wakes every waiter with [`Error::Closed`](crate::Error::Closed), fires every `lost()`, and ends every
+///   watch,
+/// - it returns within the configured close timeout.
 /// - After `close` every call answers [`Error::Closed`](crate::Error::Closed); a bad argument is still
 ///   [`Error::InvalidArgument`](crate::Error::InvalidArgument).
-/// - Dropping the last handle does the same in the background, as far as it can. What could not be given
-///   back is freed by the store when its lease expires.
+/// - Dropping the last handle does the same in the background, as far as it can. Leases that could not be
+///   given back are freed by the store when they expire.
 ///
 /// # Example
 /// ```
@@ -61,14 +63,15 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// within 2 and 2^20; [`Error::Closed`](crate::Error::Closed) after close.
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>>;
 
-    /// How the leases of this provider are doing, as it sees them without asking the store: the worst of them,
-    /// healthy if there are none; lost until the store is known to have freed the lease. For metrics and
-    /// readiness probes; what a single lock or id is worth, its own `lost()` tells.
+    /// Returns the health of this provider's leases, as it sees them without asking the store: that of the
+    /// worst; healthy if there are none. It is lost until the store is known to have freed the lease. For
+    /// metrics and readiness probes; what a single lock or id is worth, its own `lost()` tells.
     fn lease_health(&self) -> LeaseHealth;
 
-    /// Whether the store answers, with the time that it took for one linearizable read, and how the leases are doing:
-    /// for a readiness probe, and answered within [`HEALTH_LIMIT`](crate::HEALTH_LIMIT) whatever the store does. Not for
-    /// a liveness probe: a new process would not find the store either, and lose what this one holds.
+    /// Checks whether the store answers, with the time of one linearizable read, and the health of the
+    /// leases. It is for readiness probes, and answers within [`HEALTH_LIMIT`](crate::HEALTH_LIMIT) whatever
+    /// the store does. Not for a liveness probe: a new process would not find the store either, and lose what
+    /// this one holds.
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed) after close. Any other says why the store does not answer this client:
@@ -98,7 +101,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::Error::Unavailable) or [`Error::Timeout`](crate::Error::Timeout) when
-    /// the store could not be told; the provider is closed all the same, and the store frees what is left
+    /// the store could not be told. The provider is closed all the same, and the store frees what is left
     /// when its leases expire.
     async fn close(&self) -> Result<()>;
 }

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{Result, ServiceInfo, ServiceView, Version, Watch, backend::registration::Registration};
+use crate::{Registration, Result, ServiceInfo, ServiceView, Version, Watch};
 
 /// Where the instances of each service are.
 ///
 /// # Contract
 /// - A registration lives on a lease of `ttl` that coord renews. When the lease is lost, or the entry is
-///   deleted from outside, it is registered again, with its latest metadata, for as long as its
+///   deleted from outside, it is registered again, with its latest metadata. This goes on for as long as its
 ///   [`Registration`] lives; [`Registration::status`] tells.
 /// - An instance id belongs to the client that registered it. Another client is refused
 ///   ([`Error::AlreadyRegistered`](crate::Error::AlreadyRegistered)); the same client takes its own over.
@@ -75,7 +75,7 @@ pub trait ServiceRegistry: fmt::Debug + Send + Sync {
     async fn view(&self, service: &str) -> Result<ServiceView>;
 }
 
-/// One change of a service's instances.
+/// Change of a service's instances.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ServiceEvent {

@@ -1,4 +1,4 @@
-//! One instance of a service: its record, and what is checked before it is stored.
+//! Instance of a service: its record, and what is checked before it is stored.
 
 mod address;
 mod stored;
@@ -33,7 +33,7 @@ pub const MAX_WEIGHT: f64 = 1e6;
 /// The field of a record that marks its instance as one that clients leave out. It is there only while it is `false`.
 const SERVING: &str = "serving";
 
-/// One instance of a service.
+/// Instance of a service.
 ///
 /// Stored as JSON `{"id","name","address","port","metadata"}`, with `"serving":false` while clients shall leave it out.
 /// Fields that other programs add survive, also an [`update`](crate::Registration::update). These are read as well, as
@@ -146,7 +146,7 @@ impl ServiceInfo {
         self
     }
 
-    /// Whether clients may choose the instance: unless its record has the mark `"serving": false`.
+    /// Returns whether clients may choose the instance: unless its record has the mark `"serving": false`.
     ///
     /// ```
     /// # use coord_api::ServiceInfo;
@@ -165,8 +165,8 @@ impl ServiceInfo {
         }
     }
 
-    /// The revision of the store at which the record was written, if it was read from one: of two records of one process
-    /// the later one counts.
+    /// Returns the revision of the store at which the record was written, if it was read from one. Of two
+    /// records of one process the later one counts.
     pub fn revision(&self) -> Option<Version> {
         self.revision
     }
@@ -198,7 +198,7 @@ impl ServiceInfo {
         Ok((name, id))
     }
 
-    /// Whether clients could connect to it.
+    /// Returns whether clients could connect to it.
     pub(crate) fn check_endpoint(&self) -> Result<()> {
         check_address(&self.address)?;
         if self.port == 0 {

@@ -30,13 +30,13 @@ const SPINS: usize = 100;
 /// Makes numbers that no other holder of an id of the same service makes, each larger than the one before.
 ///
 /// # Contract
-/// - It is bound to the id that was held when it started, and refuses from the moment at which that is lost or
-///   released, also if its allocator acquires another. There is one for each id at a time; one that follows it makes larger
-///   numbers. Share it between tasks, for instance in an [`Arc`].
-/// - The store keeps, beside the id, a time up to which numbers may have been made. It is always ahead of the numbers,
-///   and the next holder of the id starts after it: so not even a process that was frozen between two instructions
-///   makes a number twice, and numbers of one worker grow from holder to holder. That time is one TTL ahead, and is
-///   written about every third of a TTL while numbers are made.
+/// - It is bound to the id that was held when it started. It refuses from the moment at which that id is lost
+///   or released, also if its allocator acquires another. There is one for each id at a time; one that
+///   follows it makes larger numbers. Share it between tasks, for instance in an [`Arc`].
+/// - The store keeps, beside the id, a time up to which numbers may have been made. It is always ahead of the
+///   numbers, and the next holder of the id starts after it. So not even a process that was frozen between
+///   two instructions makes a number twice, and numbers of one worker grow from holder to holder. It is one
+///   TTL ahead, and is written about every third of a TTL while numbers are made.
 /// - When the clock goes back, numbers go on growing: small steps are waited for, larger ones are
 ///   [`Error::ClockWentBack`].
 /// - Time goes on being reserved, whatever the store answered before and whatever became of the runtime it was started
@@ -78,7 +78,7 @@ struct Maker {
     epoch: u64,
     /// The time and sequence of the number that was made last.
     last: AtomicU64,
-    /// What is reserved, in milliseconds since the epoch.
+    /// Reserved time, in milliseconds since the epoch.
     reserve: Reserve,
 }
 
@@ -113,8 +113,10 @@ impl Snowflake {
     /// Starts making numbers with the id that `allocator` holds.
     ///
     /// # Errors
-    /// - [`Error::InvalidArgument`] for options that can not be used; `bits`, if one of the ids that the allocator may
-    ///   get has more bits than the worker; `allocator`, if it holds no id or another `Snowflake` uses that.
+    /// - [`Error::InvalidArgument`] for:
+    /// - options that can not be used;
+    /// - `bits`, if an id that the allocator may get has more bits than the worker;
+    /// - `allocator`, if it holds no id or another `Snowflake` uses that.
     /// - [`Error::ClockWentBack`] with a mark if the clock is far behind that of an earlier holder, or stands still.
     /// - [`Error::Lost`]; others as the store answers.
     pub async fn start_with<A: InstanceIdAllocator + ?Sized>(
@@ -143,7 +145,7 @@ impl Snowflake {
             timer::sleep(pause(ahead)).await;
         }
         let maker = Arc::new(Maker {
-            // One before the first of that time, which no number of an earlier holder reached.
+            // Millisecond before the first of that time, which no number of an earlier holder reached.
             last: AtomicU64::new(((start - epoch) << options.sequence_bits).saturating_sub(1)),
             reserve: Reserve::of(ttl),
             held,
@@ -161,8 +163,8 @@ impl Snowflake {
         self.maker.held.id()
     }
 
-    /// The next number if there is one now, without waiting: `None` when the numbers of this millisecond are used up,
-    /// the clock has gone back a little, or the store has not answered for so long that no time is reserved.
+    /// Returns the next number without waiting. It is `None` if the numbers of this millisecond are used up,
+    /// if the clock has gone back a little, or if no time is reserved because the store has not answered.
     ///
     /// # Errors
     /// [`Error::Lost`] once the id is lost or released; [`Error::ClockWentBack`].
@@ -205,7 +207,7 @@ impl Snowflake {
 
     /// Begins the task again that reserves time, if it ended with the runtime that it was on.
     fn go_on_reserving(&self) {
-        // Whoever has it looks for all.
+        // The task that has it looks for all.
         let Ok(mut reserving) = self.reserving.try_lock() else { return };
         if reserving.0.is_finished() && !self.maker.held.is_lost() {
             *reserving = begin_reserving(&self.maker);

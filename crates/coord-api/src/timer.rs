@@ -1,8 +1,8 @@
 //! Timers and tasks for callers on any executor, and the clock by which they go.
 //!
-//! Timers are tokio's, and on a tokio runtime they are its own. A future that is polled elsewhere, and a task that must
-//! go on although nobody drives the runtime it was begun on, are driven by one thread of coord's. It begins with its
-//! first user and ends with its last.
+//! Timers are tokio's, and on a tokio runtime they are its own. A thread of coord drives futures that are
+//! polled elsewhere, and tasks that must go on although nobody drives the runtime they were begun on. It
+//! begins with its first user and ends with its last.
 
 use std::{
     convert::Infallible,
@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-/// Whether the clock of timers is the machine's here: not where a test pauses or moves it.
+/// Returns whether the clock of timers is the machine's here: not where a test pauses or moves it.
 ///
 /// ```
 /// use coord_api::backend::is_machine_clock;
@@ -79,7 +79,7 @@ impl Driver {
         Self(thread)
     }
 
-    /// Where tasks are begun. They end with the thread, which they do not keep.
+    /// Returns where tasks are begun. They end with the thread, which they do not keep.
     pub fn runtime(&self) -> &Handle {
         &self.0.runtime
     }

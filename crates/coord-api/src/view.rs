@@ -5,7 +5,7 @@ use std::{fmt, ops::Deref, sync::Arc};
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, task::AbortHandle};
 
-use crate::{Contact, Error, Freshness, Result, ServiceEvent, ServiceInfo, ServiceName};
+use crate::{Connectivity, Error, Freshness, Result, ServiceEvent, ServiceInfo, ServiceName};
 
 /// The instances of a service at one moment, ordered by id. It never changes; a [`ServiceView`] replaces it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,14 +60,14 @@ impl FromIterator<Arc<ServiceInfo>> for Instances {
 
 /// The instances of a service as they are now; from [`ServiceRegistry::view`](crate::ServiceRegistry::view).
 ///
-/// Clones are cheap, and all views of a service that come from one provider share one list and one watch, which
+/// Clones are cheap. All views of a service that come from one provider share one list and one watch, which
 /// ends with the last of them.
 ///
 /// # Contract
 /// - [`instances`](Self::instances) waits for nothing: neither for the store nor for who updates the list.
 /// - The list follows the registry as a [`Watch`](crate::Watch) does, and so is behind it by the time that an event
 ///   takes. [`discover`](crate::ServiceRegistry::discover) asks the store.
-/// - While the store is away, refuses the watch, or after the provider was closed, the last list stays, and
+/// - While the store is away or refuses the watch, and after the provider was closed, the last list stays.
 ///   [`freshness`](Self::freshness) tells for how long it has not been kept up to date.
 /// - An instance whose record is overwritten with something that can not be read stays as it was, with a warning
 ///   in the log.
@@ -97,12 +97,12 @@ pub struct ServiceView {
     changes: watch::Receiver<()>,
 }
 
-/// What all views of a service share. Dropping it ends the task that keeps it up to date.
+/// State that all views of a service share. Dropping it ends the task that keeps it up to date.
 pub(crate) struct Shared {
     pub(crate) service: ServiceName,
     pub(crate) instances: Arc<ArcSwap<Instances>>,
     pub(crate) changes: watch::Receiver<()>,
-    pub(crate) contact: Contact,
+    pub(crate) connectivity: Connectivity,
     pub(crate) keeper: AbortHandle,
 }
 
@@ -113,7 +113,7 @@ impl Drop for Shared {
 }
 
 impl Shared {
-    /// Whether the list can still change.
+    /// Returns whether the list can still change.
     pub(crate) fn is_kept(&self) -> bool {
         self.changes.has_changed().is_ok()
     }
@@ -146,14 +146,14 @@ impl ServiceView {
         look(&self.shared.instances.load())
     }
 
-    /// Whether the list is kept up to date, and if not, for how long it has not been.
+    /// Returns whether the list is kept up to date, and if not, for how long it has not been.
     pub fn freshness(&self) -> Freshness {
-        self.shared.contact.freshness()
+        self.shared.connectivity.freshness()
     }
 
     /// A handle that tells when the [`freshness`](Self::freshness) changes. It does not keep the view.
-    pub fn contact(&self) -> Contact {
-        self.shared.contact.clone()
+    pub fn connectivity(&self) -> Connectivity {
+        self.shared.connectivity.clone()
     }
 
     /// Waits until there is an instance, and returns all.

@@ -11,16 +11,16 @@ use futures::{
     stream::{self, BoxStream},
 };
 
-use crate::{Contact, Error, Result};
+use crate::{Connectivity, Error, Result};
 
 /// A watch: a snapshot, then every change after it, once and in order.
 ///
 /// # Contract
 /// - The first item is a snapshot; there is no gap between it and the first change.
-/// - After a gap (the connection was lost for long, the store compacted its history, the consumer was slow)
-///   another snapshot comes, which replaces all that was known. Nothing ever goes back in time.
+/// - After a gap another snapshot comes, which replaces all that was known. Gaps come from a connection that
+///   was lost for long, a compaction of the store, or a slow consumer. Nothing ever goes back in time.
 /// - An entry that can not be decoded is an `Err` item ([`Error::Decode`]) and the watch goes on.
-/// - While the store is away no items come, and [`contact`](Self::contact) tells; the watch goes on by itself
+/// - While the store is away no items come, and [`connectivity`](Self::connectivity) tells; the watch goes on by itself
 ///   when it is back.
 /// - It ends only when its provider is closed: one `Err(`[`Error::Closed`]`)`, then `None`.
 /// - Memory is bounded however slow the consumer is.
@@ -29,19 +29,19 @@ use crate::{Contact, Error, Result};
 /// [`next`](Self::next) may be dropped and called again: no item is lost. Dropping the watch ends it.
 #[must_use = "a watch yields nothing unless it is polled"]
 pub struct Watch<T> {
-    contact: Contact,
+    connectivity: Connectivity,
     events: Option<BoxStream<'static, Result<T>>>,
 }
 
 impl<T> Watch<T> {
     /// Wraps a backend's stream. After an [`Error::Closed`] it is dropped and not polled again.
-    pub fn new(contact: Contact, events: impl Stream<Item = Result<T>> + Send + 'static) -> Self {
-        Self { contact, events: Some(events.boxed()) }
+    pub fn new(connectivity: Connectivity, events: impl Stream<Item = Result<T>> + Send + 'static) -> Self {
+        Self { connectivity, events: Some(events.boxed()) }
     }
 
-    /// Whether the client hears from its store, so that what this watch told last is up to date.
-    pub fn contact(&self) -> Contact {
-        self.contact.clone()
+    /// Returns whether the client hears from its store, so that what this watch told last is up to date.
+    pub fn connectivity(&self) -> Connectivity {
+        self.connectivity.clone()
     }
 
     /// A watch that tells of each item what `tell` makes of it.
@@ -50,15 +50,16 @@ impl<T> Watch<T> {
         T: Send + 'static,
         I: IntoIterator<Item = Result<U>, IntoIter: Send> + 'static,
     {
-        Watch::new(self.contact(), self.flat_map(move |item| stream::iter(tell(item))))
+        Watch::new(self.connectivity(), self.flat_map(move |item| stream::iter(tell(item))))
     }
 
     /// Waits for the next item; `None` after the provider was closed.
     ///
     /// # Errors
-    /// [`Error::Decode`] for an entry that can not be decoded, [`Error::Closed`] once at the end, and
-    /// [`Error::PermissionDenied`] or [`Error::Unauthenticated`] each time the store refuses the watch,
-    /// which is tried again and again.
+    /// - [`Error::Decode`] for an entry that can not be decoded;
+    /// - [`Error::Closed`] once at the end;
+    /// - [`Error::PermissionDenied`] or [`Error::Unauthenticated`] each time the store refuses the watch,
+    ///   which is tried again and again.
     pub async fn next(&mut self) -> Option<Result<T>> {
         StreamExt::next(self).await
     }

@@ -1,11 +1,11 @@
-//! What reading a live value costs, on one thread and on two: `cargo bench -p coord-config`.
+//! Cost of reading a live value, on one thread and on two: `cargo bench -p coord-config`.
 
 use std::{hint::black_box, thread, time::Instant};
 
 use coord_api::{ConfigExt, Provider};
 use coord_config::{Live, LiveExt};
 
-/// One way to read.
+/// Way to read.
 type Read = fn(&Live<Vec<u64>>) -> usize;
 
 const READS: u32 = 20_000_000;

@@ -56,8 +56,8 @@ impl Audience {
         Self::percent(100).with(label, value)
     }
 
-    /// A share, by a hash of key and instance id: an instance that belongs to 10 percent belongs to 20 as well,
-    /// and other instances come first for another key.
+    /// Share of the instances, by a hash of key and instance id. An instance that belongs to 10 percent
+    /// belongs to 20 as well, and other instances come first for another key.
     pub fn percent(percent: u8) -> Self {
         Self { percent, labels: BTreeMap::new() }
     }
@@ -69,7 +69,7 @@ impl Audience {
         self
     }
 
-    /// Whether an instance belongs to it.
+    /// Returns whether an instance belongs to it.
     pub fn has(&self, key: &str, instance: &Instance) -> bool {
         let labelled = self.labels.iter().all(|(label, value)| instance.labels.get(label) == Some(value));
         labelled && stable_hash(key, &instance.id) % 100 < u64::from(self.percent)
@@ -105,9 +105,9 @@ pub struct GrayValue {
     pub version: Version,
     /// Value as it is stored: no number is read and rounded.
     pub value: Box<RawValue>,
-    /// Who gets it.
+    /// Audience of the release.
     pub audience: Audience,
-    /// Who released it.
+    /// Author of the release.
     pub author: String,
     /// When, by the writer's clock.
     pub at: SystemTime,
@@ -155,9 +155,9 @@ impl GrayExt for Arc<dyn ConfigCenter> {
 
 /// The gray release of one key; from [`GrayExt::gray`].
 ///
-/// A live value that [knows its instance](crate::LiveBuilder::instance) is, in this order: the gray value if its
-/// audience has the instance, the value of the key, the default. `get` and live values without an instance know
-/// nothing of it.
+/// A live value that [knows its instance](crate::LiveBuilder::instance) is the first of these that exists:
+/// the gray value if its audience has the instance, the value of the key, the default. `get` and live values
+/// without an instance know nothing of it.
 #[derive(Clone, Debug)]
 pub struct GrayRelease {
     center: Arc<dyn ConfigCenter>,
@@ -232,12 +232,12 @@ impl GrayRelease {
     }
 
     async fn read(&self, key: &ConfigKey) -> Result<Option<(Version, Stored)>> {
-        let found = self.center.read(Scope::Beside(&place_of(key))).await?.pop();
+        let found = self.center.read(Scope::Sidecar(&place_of(key))).await?.pop();
         found.map(|entry| Ok((entry.version(), entry.decode()?))).transpose()
     }
 }
 
-/// Where the gray release of a key is.
+/// Returns where the gray release of a key is.
 pub(crate) fn place_of(key: &ConfigKey) -> ConfigKey {
     key.beside("gray", "")
 }

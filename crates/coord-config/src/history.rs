@@ -1,9 +1,10 @@
-//! Who changed a value, when and why, and the way back.
+//! History of a value: who changed it, when and why, and the rollback.
 //!
 //! Beside the value there are an index with what is known of the last versions, and a ring of places with the
 //! values themselves. All are written in the transaction that writes the value, on the condition that nobody
-//! wrote the value or the index since they were read: the history has exactly what was written, in order, and its size
-//! is bounded. A value that was written without a record is found by the next recorded write, which takes it in.
+//! wrote the value or the index since they were read. So the history has exactly the recorded writes, in
+//! order, and its size is bounded. A value that was written without a record is found by the next recorded
+//! write, which takes it in.
 
 use std::{
     sync::Arc,
@@ -29,14 +30,14 @@ pub const MAX_COMMENT_BYTES: usize = 512;
 /// The largest value that can be recorded, in bytes: it is written twice in one transaction.
 pub const MAX_RECORDED_BYTES: usize = 384 << 10;
 
-/// One recorded version of a key.
+/// Recorded version of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Record {
     /// The version that was written; [`Version::ABSENT`] never.
     pub version: Version,
-    /// Who wrote it: what its writer gave, else the label of its client, else its host, process and client. `None` for
-    /// a value that was written without a record, and found by the next recorded write.
+    /// Author: as its writer gave it, else the label of its client, else its host, process and client. `None`
+    /// for a value that was written without a record, and found by the next recorded write.
     pub author: Option<String>,
     /// When, by the writer's clock; when it was found, if it was found.
     pub at: SystemTime,
@@ -74,10 +75,10 @@ struct Index {
 pub trait HistoryExt {
     /// Writes to `key` with a record of who, when and why.
     ///
-    /// Recording is chosen write by write: it costs a read, and the value is stored twice, which the values that a
-    /// program writes all the time should not pay for. A value that was written without a record, by `set` or by another
-    /// program, is taken into the history by the next recorded write, as one of an unknown author: a rollback brings
-    /// it back. Of several in between, the last is taken.
+    /// Recording is chosen write by write. It costs a read, and the value is stored twice; values that a
+    /// program writes all the time should not pay for that. A value that was written without a record, by
+    /// `set` or by another program, is not lost: the next recorded write takes it into the history. Its
+    /// author is unknown, and a rollback brings it back. Of several in between, the last is taken.
     ///
     /// ```
     /// use coord_api::{ConfigExt, Provider};
@@ -109,8 +110,8 @@ pub trait HistoryExt {
     /// The value of a recorded version, as JSON; `None` for a deletion.
     ///
     /// # Errors
-    /// [`Error::Missing`] if the version was not recorded, or is not kept any more, or was found but is no JSON or
-    /// too large to keep with the value after it; others as [`ConfigCenter::read`].
+    /// [`Error::Missing`] if the version was not recorded, or is not kept any more. It is also missing if it
+    /// was no JSON, or too large to keep with the value after it. Others as [`ConfigCenter::read`].
     fn recorded(&self, key: &str, version: Version) -> impl Future<Output = Result<Option<Entry>>> + Send;
 
     /// Removes the history of `key` with all copies of values, whether the key exists or not, and tells whether there was
@@ -133,7 +134,7 @@ pub trait HistoryExt {
     /// [`Error::InvalidArgument`] for a bad key; others as [`ConfigCenter::commit`].
     fn forget_history(&self, key: &str) -> impl Future<Output = Result<bool>> + Send;
 
-    /// What is different between two recorded versions, by JSON pointer. A deletion counts as `null`.
+    /// Returns the difference between two recorded versions, by JSON pointer. A deletion counts as `null`.
     ///
     /// # Errors
     /// As [`recorded`](Self::recorded).
@@ -191,7 +192,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Who writes, where it is not the client itself: the person at a console, for example.
+    /// Sets the author, if it is not the client itself: the person at a console, for example.
     pub fn author(mut self, author: impl Into<String>) -> Self {
         self.author = Some(author.into());
         self
@@ -213,9 +214,10 @@ impl Recorder {
     /// Writes `value` and returns its version.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a bad key, value, author or comment and [`Error::TooLarge`] above
-    /// [`MAX_RECORDED_BYTES`], before anything is sent; [`Error::Conflict`] if the key is not at the expected
-    /// version; others as [`ConfigCenter::commit`].
+    /// - [`Error::InvalidArgument`] for a bad key, value, author or comment, and [`Error::TooLarge`] above
+    ///   [`MAX_RECORDED_BYTES`], before anything is sent;
+    /// - [`Error::Conflict`] if the key is not at the expected version;
+    /// - others as [`ConfigCenter::commit`].
     pub async fn set<T: Serialize + Sync + ?Sized>(self, value: &T) -> Result<Version> {
         let json = raw(&ConfigKey::parse(&self.key)?, value)?;
         self.write(Some(json), Ok).await
@@ -243,8 +245,8 @@ impl Recorder {
         self.write(json, Ok).await
     }
 
-    /// Adds the write of `value` and its record to a batch in place of committing it, so that several keys are written at
-    /// once, each with its record.
+    /// Adds the write of `value` and its record to a batch instead of committing it. Several keys can so be
+    /// written at once, each with its record.
     ///
     /// The commit answers [`Error::Conflict`] if the key or its history was written since. Then begin the batch anew.
     ///
@@ -414,7 +416,7 @@ fn place_of(key: &ConfigKey, number: u64) -> ConfigKey {
 
 async fn read_index(center: &dyn ConfigCenter, key: &ConfigKey) -> Result<Index> {
     let index = index_of(key);
-    let Some(entry) = center.read(Scope::Beside(&index)).await?.pop() else {
+    let Some(entry) = center.read(Scope::Sidecar(&index)).await?.pop() else {
         return Ok(Index { version: Version::ABSENT, records: Vec::new() });
     };
     let mut records: Vec<Stored> = entry.decode()?;
@@ -435,7 +437,7 @@ async fn read_index(center: &dyn ConfigCenter, key: &ConfigKey) -> Result<Index>
     Ok(Index { version: entry.version(), records })
 }
 
-/// The index to write on. What another program has put there must not stop all writes: a new one replaces it.
+/// The index to write on. An entry of another program must not stop all writes: a new index replaces it.
 async fn index_to_write(center: &dyn ConfigCenter, key: &ConfigKey) -> Result<Index> {
     match read_index(center, key).await {
         Err(Error::Decode { version, path, source, .. }) => {
@@ -446,7 +448,7 @@ async fn index_to_write(center: &dyn ConfigCenter, key: &ConfigKey) -> Result<In
     }
 }
 
-/// What is known of one version of a key.
+/// Knowledge about one version of a key.
 pub(crate) async fn record_of(
     center: &dyn ConfigCenter,
     key: &ConfigKey,
@@ -469,7 +471,7 @@ async fn find(center: &dyn ConfigCenter, key: &ConfigKey, version: Version) -> R
         return Ok(None);
     }
     let place = place_of(key, stored.number);
-    let entry = center.read(Scope::Beside(&place)).await?.pop();
+    let entry = center.read(Scope::Sidecar(&place)).await?.pop();
     // The place may have been used again since the index was read.
     let entry = entry.filter(|entry| Some(entry.version()) == copied).ok_or_else(missing)?;
     Ok(Some(Entry::new(key.as_str(), version, entry.as_bytes().clone())))

@@ -1,5 +1,4 @@
-//! What services do with configuration beyond reading and writing it, over any
-//! [`ConfigCenter`](coord_api::ConfigCenter).
+//! Configuration beyond reading and writing it, over any [`ConfigCenter`](coord_api::ConfigCenter).
 //!
 //! | to | call | get |
 //! |---|---|---|
@@ -8,7 +7,8 @@
 //! | give a value to some instances first | [`GrayExt::gray`], [`LiveBuilder::instance`] | a release that is promoted or discarded |
 //! | refuse values that do not fit | `SchemaExt::checked`, with the feature `schema` | JSON Schemas in the store |
 //!
-//! Values stay plain JSON under their keys. What this crate knows about a value is kept beside it, never in it.
+//! Values stay plain JSON under their keys. Data of this crate about a value is kept in sidecar keys, never
+//! in the value.
 
 mod diff;
 mod gray;
@@ -24,8 +24,8 @@ pub use diff::Difference;
 pub use gray::{Audience, GrayExt, GrayRelease, GrayValue, Instance};
 pub use history::{HistoryExt, MAX_COMMENT_BYTES, MAX_HISTORY, MAX_RECORDED_BYTES, Record, Recorder};
 pub use live::{
-    Change, Changes, Live, LiveBuilder, LiveCounters, LiveExt, LiveState, Origin, Rejection, RejectionCause,
-    Verdict, WhenDeleted, Whole, whole,
+    Change, Changes, CheckResult, Live, LiveBuilder, LiveCounters, LiveExt, LiveState, Origin, Rejection,
+    RejectionCause, WhenDeleted, Whole, whole,
 };
 #[cfg(feature = "schema")]
 pub use schema::{SchemaExt, SchemaScope, Schemas};

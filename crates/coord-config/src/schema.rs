@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Home, Owner, Result,
-    Scope, Turns, Version, Watch, Write, backend::ShownPath,
+    Scope, UpdateLocks, Version, Watch, Write, backend::ShownPath,
 };
 use jsonschema::Validator;
 use schemars::JsonSchema;
@@ -23,12 +23,13 @@ pub trait SchemaExt {
     /// The schemas, to set, read and remove them.
     fn schemas(&self) -> Schemas;
 
-    /// The same config center, but a write is refused when a value does not fit the schema of its key or of a
-    /// prefix of it. The schemas are read once; each commit is on the condition that they are still the same, so a
-    /// schema that was set by another process counts from the next write on, at no further request.
+    /// Wraps the config center, so that a write is refused when a value does not fit the schema of its key or
+    /// of a prefix of it. The schemas are read once, and each commit is on the condition that they are
+    /// unchanged. So a schema that was set by another process counts from the next write on, at no further
+    /// request.
     ///
-    /// What writes around it, `etcdctl` for example, is not checked: a live value's validator sees that. With the
-    /// feature `schema`, the config center of a `coord::Coordinator` is this one already.
+    /// Writes around it, by `etcdctl` for example, are not checked: a live value's validator sees them. With
+    /// the feature `schema`, the config center of a `coord::Coordinator` is this one already.
     ///
     /// ```
     /// use coord_api::{ConfigExt, Error, Provider, Scope};
@@ -66,7 +67,7 @@ impl SchemaExt for Arc<dyn ConfigCenter> {
 pub struct Schemas(Arc<dyn ConfigCenter>);
 
 impl Schemas {
-    /// Sets the schema of a type for a key, or for all keys below a prefix. What is stored already is not looked at.
+    /// Sets the schema of a type for a key, or for all keys below a prefix. Stored values are not looked at.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad key or prefix; others as [`ConfigCenter::commit`].
@@ -132,7 +133,7 @@ impl Schemas {
         let scope = SchemaScope::parse(scope)?;
         loop {
             let (version, mut stored) = match read(&*self.0).await {
-                // What another program has put there stops all writes; this is the way out.
+                // An invalid schema of another program stops all writes; this is the way out.
                 Err(Error::Decode { version, .. }) => (version, Stored::default()),
                 read => read?,
             };
@@ -154,17 +155,17 @@ impl Schemas {
     }
 }
 
-/// What a stored schema is for.
+/// Target of a stored schema.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SchemaScope {
-    /// One key.
+    /// Single key.
     Key(String),
     /// All keys below a prefix, which is empty for every key.
     Prefix(String),
 }
 
 impl SchemaScope {
-    /// The same, as [`Schemas`] take it.
+    /// Returns the target as [`Schemas`] take it.
     pub fn as_scope(&self) -> Scope<'_> {
         match self {
             Self::Key(key) => Scope::Key(key),
@@ -176,7 +177,7 @@ impl SchemaScope {
         Ok(match scope {
             Scope::Key(key) => Self::Key(ConfigKey::parse(key)?.as_str().to_owned()),
             Scope::Prefix(prefix) => ConfigPrefix::parse(prefix).map(|_| Self::Prefix(prefix.to_owned()))?,
-            Scope::Beside(_) => return Err(Error::invalid("scope", "is beside the values")),
+            Scope::Sidecar(_) => return Err(Error::invalid("scope", "is beside the values")),
         })
     }
 
@@ -214,7 +215,7 @@ fn place() -> ConfigKey {
 }
 
 async fn read(center: &dyn ConfigCenter) -> Result<(Version, Stored)> {
-    match center.read(Scope::Beside(&place())).await?.pop() {
+    match center.read(Scope::Sidecar(&place())).await?.pop() {
         Some(entry) => Ok((entry.version(), entry.decode()?)),
         None => Ok((Version::ABSENT, Stored::default())),
     }
@@ -225,7 +226,7 @@ fn compile(schema: &Value) -> Result<Validator> {
         .map_err(|error| Error::invalid("schema", at(error.instance_path(), &error)))
 }
 
-/// Where something does not fit, and why.
+/// Returns where something does not fit, and why.
 fn at(path: &impl fmt::Display, words: &impl fmt::Display) -> String {
     format!("at {}: {}", ShownPath(&path.to_string()), plain(words))
 }
@@ -329,7 +330,8 @@ impl ConfigCenter for Checked {
         loop {
             let known = self.known().await?;
             let fits = batch.writes().iter().try_for_each(|write| known.check(write));
-            // What does not fit may fit schemas that were set since; ask the store before it is refused.
+            // A value that does not fit may fit schemas that were set since; ask the store before it is
+            // refused.
             let condition = Batch::new().require_at(place.clone(), known.version)?;
             let attempt = match &fits {
                 Ok(()) => batch.clone().require_at(place.clone(), known.version)?,
@@ -353,8 +355,8 @@ impl ConfigCenter for Checked {
         self.center.owner()
     }
 
-    fn turns(&self) -> &Turns {
-        self.center.turns()
+    fn update_locks(&self) -> &UpdateLocks {
+        self.center.update_locks()
     }
 
     fn home(&self) -> Option<Home> {

@@ -1,5 +1,5 @@
-//! Numbers come back bit by bit, whatever else a build has switched on or not: `cargo xtask lint` runs this with this crate
-//! alone, where no dependency of another crate switches on features of `serde_json`.
+//! Numbers come back bit by bit, whatever else a build has switched on. `cargo xtask lint` runs this with
+//! this crate alone, where no other crate switches on features of `serde_json`.
 
 use coord_api::{ConfigExt, Provider};
 use coord_config::{HistoryExt, LiveExt};

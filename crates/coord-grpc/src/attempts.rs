@@ -14,10 +14,10 @@ use tonic::{Code, Status};
 ///
 /// ```
 /// use coord_grpc::Attempts;
-/// let tries = Attempts::new();
+/// let attempts = Attempts::new();
 /// let mut request = tonic::Request::new(());
-/// request.extensions_mut().insert(tries.clone());
-/// assert_eq!(tries.instance(), None, "is not sent yet");
+/// request.extensions_mut().insert(attempts.clone());
+/// assert_eq!(attempts.instance(), None, "is not sent yet");
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Attempts(Arc<Mutex<State>>);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use coord_api::{
-    BoxError, Contact, Error, Result, ServiceInfo, ServiceName, ServiceRegistry, backend::Sharing,
+    BoxError, Connectivity, Error, Result, ServiceInfo, ServiceName, ServiceRegistry, backend::WeakCache,
 };
 use futures::Stream;
 use http::{Request, Response};
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Cache of the channels in use, by service and options.
-static SHARED: Sharing<(String, ConnectOptions), Handle> = Sharing::new();
+static SHARED: WeakCache<(String, ConnectOptions), Handle> = WeakCache::new();
 
 /// Connection to all instances of a service, for every generated tonic client. Cheap to clone; clones
 /// share everything. Made by [`ConnectionExt::connection`](crate::ConnectionExt::connection).
@@ -80,10 +80,10 @@ impl Handle {
     fn start<E: Into<BoxError> + Send + 'static>(
         service: &str,
         options: ConnectOptions,
-        contact: Option<Contact>,
+        connectivity: Option<Connectivity>,
         changes: impl Stream<Item = Result<Change<String, ServiceInfo>, E>> + Send + 'static,
     ) -> Arc<Self> {
-        let balancer = Arc::new(Balancer::new(service.into(), options, contact));
+        let balancer = Arc::new(Balancer::new(service.into(), options, connectivity));
         let running = balancer.clone();
         let run = async move {
             // None of them returns: they end with the task.
@@ -121,8 +121,8 @@ pub(crate) async fn connect<R: ServiceRegistry + ?Sized + 'static>(
         } else {
             let events = registry.watch(service.as_str()).await?;
             let instances = Instances::new(events).keep_when_empty(options.keep_when_empty);
-            let contact = Some(instances.contact());
-            let handle = Handle::start(service.as_str(), options, contact, instances);
+            let connectivity = Some(instances.connectivity());
+            let handle = Handle::start(service.as_str(), options, connectivity, instances);
             SHARED.find_or_make(registry, key, Handle::is_alive, || handle)
         };
         let connection = Connection(handle);

@@ -42,9 +42,9 @@ pub(crate) async fn run(balancer: &Balancer) {
 
 /// Probes an instance once. Any answer is a good one.
 async fn ask(balancer: &Balancer, ready: Arc<Ready<Connection>>, probe: &Probe) {
-    let reads = ready.connection.reads();
+    let before = ready.connection.reads();
     let answer = ready.connection.http2.probe(&probe.path);
-    if timeout(probe.limit, answer).await.is_err() && ready.connection.reads() == reads {
+    if timeout(probe.limit, answer).await.is_err() && ready.connection.reads() == before {
         tracing::debug!(id = ready.stats.id, "nothing comes from an instance with calls in flight");
         balancer.failed(&ready, Failure::Silence);
     }

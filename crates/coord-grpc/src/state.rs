@@ -65,7 +65,8 @@ pub enum InstanceStatus {
 
 impl ConnectionState {
     pub(crate) fn of(balancer: &Balancer) -> Self {
-        let stale_for = balancer.contact.as_ref().and_then(|contact| contact.freshness().stale_for());
+        let stale_for =
+            balancer.connectivity.as_ref().and_then(|connectivity| connectivity.freshness().stale_for());
         let now = Instant::now();
         let instances =
             balancer.read(|pool| pool.instances().map(|instance| instance_state(instance, now)).collect());
@@ -74,7 +75,7 @@ impl ConnectionState {
 }
 
 fn instance_state(instance: &Instance<Connection>, now: Instant) -> InstanceState {
-    let stats = &instance.stats;
+    let counters = &instance.stats;
     let status = match instance.phase {
         Phase::Ready(_) if instance.serving() == Serving::Yes => InstanceStatus::Ready,
         Phase::Ready(_) => InstanceStatus::NotServing,
@@ -82,13 +83,13 @@ fn instance_state(instance: &Instance<Connection>, now: Instant) -> InstanceStat
         _ => InstanceStatus::Connecting,
     };
     InstanceState {
-        id: stats.id.clone(),
-        address: stats.authority.clone(),
+        id: counters.id.clone(),
+        address: counters.authority.clone(),
         status,
-        in_flight: stats.load.pending(),
-        calls: stats.calls.load(Relaxed),
-        failures: stats.failures.load(Relaxed),
-        ejections: stats.ejections.load(Relaxed),
-        latency: stats.load.latency(now),
+        in_flight: counters.load.pending(),
+        calls: counters.calls.load(Relaxed),
+        failures: counters.failures.load(Relaxed),
+        ejections: counters.ejections.load(Relaxed),
+        latency: counters.load.latency(now),
     }
 }

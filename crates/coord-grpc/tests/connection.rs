@@ -226,7 +226,7 @@ impl ServiceRegistry for Watched {
     async fn watch(&self, service: &str) -> Result<Watch<ServiceEvent>> {
         let alive = self.alive.clone();
         let events = self.registry.watch(service).await?;
-        Ok(Watch::new(events.contact(), events.inspect(move |_| drop(alive.clone()))))
+        Ok(Watch::new(events.connectivity(), events.inspect(move |_| drop(alive.clone()))))
     }
 
     async fn view(&self, service: &str) -> Result<ServiceView> {

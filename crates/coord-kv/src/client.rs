@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
-    LossReason, Owner, Provider, Result, ServiceRegistry, Ttl, Turns, backend::ContactSource,
+    LossReason, Owner, Provider, Result, ServiceRegistry, Ttl, UpdateLocks, backend::ConnectivitySource,
 };
 use futures::future::BoxFuture;
 use tokio::runtime;
@@ -81,8 +81,8 @@ impl Areas {
         let Options { roots, owner, request_timeout, close_timeout, id_ttl, runtime } = options;
         let needs = RpcOptions { keys: Keys::below(roots), request_timeout, owner, runtime: runtime.clone() };
         Arc::new_cyclic(|areas: &Weak<Self>| {
-            let source = ContactSource::default();
-            let rpc = Arc::new(Rpc::new(store, needs, source.contact(), areas.clone()));
+            let source = ConnectivitySource::default();
+            let rpc = Arc::new(Rpc::new(store, needs, source.connectivity(), areas.clone()));
             let hub = Hub::start(&runtime, rpc.clone(), source);
             let sessions = Sessions::new(rpc.clone());
             let queues = Queues::new(&rpc, &sessions, &hub);
@@ -155,7 +155,7 @@ impl Client {
         let areas = Kept::new(&areas, &open);
         let registry = Arc::new(KvRegistry { records: areas.with(&areas.records) });
         let (commits, hub) = (areas.with(&areas.commits), areas.hub.clone());
-        let config = Arc::new(KvConfigCenter { commits, hub, turns: Turns::new() });
+        let config = Arc::new(KvConfigCenter { commits, hub, update_locks: UpdateLocks::new() });
         Self { areas, registry, config }
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, Home, Owner, Result, Scope, Turns,
-    Watch, Write,
+    Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, Home, Owner, Result, Scope,
+    UpdateLocks, Watch, Write,
 };
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct KvConfigCenter {
     pub(crate) commits: Kept<Commits>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) turns: Turns,
+    pub(crate) update_locks: UpdateLocks,
 }
 
 #[async_trait]
@@ -91,8 +91,8 @@ impl ConfigCenter for KvConfigCenter {
         self.commits.owner.clone()
     }
 
-    fn turns(&self) -> &Turns {
-        &self.turns
+    fn update_locks(&self) -> &UpdateLocks {
+        &self.update_locks
     }
 
     fn home(&self) -> Option<Home> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, ConfigKey, Entry, EntryEvent, Error, HeldLock, Home, LossReason, Owner,
-    Result, Scope, Turns, Version, Watch, Write, backend::sleep,
+    Result, Scope, UpdateLocks, Version, Watch, Write, backend::sleep,
 };
 
 use crate::{
@@ -91,8 +91,8 @@ impl ConfigCenter for Config {
         self.0.owner().clone()
     }
 
-    fn turns(&self) -> &Turns {
-        self.0.turns()
+    fn update_locks(&self) -> &UpdateLocks {
+        self.0.update_locks()
     }
 
     fn home(&self) -> Option<Home> {

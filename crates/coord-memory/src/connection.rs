@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Contact, Error, HEALTH_LIMIT, Health, LeaseHealth, LossReason, Lost, Owner, Result, Turns,
+    Connectivity, Error, HEALTH_LIMIT, Health, LeaseHealth, LossReason, Lost, Owner, Result, UpdateLocks,
     backend::{Driver, Place, Release, Views, driven, sleep_until, within},
 };
 use tokio::{
@@ -29,7 +29,7 @@ pub(crate) struct Connection {
     owner: Arc<Owner>,
     link: watch::Receiver<Link>,
     views: Views,
-    turns: Turns,
+    update_locks: UpdateLocks,
     /// What drives the tasks of this client.
     driver: OnceLock<Driver>,
 }
@@ -37,8 +37,8 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn open(store: Store, name: impl FnOnce(u64) -> Owner) -> Self {
         let (id, owner, link) = store.lock().open(name);
-        let (views, turns, driver) = (Views::default(), Turns::new(), OnceLock::new());
-        Self { store, id, owner, link, views, turns, driver }
+        let (views, update_locks, driver) = (Views::default(), UpdateLocks::new(), OnceLock::new());
+        Self { store, id, owner, link, views, update_locks, driver }
     }
 
     pub(crate) fn id(&self) -> ClientId {
@@ -57,13 +57,13 @@ impl Connection {
         &self.views
     }
 
-    pub(crate) fn turns(&self) -> &Turns {
-        &self.turns
+    pub(crate) fn update_locks(&self) -> &UpdateLocks {
+        &self.update_locks
     }
 
     /// What users are told of the link.
-    pub(crate) fn contact(&self) -> Contact {
-        self.store.lock_now().session(self.id).contact.contact()
+    pub(crate) fn contact(&self) -> Connectivity {
+        self.store.lock_now().session(self.id).contact.connectivity()
     }
 
     pub(crate) fn store(&self) -> &Store {

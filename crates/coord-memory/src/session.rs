@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use coord_api::{
     Error, Hold, Lease, LeaseHealth, LossReason, Owner, Result, Ttl,
-    backend::{ContactSource, Driver, is_machine_clock},
+    backend::{ConnectivitySource, Driver, is_machine_clock},
 };
 use tokio::{
     runtime::Handle,
@@ -33,7 +33,7 @@ pub(crate) struct Session {
     pub(crate) owner: Arc<Owner>,
     link: watch::Sender<Link>,
     /// What users are told of the link.
-    pub(crate) contact: ContactSource,
+    pub(crate) contact: ConnectivitySource,
     /// The lease for each TTL, as long as its loss has not been noticed.
     pub(crate) leases: BTreeMap<Ttl, LeaseId>,
     /// How many of the next calls fail.
@@ -173,7 +173,7 @@ impl State {
         let session = Session {
             owner: owner.clone(),
             link: sender,
-            contact: ContactSource::default(),
+            contact: ConnectivitySource::default(),
             leases: BTreeMap::new(),
             failing: 0,
             losing: 0,

@@ -51,7 +51,7 @@ pub use config::MemoryConfig;
 pub use coordinator::Coordinator;
 
 pub use coord_api::{
-    Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, Contact, DistributedLock,
+    Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, Connectivity, DistributedLock,
     DistributedLockExt, Entry, EntryEvent, Error, FencingToken, Freshness, HEALTH_LIMIT, Health, HeldId,
     HeldLock, Holder, Home, IdHolder, IdOptions, InstanceIdAllocator, InstanceIdAllocatorExt, InstanceIds,
     Instances, LeaseHealth, LockGuard, LossReason, Lost, Owner, Provider, Registration, RegistrationStatus,

@@ -1,5 +1,5 @@
-//! Whether the conformance tests and `docs/semantics.md` speak of the same contract: each promise that a test cites is listed,
-//! and each that is listed is cited.
+//! Whether the conformance tests and `docs/semantics.md` have one contract: each promise that a test cites is listed, and each
+//! listed promise is cited.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -26,7 +26,7 @@ pub struct IdRange {
     pub service: ServiceName,
     /// The exclusive upper bound.
     pub max_id: u32,
-    /// Who asks.
+    /// Instance that asks.
     pub identity: Option<String>,
     /// How long a released id rests, in whole seconds.
     pub quarantine: Duration,
@@ -97,14 +97,14 @@ pub trait IdSource: fmt::Debug + Send + Sync + 'static {
     async fn wait_and_claim(&self) -> Result<ClaimedId>;
 }
 
-/// Whether a user was told of an id. One that was claimed for a caller who had given up needs no rest when it is
-/// freed: nobody ever believed in it.
+/// Whether a user was told of an id. An id that was claimed for a caller who had given up needs no quarantine
+/// when it is freed: nobody ever believed in it.
 #[derive(Clone, Debug, Default)]
-pub struct Told(Arc<AtomicBool>);
+pub struct Delivered(Arc<AtomicBool>);
 
-impl Told {
-    /// Whether a user was told.
-    pub fn is_told(&self) -> bool {
+impl Delivered {
+    /// Returns whether a user was told.
+    pub fn is_delivered(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
@@ -114,7 +114,7 @@ impl Told {
 pub struct ClaimedId {
     held: HeldId,
     place: Place,
-    told: Told,
+    told: Delivered,
 }
 
 impl ClaimedId {
@@ -124,7 +124,7 @@ impl ClaimedId {
         place: Place,
         stamps: Arc<dyn Stamps>,
         stamped: Option<u64>,
-        told: Told,
+        told: Delivered,
     ) -> Self {
         Self { held: HeldId::new(id, place.hold().clone(), stamps, stamped), place, told }
     }
@@ -279,7 +279,7 @@ mod tests {
         fn claimed(&self) -> ClaimedId {
             let id = NonZeroU32::new(self.0.fetch_add(1, Ordering::SeqCst) + 1).expect("counts from 1");
             let hold = Hold::on(Lease::granted(Instant::now(), Duration::from_secs(10)));
-            ClaimedId::new(id, Place::new(hold, Nothing), Arc::new(Nothing), None, Told::default())
+            ClaimedId::new(id, Place::new(hold, Nothing), Arc::new(Nothing), None, Delivered::default())
         }
     }
 

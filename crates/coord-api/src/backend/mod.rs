@@ -1,35 +1,39 @@
-//! What backends are made of; users of coord need nothing from here.
+//! Parts of backends; users of coord need nothing from here.
 //!
-//! The promises that hold on every backend are kept once, here: the local deadline of a lease
-//! ([`Lease`](crate::Lease)), giving back what is held ([`Place`]), waiting in a queue ([`waiting`]), registrations that come back by
-//! themselves ([`registration`]), "at most one id" ([`IdAllocator`]), the decoding of watches
-//! ([`service_events`]), views ([`Views`]) and whether they are up to date ([`ContactSource`]). A backend adds what
-//! differs: how a place is taken, kept alive and given back. What stands on a backend shares by [`Sharing`]. Timers
-//! that need no runtime are here as well ([`sleep`], [`within`], [`driven`]).
+//! The promises of every backend are kept once, here:
+//! - the local deadline of a lease ([`Lease`](crate::Lease)), and its release ([`Place`]),
+//! - waiting in a queue ([`waiting`]),
+//! - registrations that come back by themselves ([`registration`]),
+//! - "at most one id" ([`IdAllocator`]),
+//! - decoding of watches ([`service_events`]), views ([`Views`]), and whether they are up to date
+//!   ([`ConnectivitySource`]).
+//!
+//! A backend adds how a place is taken, kept alive and given back. Crates above a backend share objects in a
+//! [`WeakCache`]. Timers that need no runtime are here as well ([`sleep`], [`within`], [`driven`]).
 
 mod allocator;
 mod place;
 mod record;
 pub mod registration;
-mod sharing;
 mod views;
 pub mod waiting;
+mod weak_cache;
 
 pub use crate::{
-    contact::ContactSource,
+    connectivity::ConnectivitySource,
     json::to_json,
-    moment::Moment,
+    lease_instant::LeaseInstant,
     names::{Shown, ShownPath},
     service::is_host,
     timer::{Driver, after, driven, is_machine_clock, sleep, sleep_until, time_of_day, within},
 };
-pub use allocator::{ClaimedId, IdAllocator, IdRange, IdSource, Stamps, Told};
+pub use allocator::{ClaimedId, Delivered, IdAllocator, IdRange, IdSource, Stamps};
 pub use place::{Place, Release};
 pub use record::{Record, service_events};
-pub use sharing::Sharing;
 pub use views::Views;
+pub use weak_cache::WeakCache;
 
-/// What an error comes from in the end: those around it often say no more than "transport error".
+/// Returns the innermost source of an error. The errors around it often say no more than "transport error".
 ///
 /// ```
 /// use coord_api::{Error, backend::innermost};

@@ -1,4 +1,4 @@
-//! What the registry stores, and how a watch over it is read.
+//! Records of the registry, as they are stored, and how a watch over them is read.
 
 use std::{collections::BTreeMap, vec};
 
@@ -67,8 +67,10 @@ impl Record {
         Ok(record)
     }
 
-    /// Whether the client `me` may register over what is stored: over a record of its own, or over what is no record of
-    /// the instance, by which nobody can find anything. Not over one without an owner: another program has the id.
+    /// Returns whether the client `me` may register over what is stored.
+    ///
+    /// It may replace a record of its own, and an entry that is no record of the instance, by which nobody
+    /// can find anything. Not over one without an owner: another program has the id.
     ///
     /// # Errors
     /// [`Error::AlreadyRegistered`] with the owner.
@@ -83,8 +85,8 @@ impl Record {
         }
     }
 
-    /// The instances of `service` among entries with keys `service/id`, ordered by id. What is no record of it is left
-    /// out, with a warning in the log.
+    /// The instances of `service` among entries with keys `service/id`, ordered by id. An entry that is no
+    /// record of it is left out, with a warning in the log.
     pub fn instances(service: &ServiceName, entries: impl IntoIterator<Item = Entry>) -> Vec<ServiceInfo> {
         let mut instances = Vec::new();
         for entry in entries {

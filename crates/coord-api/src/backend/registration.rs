@@ -1,19 +1,22 @@
-//! Registrations that come back by themselves.
+//! Keeper of registrations: publishes a record, and publishes it again with a backoff when it is lost.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 
 use super::Place;
-use crate::{Error, LossReason, Result, ServiceInfo, service::check_metadata, timer};
+use crate::{
+    Error, LossReason, Registration, RegistrationStatus, Result, ServiceInfo,
+    registration::{Change, Command},
+};
 
-/// How a backend writes a registration.
+/// Publisher of registrations, for backends.
 #[async_trait]
 pub trait Publish: Send + Sync + 'static {
     /// Writes the record under a live lease and returns the place it takes. A record that this client wrote
@@ -25,58 +28,7 @@ pub trait Publish: Send + Sync + 'static {
     async fn publish(&self, service: &ServiceInfo) -> Result<Place>;
 }
 
-/// Where a registration stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RegistrationStatus {
-    /// Clients can discover it.
-    Registered,
-    /// It was lost and is being registered again.
-    Recovering {
-        /// Since when.
-        since: Instant,
-        /// How it was lost.
-        reason: LossReason,
-    },
-    /// It is over for good.
-    Ended(LossReason),
-}
-
-/// A kept registration: renewed, and registered again when it is lost. Dropping it deregisters in the
-/// background.
-#[must_use = "dropping the registration deregisters the instance"]
-pub struct Registration {
-    service: ServiceInfo,
-    ttl: Duration,
-    /// Boxed, because a channel has room for 32 from its beginning, and a process may have many registrations.
-    commands: mpsc::Sender<Box<Command>>,
-    status: watch::Receiver<RegistrationStatus>,
-}
-
-enum Command {
-    Update(Change, oneshot::Sender<Result<()>>),
-    Deregister(oneshot::Sender<Result<()>>),
-}
-
-/// A change of the record.
-enum Change {
-    Metadata(BTreeMap<String, String>),
-    Serving(bool),
-}
-
-impl Change {
-    fn apply(self, service: &mut ServiceInfo) {
-        match self {
-            Self::Metadata(metadata) => service.metadata = metadata,
-            Self::Serving(serving) => service.mark(serving),
-        }
-    }
-}
-
 impl Registration {
-    /// How long [`drain`](Self::drain) waits: 3 s, which covers a watch that is just being opened again.
-    pub const DRAIN: Duration = Duration::from_secs(3);
-
     /// Publishes `service` and keeps it on `runtime` until the handle is dropped; for backends.
     ///
     /// # Errors
@@ -88,180 +40,11 @@ impl Registration {
         let (commands, inbox) = mpsc::channel(8);
         let keeper = Keeper { publisher, service: service.clone(), status: status_sender, inbox };
         runtime.spawn(keeper.run(place));
-        Ok(Self { service, ttl, commands, status })
-    }
-
-    /// The record as it was registered first.
-    pub fn service(&self) -> &ServiceInfo {
-        &self.service
-    }
-
-    /// The time to live that the store granted.
-    pub fn ttl(&self) -> Duration {
-        self.ttl
-    }
-
-    /// Where the registration stands now.
-    pub fn status(&self) -> RegistrationStatus {
-        *self.status.borrow()
-    }
-
-    /// Waits for the next change of the status and returns what it is then. Once ended, waits for ever.
-    ///
-    /// # Cancel safety
-    /// No change is lost when this is dropped and called again; quick changes are seen as one.
-    pub async fn status_changed(&mut self) -> RegistrationStatus {
-        if self.status.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        *self.status.borrow_and_update()
-    }
-
-    /// Whether the registration is over for good. One that is being recovered is not.
-    pub fn is_lost(&self) -> bool {
-        matches!(self.status(), RegistrationStatus::Ended(_))
-    }
-
-    /// Waits until the registration is over for good.
-    pub fn lost(&self) -> impl Future<Output = LossReason> + Send + 'static {
-        let mut status = self.status.clone();
-        async move {
-            let ended = status.wait_for(|status| matches!(status, RegistrationStatus::Ended(_))).await;
-            match ended.as_deref() {
-                Ok(RegistrationStatus::Ended(reason)) => *reason,
-                // The keeper's runtime was shut down, and the keeper with it.
-                _ => LossReason::Closed,
-            }
-        }
-    }
-
-    /// Replaces the metadata. While the registration is being recovered the new metadata goes out with it.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] or [`Error::TooLarge`] before anything is sent; [`Error::Lost`] when the
-    /// registration is over; [`Error::Unavailable`] or [`Error::Timeout`], after which the new metadata goes
-    /// out with the next registration at the latest.
-    ///
-    /// # Cancel safety
-    /// Once called the update may take effect, also if this future is dropped.
-    pub async fn update(&self, metadata: BTreeMap<String, String>) -> Result<()> {
-        check_metadata(&metadata)?;
-        self.ask(|reply| Command::Update(Change::Metadata(metadata), reply)).await
-    }
-
-    /// Marks the instance as one that clients shall choose or leave out, for as long as it stays registered: while it
-    /// warms up, loads, or is being looked at. It stays in the list, with the mark
-    /// ([`ServiceInfo::is_serving`]); connections of coord-grpc give it no new calls. Updates of the metadata keep the
-    /// mark, and so does a recovery.
-    ///
-    /// # Errors
-    /// As [`update`](Self::update).
-    ///
-    /// # Cancel safety
-    /// As [`update`](Self::update).
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use coord_api::{Provider, ServiceInfo, ServiceRegistry};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
-    /// let registry = coord_memory::Store::new().client().registry();
-    /// let me = ServiceInfo::new("im-logic", "im-logic-1", "10.0.1.10", 8080);
-    /// let registration = registry.register(me, Duration::from_secs(30)).await?;
-    /// registration.serving(false).await?;
-    /// assert!(!registry.discover("im-logic").await?[0].is_serving());
-    /// registration.serving(true).await?;
-    /// # Ok(()) }
-    /// ```
-    pub async fn serving(&self, serving: bool) -> Result<()> {
-        self.ask(|reply| Command::Update(Change::Serving(serving), reply)).await
-    }
-
-    /// Deregisters and waits until the store has done it.
-    ///
-    /// # Errors
-    /// [`Error::Lost`] when it was not registered at this moment; it is not registered again. On any other
-    /// error the removal goes on in the background.
-    ///
-    /// # Cancel safety
-    /// Once called the instance is deregistered, also if this future is dropped.
-    pub async fn deregister(self) -> Result<()> {
-        self.ask(Command::Deregister).await
-    }
-
-    /// Leaves without failed calls: [`drain_for`](Self::drain_for) [`DRAIN`](Self::DRAIN).
-    ///
-    /// # Errors
-    /// As [`deregister`](Self::deregister), after the same wait.
-    ///
-    /// # Cancel safety
-    /// As [`drain_for`](Self::drain_for).
-    pub async fn drain(self) -> Result<()> {
-        self.drain_for(Self::DRAIN).await
-    }
-
-    /// Deregisters, then waits for `grace`, so that clients see that the instance is gone and call others. Go on
-    /// serving until this returns, then shut the server down; the calls that have come in until then are its own
-    /// to finish.
-    ///
-    /// Nobody can tell when every client has seen it. Those that hear from the store see it within milliseconds;
-    /// those whose watch is just being opened again, within two seconds after they reach the store. One that is
-    /// cut off goes on calling until it hears from the store again.
-    ///
-    /// # Errors
-    /// As [`deregister`](Self::deregister), after the same wait: clients may still know the instance from before.
-    ///
-    /// # Cancel safety
-    /// Once called the instance is deregistered, also if this future is dropped; only the wait ends.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use coord_api::{Provider, ServiceInfo, ServiceRegistry};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
-    /// # tokio::time::pause();
-    /// let registry = coord_memory::Store::new().client().registry();
-    /// let me = ServiceInfo::new("im-logic", "im-logic-1", "10.0.1.10", 8080);
-    /// let registration = registry.register(me, Duration::from_secs(30)).await?;
-    /// let view = registry.view("im-logic").await?;
-    /// // … on SIGTERM:
-    /// registration.drain_for(Duration::from_secs(5)).await?;
-    /// assert!(view.instances().is_empty());
-    /// // now the server can stop
-    /// # Ok(()) }
-    /// ```
-    pub async fn drain_for(self, grace: Duration) -> Result<()> {
-        let outcome = self.deregister().await;
-        timer::sleep(grace).await;
-        outcome
-    }
-
-    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        if self.commands.send(Box::new(command(reply))).await.is_ok()
-            && let Ok(result) = answer.await
-        {
-            return result;
-        }
-        let reason = match self.status() {
-            RegistrationStatus::Ended(reason) => reason,
-            _ => LossReason::Closed,
-        };
-        Err(Error::Lost { reason })
+        Ok(Self::new(service, ttl, commands, status))
     }
 }
 
-impl fmt::Debug for Registration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration")
-            .field("service", &self.service.name)
-            .field("id", &self.service.id)
-            .field("status", &self.status())
-            .finish_non_exhaustive()
-    }
-}
-
-/// The task behind a [`Registration`]; ends with its handle, with the provider, or when superseded.
+/// Task behind a [`Registration`]. It ends with its handle, with the provider, or when superseded.
 struct Keeper {
     publisher: Arc<dyn Publish>,
     service: ServiceInfo,
@@ -359,7 +142,7 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{collections::BTreeMap, sync::Mutex};
 
     use super::*;
     use crate::{Hold, Lease, backend::Release};

@@ -9,8 +9,10 @@ use arc_swap::ArcSwap;
 use futures::FutureExt;
 use tokio::{runtime::Handle, sync::watch};
 
-use super::ContactSource;
-use crate::{Contact, Error, Instances, Result, ServiceEvent, ServiceName, ServiceView, Watch, view::Shared};
+use super::ConnectivitySource;
+use crate::{
+    Connectivity, Error, Instances, Result, ServiceEvent, ServiceName, ServiceView, Watch, view::Shared,
+};
 
 /// How many events are taken before the list is replaced: each time all of it is copied.
 const BURST: usize = 256;
@@ -23,11 +25,11 @@ pub struct Views(Mutex<HashMap<ServiceName, Arc<Slot>>>);
 type Slot = tokio::sync::Mutex<Weak<Shared>>;
 
 impl Views {
-    /// A view of `service`. If there is none, one is made of the watch that `opening` yields, and kept up to date
-    /// on `runtime`; otherwise `opening` is dropped without being polled.
+    /// A view of `service`. If there is none, one is made of the watch that `opening` yields, and kept up to
+    /// date on `runtime`. Otherwise `opening` is dropped without being polled.
     ///
     /// # Errors
-    /// Those of `opening`, and [`Error::Closed`] if the watch ends before its first snapshot.
+    /// Errors of `opening`, and [`Error::Closed`] if the watch ends before its first snapshot.
     pub async fn view(
         &self,
         runtime: &Handle,
@@ -62,12 +64,12 @@ async fn start(runtime: &Handle, service: ServiceName, events: Watch<ServiceEven
     let (sender, mut changes) = watch::channel(());
     let mut keeper = Keeper {
         service: service.clone(),
-        link: events.contact(),
+        link: events.connectivity(),
         events,
         instances: Instances::default(),
         published: Arc::default(),
         changed: sender,
-        contact: ContactSource::default(),
+        connectivity: ConnectivitySource::default(),
         is_refused: false,
     };
     loop {
@@ -79,9 +81,9 @@ async fn start(runtime: &Handle, service: ServiceName, events: Watch<ServiceEven
     keeper.publish();
     changes.mark_unchanged();
     keeper.tell_freshness();
-    let (instances, contact) = (keeper.published.clone(), keeper.contact.contact());
+    let (instances, connectivity) = (keeper.published.clone(), keeper.connectivity.connectivity());
     let keeper = runtime.spawn(keeper.run()).abort_handle();
-    Ok(Shared { service, instances, changes, contact, keeper })
+    Ok(Shared { service, instances, changes, connectivity, keeper })
 }
 
 /// The task behind the views of one service; ends with the last of them, or with the provider.
@@ -89,12 +91,12 @@ struct Keeper {
     service: ServiceName,
     events: Watch<ServiceEvent>,
     /// Whether the store is heard.
-    link: Contact,
+    link: Connectivity,
     instances: Instances,
     published: Arc<ArcSwap<Instances>>,
     changed: watch::Sender<()>,
     /// Whether the list is kept up to date. Dropping it says that it is not any more.
-    contact: ContactSource,
+    connectivity: ConnectivitySource,
     is_refused: bool,
 }
 
@@ -114,7 +116,7 @@ impl Keeper {
                 match self.take(item) {
                     Ok(is_change) => has_changed |= is_change,
                     // Dropping this tells those who wait for changes; whoever looks then finds the list stale.
-                    Err(Error::Closed) => return self.contact.lost(),
+                    Err(Error::Closed) => return self.connectivity.lost(),
                     Err(error) => {
                         tracing::warn!(service = %self.service, %error, "the view stays as it is, trying again");
                         self.is_refused = true;
@@ -153,9 +155,9 @@ impl Keeper {
 
     fn tell_freshness(&self) {
         if self.link.freshness().is_fresh() && !self.is_refused {
-            self.contact.restored();
+            self.connectivity.restored();
         } else {
-            self.contact.lost();
+            self.connectivity.lost();
         }
     }
 }
@@ -184,7 +186,7 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         views: Views,
-        contact: ContactSource,
+        connectivity: ConnectivitySource,
         opened: AtomicUsize,
     }
 
@@ -201,7 +203,7 @@ mod tests {
                 events.send(Ok(snapshot)).expect("is listened to");
                 opened = Some(events);
                 let items = stream::poll_fn(move |cx| inbox.poll_recv(cx));
-                Ok(Watch::new(self.contact.contact(), items))
+                Ok(Watch::new(self.connectivity.connectivity(), items))
             };
             let service = ServiceName::parse("svc").expect("is valid");
             let view = self.views.view(&Handle::current(), service, opening).await;
@@ -285,31 +287,31 @@ mod tests {
     async fn a_view_is_stale_while_the_store_is_away_or_refuses_it() {
         let fake = Fake::default();
         let (view, events) = fake.opened().await;
-        let mut contact = view.contact();
+        let mut connectivity = view.connectivity();
         assert!(view.freshness().is_fresh());
-        fake.contact.lost();
-        assert!(!contact.changed().await.is_fresh());
+        fake.connectivity.lost();
+        assert!(!connectivity.changed().await.is_fresh());
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(view.freshness().stale_for(), Some(Duration::from_secs(3)));
-        fake.contact.restored();
-        assert!(contact.changed().await.is_fresh());
+        fake.connectivity.restored();
+        assert!(connectivity.changed().await.is_fresh());
 
         events.send(refused()).expect("is listened to");
-        assert!(!contact.changed().await.is_fresh(), "nothing arrives");
-        fake.contact.lost();
-        fake.contact.restored();
+        assert!(!connectivity.changed().await.is_fresh(), "nothing arrives");
+        fake.connectivity.lost();
+        fake.connectivity.restored();
         tokio::task::yield_now().await;
         assert!(!view.freshness().is_fresh(), "the store is heard, but not this watch");
         let snapshot = ServiceEvent::Snapshot { version: Version::new(2), instances: vec![info("2", 80)] };
         events.send(Ok(snapshot)).expect("is listened to");
-        assert!(contact.changed().await.is_fresh());
+        assert!(connectivity.changed().await.is_fresh());
         assert_eq!(shown(&view.instances()), ["2:80"]);
     }
 
     #[tokio::test]
     async fn who_is_told_of_the_end_finds_the_list_stale() {
         /// Looks at the very moment of being woken, as a thread of its own might.
-        struct Look(Contact, Mutex<Option<bool>>);
+        struct Look(Connectivity, Mutex<Option<bool>>);
         impl Wake for Look {
             fn wake(self: Arc<Self>) {
                 *self.1.lock().expect("nothing panics") = Some(self.0.freshness().is_fresh());
@@ -317,7 +319,7 @@ mod tests {
         }
         let fake = Fake::default();
         let (mut view, events) = fake.opened().await;
-        let look = Arc::new(Look(view.contact(), Mutex::default()));
+        let look = Arc::new(Look(view.connectivity(), Mutex::default()));
         let mut changed = pin!(view.changed());
         assert!(changed.as_mut().poll(&mut Context::from_waker(&look.clone().into())).is_pending());
         events.send(Err(Error::Closed)).expect("is listened to");

@@ -1,8 +1,9 @@
 //! Waiting in the queue of a lock: within the caller's time, and through the loss of a place.
 //!
-//! A waiter holds nothing that could be lost. If its place is gone (an outage was longer than the TTL, or an operator
-//! revoked the lease or deleted the key) it takes another one, behind those who came meanwhile. And a time-out of the
-//! caller's is no answer of the store: that others are before is told only if the store has said so.
+//! A waiter holds nothing that could be lost. Its place may go: an outage was longer than the TTL, or an
+//! operator revoked the lease or deleted the key. Then it takes another one, behind those who came meanwhile.
+//! And a time-out of the caller's is no answer of the store: that others are before is told only if the store
+//! has said so.
 
 use std::time::Duration;
 
@@ -33,16 +34,16 @@ pub trait QueuedPlace: Send {
     /// [`Error::Lost`] if the place is gone.
     fn turn(&mut self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Whether the store has said that somebody else's place is before this one.
+    /// Returns whether the store has said that somebody else's place is before this one.
     fn is_behind(&self) -> bool;
 }
 
-/// Waits in `queue` until a place is at the head. The first place is had within the time of a request or not at all;
-/// from then on lost places are replaced for as long as the caller waits.
+/// Waits in `queue` until a place is at the head. The first place is had within the time of a request or not
+/// at all. From then on lost places are replaced for as long as the caller waits.
 ///
 /// # Errors
-/// Those of the first [`enter`](Queue::enter), later those which waiting does not mend; never [`Error::Lost`] but for
-/// a client that is closed, which is [`Error::Closed`].
+/// Errors of the first [`enter`](Queue::enter), later only errors that waiting does not mend. [`Error::Lost`]
+/// is never among them; a closed client gives [`Error::Closed`].
 pub async fn wait_for_turn<Q: Queue>(queue: &Q) -> Result<Q::Place> {
     let time = Time { wait: None, end: None, word: None };
     let had = stand(queue, &time).await?;
@@ -61,7 +62,7 @@ pub async fn wait_within<Q: Queue>(queue: &Q, wait: Duration) -> Result<Option<Q
     stand(queue, &Time { wait: Some(wait), end, word }).await
 }
 
-/// What is tried.
+/// Name of the operation in errors.
 const OPERATION: &str = "lock";
 
 /// The caller's time.
@@ -119,7 +120,7 @@ async fn stand<Q: Queue>(queue: &Q, time: &Time) -> Result<Option<Q::Place>> {
     }
 }
 
-/// What came of waiting for the turn of a place; `None` if the time is over. That is so only when the store has said
+/// Waits for the turn of a place; `None` if the time is over. The time is over only when the store has said
 /// where the place stands, or had its time to do so.
 async fn until_turn(place: &mut impl QueuedPlace, time: &Time) -> Option<Result<()>> {
     match until(time.end, place.turn()).await {
@@ -129,7 +130,7 @@ async fn until_turn(place: &mut impl QueuedPlace, time: &Time) -> Option<Result<
     }
 }
 
-/// What follows an error.
+/// Step after an error.
 #[derive(Debug)]
 enum Next {
     /// The caller is told.
@@ -139,8 +140,9 @@ enum Next {
 }
 
 impl Next {
-    /// Whoever has stood in the queue outlasts whatever passes by itself or by an operator's doing. Who asks for the
-    /// first time is told at once what is wrong, and with a time of its own it outlasts what passes by itself.
+    /// A caller that has stood in the queue outlasts any error that passes by itself or by an operator's
+    /// doing. A caller that asks for the first time is told at once. With a time of its own it outlasts
+    /// errors that pass by themselves.
     fn after(error: Error, has_stood: bool, has_time: bool) -> Self {
         match error {
             Error::Lost { reason: LossReason::Closed } => Self::Tell(Error::Closed),

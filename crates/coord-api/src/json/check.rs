@@ -1,4 +1,4 @@
-//! Looks for what grammar allows in JSON text and readers refuse. One pass, without recursion.
+//! Looks for what grammar allows in JSON text and readers refuse. It takes a single pass, without recursion.
 
 use std::{borrow::Cow, collections::HashSet};
 
@@ -9,8 +9,8 @@ use super::Flaw;
 /// How many names of one object are compared one by one, before they are hashed.
 const FEW: usize = 16;
 
-/// Refuses what is no JSON or would not be read by everyone as it was written: repeated fields, numbers beyond an
-/// `f64`, escapes that are no character, and nesting deeper than `deepest` levels.
+/// Refuses text that is no JSON, or would not be read by everyone as it was written: repeated fields, numbers
+/// beyond an `f64`, escapes that are no character. Nesting deeper than `deepest` levels is refused too.
 pub(crate) fn check(json: &[u8], deepest: usize) -> Result<(), Flaw> {
     if json.starts_with(b"\xef\xbb\xbf") {
         return Err(Flaw::whole(

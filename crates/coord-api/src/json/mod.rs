@@ -1,8 +1,9 @@
 //! JSON as values are stored: nothing is written that a reader would refuse, or read as something else.
 //!
-//! `serde_json` writes more than it reads: NaN and the infinities become `null`, two fields may have one name, and raw
-//! text may hold numbers and escapes that no reader takes. Every write goes through [`to_json`] or [`check`], and both
-//! tell the path of a refusal. Neither depends on features of `serde_json`, which another crate of a build may switch on.
+//! `serde_json` writes more than it reads. NaN and the infinities become `null`, two fields may have one
+//! name, and raw text may hold numbers and escapes that no reader takes. Every write goes through [`to_json`]
+//! or [`check`], and both tell the path of a refusal. Neither depends on features of `serde_json`, which
+//! another crate of a build may switch on.
 
 mod check;
 mod finite;
@@ -40,8 +41,8 @@ impl Flaw {
 /// Writes `value` as JSON that everyone reads as it was, for what keeps values of `key` in other places.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] with the key and the JSON path of what JSON can not express (NaN, an infinity, a map with
-/// keys that are no text) or what is not read by everyone, such as a repeated field.
+/// [`Error::InvalidArgument`] with the key and the JSON path. JSON can not express NaN, an infinity, or a map
+/// with keys that are no text. Repeated fields are not read by everyone.
 ///
 /// ```
 /// use coord_api::backend::to_json;
@@ -56,7 +57,7 @@ pub fn to_json<T: Serialize + ?Sized>(key: &str, value: &T) -> Result<String> {
     Ok(json)
 }
 
-/// The same without a look at what was written.
+/// Does that without a check of what was written.
 pub(crate) fn write<T: Serialize + ?Sized>(key: &str, value: &T) -> Result<String> {
     let mut json = Vec::with_capacity(128);
     let path = Path::default();

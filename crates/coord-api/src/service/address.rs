@@ -1,5 +1,5 @@
-//! Addresses that clients can connect to. What is taken here and what the system's resolver takes are the same: it reads
-//! `0` and `127.1` as IPv4 addresses of old, and asks the name service for `256.1.1.1`.
+//! Addresses that clients can connect to. Addresses that are taken here are those that the system's resolver
+//! takes. It reads `0` and `127.1` as IPv4 addresses of old, and asks the name service for `256.1.1.1`.
 
 use std::net::IpAddr;
 
@@ -35,7 +35,7 @@ pub fn is_host(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok() || is_host_name(text) && !ends_in_a_number(text)
 }
 
-/// Why nobody can connect to an IP address.
+/// Returns why nobody can connect to an IP address.
 fn refusal(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     match ip {
@@ -60,7 +60,7 @@ fn is_host_name(text: &str) -> bool {
     })
 }
 
-/// Whether it is read as an IPv4 address, in one of the old forms or not at all.
+/// Returns whether it is read as an IPv4 address, in one of the old forms or not at all.
 fn ends_in_a_number(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));

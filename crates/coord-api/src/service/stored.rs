@@ -41,7 +41,7 @@ impl TryFrom<Stored> for ServiceInfo {
     }
 }
 
-/// The host, without brackets, and the port if it is there. What is none of this stays as it is.
+/// The host, without brackets, and the port if it is there. Other text stays as it is.
 fn parts(address: String) -> (String, Option<u16>) {
     let is_ip = |text: &str| text.parse::<Ipv6Addr>().is_ok();
     if let Some(rest) = address.strip_prefix('[') {

@@ -24,7 +24,7 @@ pub(super) enum Clock {
     System,
     /// The one by which timers go, where that is not the machine's: a test pauses or moves it.
     OfTimers,
-    /// One of the user's.
+    /// Clock of the user.
     Own(Arc<dyn Fn() -> SystemTime + Send + Sync>),
 }
 
@@ -71,7 +71,7 @@ impl Standstill {
     }
 }
 
-/// How long to wait for a clock that is so many milliseconds behind.
+/// Returns how long to wait for a clock that is so many milliseconds behind.
 pub(super) fn pause(ahead: u64) -> Duration {
     Duration::from_millis(ahead).min(LOOK)
 }

@@ -12,8 +12,9 @@ use crate::{Error, Result, timer::is_machine_clock};
 /// 2020-01-01T00:00:00Z in milliseconds since 1970.
 pub(super) const EPOCH: u64 = 1_577_836_800_000;
 
-/// How a [`Snowflake`](crate::Snowflake) builds its numbers. By default 41 bits of milliseconds since 2020, 10 bits of worker and 12
-/// bits of sequence: until 2089, for 1023 workers of up to 4096 numbers a millisecond each.
+/// How a [`Snowflake`](crate::Snowflake) builds its numbers. By default 41 bits of milliseconds since 2020,
+/// 10 bits of worker and 12 bits of sequence. So it lasts until 2089, for 1023 workers of up to 4096 numbers
+/// a millisecond each.
 ///
 /// All who make numbers that must differ need the same bits and epoch.
 #[derive(Clone)]
@@ -50,9 +51,9 @@ impl fmt::Debug for SnowflakeOptions {
 }
 
 impl SnowflakeOptions {
-    /// Sets how many bits are for the time, the worker and the sequence: from the highest to the lowest, at least one
-    /// each and at most 63 together, so that numbers are positive where 64 bits are signed. The largest id that the
-    /// allocator may get has to fit into those of the worker.
+    /// Sets how many bits are for the time, the worker and the sequence, from the highest to the lowest. Each
+    /// has at least one, and all have at most 63, so that numbers are positive where 64 bits are signed. The
+    /// largest id that the allocator may get has to fit into those of the worker.
     #[must_use]
     pub fn bits(mut self, time: u32, worker: u32, sequence: u32) -> Self {
         (self.time_bits, self.worker_bits, self.sequence_bits) = (time, worker, sequence);

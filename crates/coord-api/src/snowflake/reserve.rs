@@ -1,7 +1,8 @@
 //! The time that numbers may use: how far it is reserved in the store, and who reserves more.
 //!
-//! A task does, before it is used up. If it can not, since the store refuses or nobody drives the task, whoever needs a
-//! number does: one at a time, or another one if that one does not come to an end.
+//! A task does, before it is used up. If it can not, since the store refuses or nobody drives the task, a
+//! caller that needs a number does. There is one such caller at a time, or another if it does not come to an
+//! end.
 
 use std::{
     sync::{
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use super::Maker;
-use crate::{BoxError, Error, Result, timer};
+use crate::{Error, Result, timer};
 
 /// Between two tries, at first and at most.
 const SHORTEST: Duration = Duration::from_millis(200);
@@ -26,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// After how long another one tries as well: whoever tries may be on a runtime that nobody drives.
 const TURN: Duration = Duration::from_secs(2);
 
-/// What is reserved, in milliseconds since the epoch.
+/// Reserved time, in milliseconds since the epoch.
 #[derive(Debug)]
 pub(super) struct Reserve {
     /// How much is reserved at once.
@@ -85,7 +86,7 @@ impl Reserve {
         self.tries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether numbers of that time may be made. Asks for more in time.
+    /// Returns whether numbers of that time may be made. Asks for more in time.
     pub(super) fn covers(&self, time: u64) -> bool {
         if time < self.low.load(Ordering::SeqCst) {
             return true;
@@ -97,7 +98,7 @@ impl Reserve {
         time < self.until.load(Ordering::SeqCst)
     }
 
-    /// Whether somebody has asked for more, and nobody has reserved it yet.
+    /// Returns whether somebody has asked for more, and nobody has reserved it yet.
     pub(super) fn is_asked(&self) -> bool {
         self.is_asked.load(Ordering::SeqCst)
     }
@@ -115,7 +116,7 @@ impl Reserve {
     }
 
     fn reserved(&self, until: u64, low: u64) {
-        // One that was overtaken changes nothing: the store keeps the later time.
+        // A reservation that was overtaken changes nothing: the store keeps the later time.
         self.until.fetch_max(until, Ordering::SeqCst);
         self.low.fetch_max(low, Ordering::SeqCst);
         self.is_asked.store(false, Ordering::SeqCst);
@@ -148,7 +149,7 @@ impl Maker {
         let outcome = self.reserve_now().await;
         if let Err(error) = &outcome {
             tracing::debug!(id = %self.held.id(), %error, "no more time is reserved for numbers yet");
-            self.reserve.tries().failure = Some(again(error));
+            self.reserve.tries().failure = Some(error.duplicate());
         }
         drop(turn);
         Some(outcome)
@@ -168,7 +169,7 @@ impl Maker {
         let limit = Duration::from_millis(self.reserve.ttl);
         let since = *patience.since.get_or_insert_with(Instant::now);
         let Some(left) = limit.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) else {
-            let failure = self.reserve.tries().failure.as_ref().map(again);
+            let failure = self.reserve.tries().failure.as_ref().map(Error::duplicate);
             let late = Error::Timeout { operation: "reserve time for numbers", after: limit };
             return Err(failure.unwrap_or(late));
         };
@@ -205,7 +206,7 @@ pub(super) async fn keep_reserving(maker: Arc<Maker>) {
                     None => timer::sleep(TURN).await,
                 }
             }
-            // What was asked before that is done.
+            // Requests of before are done with it.
             maker.reserve.is_asked.store(false, Ordering::SeqCst);
             maker.reserve.asked.notified().await;
         }
@@ -221,31 +222,4 @@ fn next_pause(last: &mut Option<Duration>) -> Duration {
     let pause = last.map_or(SHORTEST, |last| (last * 2).min(LONGEST));
     *last = Some(pause);
     pause.mul_f64(fastrand::f64() + 0.5)
-}
-
-/// The same error for somebody else whom it concerns.
-fn again(error: &Error) -> Error {
-    let words = |source: &BoxError| -> BoxError { source.to_string().into() };
-    match error {
-        Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
-        Error::Closed => Error::Closed,
-        Error::Lost { reason } => Error::Lost { reason: *reason },
-        Error::PermissionDenied { operation, source } => {
-            Error::PermissionDenied { operation, source: words(source) }
-        }
-        Error::Unauthenticated { operation, source } => {
-            Error::Unauthenticated { operation, source: words(source) }
-        }
-        Error::Tls { what, hint, source } => {
-            Error::Tls { what: what.clone(), hint: hint.clone(), source: words(source) }
-        }
-        Error::NoSpace { what, hint, source } => {
-            Error::NoSpace { what: what.clone(), hint, source: words(source) }
-        }
-        Error::Unavailable { what, source } => {
-            Error::Unavailable { what: what.clone(), source: source.as_ref().map(words) }
-        }
-        Error::Backend { operation, source } => Error::Backend { operation, source: words(source) },
-        other => Error::Unavailable { what: "the store".into(), source: Some(other.to_string().into()) },
-    }
 }

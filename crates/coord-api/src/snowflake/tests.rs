@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use super::{options::EPOCH, *};
 use crate::{
     Hold, Lease, LossReason,
-    backend::{ClaimedId, IdAllocator, IdSource, Place, Release, Stamps, Told},
+    backend::{ClaimedId, Delivered, IdAllocator, IdSource, Place, Release, Stamps},
 };
 
 const TTL: Duration = Duration::from_secs(30);
 
-/// One id, whose holders come one after the other.
+/// Id whose holders come one after the other.
 #[derive(Clone, Debug)]
 struct OneId {
     id: u32,
@@ -23,7 +23,7 @@ struct OneId {
     stamped: Arc<Mutex<Option<u64>>>,
     /// How often it was stamped.
     stamps: Arc<AtomicU64>,
-    /// What the store answers when it is stamped.
+    /// Answer of the store to a stamp.
     refusal: Arc<Mutex<Option<Refusal>>>,
 }
 
@@ -84,7 +84,7 @@ impl IdSource for OneId {
     async fn try_claim(&self) -> Result<ClaimedId> {
         let id = NonZeroU32::new(self.id).expect("is not zero");
         let place = Place::new(Hold::on(self.lease.clone()), self.clone());
-        Ok(ClaimedId::new(id, place, Arc::new(self.clone()), self.stamped(), Told::default()))
+        Ok(ClaimedId::new(id, place, Arc::new(self.clone()), self.stamped(), Delivered::default()))
     }
     async fn wait_and_claim(&self) -> Result<ClaimedId> {
         panic!("it is free");
@@ -150,7 +150,7 @@ async fn time_worker_and_sequence_are_where_they_belong() {
     assert_eq!(parts(snowflake.next_id().await.expect("is made")), (1_001, 5, 0));
 
     drop(snowflake);
-    // What comes after it does not begin in a millisecond that it used.
+    // Its successor does not begin in a millisecond that it used.
     clock.set(1_002);
     let options = clock.options().bits(50, 4, 8);
     let snowflake = Snowflake::start_with(&allocator, options).await.expect("starts");
@@ -508,7 +508,7 @@ async fn largest_durations_and_times_are_taken_as_they_are() {
     clock.set(0);
     assert_eq!(snowflake.try_next_id().expect("any step is waited for"), None);
     drop(snowflake);
-    // What another program has written, or a clock that was far ahead.
+    // Mark of another program, or of a clock that was far ahead.
     for until in [u64::MAX, u64::MAX - 1, EPOCH + (1 << 41), EPOCH + (1 << 40)] {
         *one_id.stamped.lock().expect("nothing panics while this is locked") = Some(until);
         let allocator = one_id.acquired().await;

@@ -21,8 +21,8 @@ use super::{
 pub(super) struct Family {
     command: Pid,
     group: Group,
-    /// Descendants that this process had before CMD: a shell that became `coord` may have had some. One that loses its
-    /// parent comes to this process, as those of CMD do.
+    /// Descendants that this process had before CMD: a shell that became `coord` may have had some. A process
+    /// that loses its parent comes to this process, as those of CMD do.
     strangers: HashSet<Identity>,
     /// Processes of other users, which SIGKILL does not reach.
     refused: HashSet<i32>,

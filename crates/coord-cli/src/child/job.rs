@@ -1,7 +1,7 @@
 //! Ctrl-Z and `fg`: when CMD stops, `coord` stops as well, so that a shell sees its job stopped.
 //!
-//! A signal to stop does not stop `coord` by itself: a CMD that ignores it would go on without a lock that is renewed, and
-//! so would a process that CMD has started.
+//! A signal to stop does not stop `coord` by itself. A CMD that ignores it would go on without a lock that is
+//! renewed, and so would a process that CMD has started.
 
 use std::io;
 

@@ -39,7 +39,7 @@ use crate::exit::{Exit, Failure};
 /// How soon it is looked again whether all that was asked to stop stands still.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// A running command. What it has started is killed if this is dropped before it has [finished](Self::finish).
+/// A running command. Its processes are killed if this is dropped before it has [finished](Self::finish).
 #[derive(Debug)]
 pub(crate) struct Child {
     family: Family,
@@ -122,7 +122,7 @@ impl Child {
             if stopped == Stopped::All {
                 self.job.follow();
             }
-            // What CMD has started tells nobody that it stands still.
+            // Processes that CMD has started tell nobody that they stand still.
             let looks_again = stopped == Stopped::Command && self.job.is_asked();
             let change = tokio::select! {
                 biased;
@@ -258,7 +258,7 @@ impl Drop for Child {
     }
 }
 
-/// What the command is called, for those who see who holds a lock.
+/// Returns the name of the command, which is shown as the holder of a lock.
 pub(crate) fn name(command: &[OsString]) -> Option<String> {
     let name = std::path::Path::new(command.first()?).file_name().map(OsStr::to_string_lossy)?;
     coord_api::Owner::check_label(&name).is_ok().then(|| name.into_owned())

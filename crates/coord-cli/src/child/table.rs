@@ -59,7 +59,7 @@ impl Process {
 pub(super) fn any_works(processes: &[Process]) -> bool {
     let stopped: HashSet<i32> =
         processes.iter().filter(|process| process.is_stopped).map(|process| process.parent).collect();
-    processes.iter().any(|process| !process.is_stopped && !(process.waits && stopped.contains(&process.pid)))
+    processes.iter().any(|process| !(process.is_stopped || process.waits && stopped.contains(&process.pid)))
 }
 
 /// The processes of one look.

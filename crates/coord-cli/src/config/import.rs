@@ -121,9 +121,7 @@ impl Import {
         plan: &mut [Planned],
     ) -> Option<Failure> {
         let writes = || plan.iter().filter(|planned| planned.state.is_write());
-        if writes().next().is_none() {
-            return None;
-        }
+        writes().next()?;
         match center.commit(batch).await {
             Ok(committed) => {
                 for planned in plan.iter_mut().filter(|planned| planned.state.is_write()) {

@@ -6,13 +6,13 @@ use coord_api::{ConfigCenter, Error, Result, backend::to_json};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::{Live, Verdict, layers::Merge, start::start, verdict::ask};
+use super::{CheckResult, Live, check_result::run_check, layers::Merge, start::start};
 use crate::Instance;
 
 type Check<T> = Box<dyn FnMut(&T) -> Result<(), String> + Send>;
 type Hook<T> = Box<dyn FnMut(&T, &T) -> Result<(), String> + Send>;
 
-/// What a live value becomes when its key is deleted.
+/// Consequence of the deletion of a live value's key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenDeleted {
     /// It stays as it is: a deletion by mistake harms nobody.
@@ -59,7 +59,7 @@ impl<T> LiveBuilder<T> {
         }
     }
 
-    /// What to use while the key does not exist. Without it, [`start`](Self::start) answers
+    /// Sets the value to use while the key does not exist. Without it, [`start`](Self::start) answers
     /// [`Error::Missing`] then.
     pub fn default(mut self, value: T) -> Self {
         self.default = Some(Arc::new(value));
@@ -106,18 +106,19 @@ impl<T> LiveBuilder<T> {
         self.default(value)
     }
 
-    /// Lays the value over that of another key, such as one that the whole environment shares: fields that are
-    /// missing in the one are those of the other. May be called again; what was named last is above.
+    /// Lays the value over that of another key, such as one that the whole environment shares: missing fields
+    /// are taken from the other. May be called again; what was named last is above.
     ///
-    /// Only where the type asks for a struct are fields taken one by one. Enums, maps, lists, structs with flattened
-    /// fields, untyped JSON and a [`Whole`](crate::Whole) are one unit: the highest that is there counts, and from a complete
-    /// value the same is read as [`get`](coord_api::ConfigExt::get) reads.
+    /// Only where the type asks for a struct are fields taken one by one. Enums, maps, lists, structs with
+    /// flattened fields, untyped JSON and a [`Whole`](crate::Whole) are one unit: the highest that is there
+    /// counts. A complete value is read as [`get`](coord_api::ConfigExt::get) reads it.
     pub fn over(mut self, key: &str) -> Self {
         self.over.push(key.into());
         self
     }
 
-    /// Who this is, so that a [gray release](crate::GrayExt::gray) of the key counts if it is for this instance.
+    /// Names this instance, so that a [gray release](crate::GrayExt::gray) of the key counts if it is for
+    /// this instance.
     pub fn instance(mut self, instance: Instance) -> Self {
         self.instance = Some(instance);
         self
@@ -125,8 +126,8 @@ impl<T> LiveBuilder<T> {
 
     /// Refuses values for which `check` returns an error. May be called again; all have to agree. The default is
     /// not asked about.
-    pub fn validate<V: Verdict>(mut self, mut check: impl FnMut(&T) -> V + Send + 'static) -> Self {
-        self.checks.push(Box::new(move |value| check(value).verdict()));
+    pub fn validate<V: CheckResult>(mut self, mut check: impl FnMut(&T) -> V + Send + 'static) -> Self {
+        self.checks.push(Box::new(move |value| check(value).check_result()));
         self
     }
 
@@ -134,20 +135,20 @@ impl<T> LiveBuilder<T> {
     /// the new value, for example because a pool could not be opened with it. It must not block.
     ///
     /// It is not called for the value that [`start`](Self::start) finds.
-    pub fn on_change<V: Verdict>(mut self, mut hook: impl FnMut(&T, &T) -> V + Send + 'static) -> Self {
-        self.hook = Some(Box::new(move |old, new| hook(old, new).verdict()));
+    pub fn on_change<V: CheckResult>(mut self, mut hook: impl FnMut(&T, &T) -> V + Send + 'static) -> Self {
+        self.hook = Some(Box::new(move |old, new| hook(old, new).check_result()));
         self
     }
 
-    /// What a deletion of the key means. By default the value stays.
+    /// Sets the consequence of a deletion of the key. By default the value stays.
     pub fn when_deleted(mut self, what: WhenDeleted) -> Self {
         self.when_deleted = what;
         self
     }
 
-    /// Saves each value that comes into use in this file, readable for this user only, so that the service can
-    /// start while the store is away. Its folder must exist. [`start`](Self::start) refuses a file that another live value
-    /// of this process has.
+    /// Saves each value that comes into use in this file, so that the service can start while the store is
+    /// away. The file is readable for this user only. Its folder must exist. [`start`](Self::start) refuses a
+    /// file that another live value of this process has.
     ///
     /// The file names the store, the namespace, the key and the instance that it was written for, and is not used for
     /// others. A deletion is saved as well: what was in use last is what is used.
@@ -172,14 +173,14 @@ impl<T> LiveBuilder<T> {
         self
     }
 
-    /// How often to compare the value with the store, in case that a change was never told: one read, at up to a
-    /// tenth more or less, so that a fleet does not ask at once. Default: 5 minutes.
+    /// Sets how often to compare the value with the store, in case that a change was never told. It costs one
+    /// read, at up to a tenth more or less, so that a fleet does not ask at once. Default: 5 minutes.
     pub fn reconcile_every(mut self, interval: Duration) -> Self {
         self.reconcile_every = Some(interval);
         self
     }
 
-    /// How entries are laid over each other, if they are.
+    /// Returns how entries are laid over each other, if they are.
     pub(super) fn merge(&mut self) -> Result<Option<Merge>> {
         match self.fill.take() {
             Some(lowest) => Ok(Some(Merge { lowest: Some(lowest?) })),
@@ -190,27 +191,29 @@ impl<T> LiveBuilder<T> {
 
     /// Asks the validators.
     pub(super) fn check(&mut self, value: &T) -> Result<(), String> {
-        self.checks.iter_mut().try_for_each(|check| ask(|| check(value)))
+        self.checks.iter_mut().try_for_each(|check| run_check(|| check(value)))
     }
 
     /// Asks the hook.
     pub(super) fn ask_hook(&mut self, old: &T, new: &T) -> Result<(), String> {
-        self.hook.as_mut().map_or(Ok(()), |hook| ask(|| hook(old, new)))
+        self.hook.as_mut().map_or(Ok(()), |hook| run_check(|| hook(old, new)))
     }
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> LiveBuilder<T> {
     /// Reads the value and follows it from then on.
     ///
-    /// What is used, in this order: the stored value; if it can not be used, the snapshot file's and then the default;
-    /// if the key does not exist, the default. While the store is away: the snapshot file's, then the default if
-    /// [chosen so](Self::default_while_away). Either is stale until the store is heard.
+    /// The first of these is used: the stored value; the default, if the key does not exist; the snapshot
+    /// file's value or else the default, if the stored value can not be used. While the store is away: the
+    /// snapshot file's, then the default if [chosen so](Self::default_while_away). Either is stale until the
+    /// store is heard.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a bad key, file or interval; [`Error::Missing`] if the key does not exist and
-    /// there is no default; [`Error::Decode`] or [`Error::InvalidArgument`] if the value can not be used and there
-    /// is nothing else; [`Error::Unavailable`], [`Error::Timeout`] and others as
-    /// [`ConfigCenter::watch_entries`].
+    /// - [`Error::InvalidArgument`] for a bad key, file or interval;
+    /// - [`Error::Missing`] if the key does not exist and there is no default;
+    /// - [`Error::Decode`] or [`Error::InvalidArgument`] if the value can not be used and there is nothing
+    ///   else;
+    /// - [`Error::Unavailable`], [`Error::Timeout`] and others as [`ConfigCenter::watch_entries`].
     ///
     /// # Cancel safety
     /// Dropping this future leaves nothing behind.

@@ -7,7 +7,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use super::{Live, Origin, current::Current};
 use crate::Record;
 
-/// One change of a live value.
+/// Change of a live value.
 #[non_exhaustive]
 pub struct Change<T> {
     /// The value before, as this consumer knew it.
@@ -16,7 +16,7 @@ pub struct Change<T> {
     pub new: Arc<T>,
     /// Where the new value comes from, with its version.
     pub origin: Origin,
-    /// Who made it, when and why, if it was [recorded](crate::HistoryExt::record).
+    /// Author, time and comment, if it was [recorded](crate::HistoryExt::record).
     pub record: Option<Record>,
     /// How many changes in between this consumer was too slow to see.
     pub missed: u64,
@@ -75,7 +75,7 @@ impl<T> Changes<T> {
             match self.feed.recv().await {
                 Ok(current) if current.number <= self.last.number => {}
                 Ok(current) => self.taken = Some(current),
-                // What was missed shows in the next number.
+                // Missed changes show in the next number.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
             }

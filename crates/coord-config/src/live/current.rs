@@ -1,4 +1,4 @@
-//! What a live value is now, and what can be said about it.
+//! State of a live value.
 
 use std::{
     fmt,
@@ -12,8 +12,8 @@ use coord_api::{Freshness, Version, backend::ShownPath};
 
 use super::held::Held;
 
-/// The value in use. Replaced as a whole, so that all of it always belongs together: who sees a new value does not
-/// see the rejection of the one before.
+/// The value in use. It is replaced as a whole, so that all of it always belongs together. A reader of a new
+/// value does not see the rejection of an older one.
 pub(super) struct Current<T> {
     /// Grows with every change of the value.
     pub(super) number: u64,
@@ -58,7 +58,7 @@ pub struct LiveState {
 }
 
 impl LiveState {
-    /// Whether the value in use is the latest in the store.
+    /// Returns whether the value in use is the latest in the store.
     pub fn is_good(&self) -> bool {
         self.freshness.is_fresh() && self.rejection.is_none()
     }
@@ -72,13 +72,13 @@ pub struct Rejection {
     pub key: String,
     /// The version that was refused.
     pub version: Version,
-    /// Who refused it.
+    /// Part that refused it.
     pub cause: RejectionCause,
     /// Why, never with the value itself unless the validator or the hook says it.
     pub reason: String,
 }
 
-/// Who refused an update.
+/// Part that refused an update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RejectionCause {
@@ -105,7 +105,7 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// What happened to a live value so far.
+/// Counters of a live value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LiveCounters {
@@ -134,7 +134,7 @@ pub(super) struct Counters {
 }
 
 pub(super) fn count(counter: &AtomicU64) {
-    // Who sees the count sees what was counted.
+    // A reader that sees the count sees the counted change.
     counter.fetch_add(1, Ordering::Release);
 }
 

@@ -21,22 +21,22 @@ use tokio::sync::watch;
 use super::current::count;
 use crate::Instance;
 
-/// The form of the file. Those of the first one did not say whose they were, and are not used.
+/// The form of the file. Files of the first form did not say whose they were, and are not used.
 const FORM: u32 = 2;
 
 /// How often a file is written anew whose beginning another process has taken for that of a process that was killed.
 const TRIES: usize = 3;
 
-/// What was in use last.
+/// State that was last in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
     /// Whether the key was deleted: then the entries are those of the value that is kept, if it is.
     pub(super) deleted: bool,
-    /// What the value was made of; nothing for the default.
+    /// Entries that the value was made of; none for the default.
     pub(super) entries: Vec<Part>,
 }
 
-/// One of the entries that a value was made of.
+/// Entry that a value was made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     /// Whether it is the gray value of the key.
@@ -155,7 +155,7 @@ impl File {
 }
 
 impl Claim {
-    /// What was saved last for this audience; `None` if there is nothing that can be used.
+    /// Returns the state that was last saved for this audience; `None` if there is nothing that can be used.
     pub(super) async fn load(&self, audience: Audience) -> Option<State> {
         let path = self.0.path.clone();
         let read = tokio::task::spawn_blocking(move || {
@@ -202,7 +202,7 @@ impl Saved {
     fn new(audience: Audience, state: &State) -> Self {
         let Audience { home, key, instance } = audience;
         let entries = state.entries.iter().filter_map(|Part { gray, entry }| {
-            // What is not JSON is in no value that is used.
+            // Text that is not JSON is in no value that is used.
             let text = String::from_utf8(entry.as_bytes().to_vec()).ok()?;
             let value = RawValue::from_string(text).ok()?;
             Some(SavedEntry { key: entry.key().to_owned(), gray: *gray, version: entry.version(), value })
@@ -210,7 +210,7 @@ impl Saved {
         Self { form: FORM, home, key, instance, deleted: state.deleted, entries: entries.collect() }
     }
 
-    /// What of it counts for this audience.
+    /// Returns the part that counts for this audience.
     fn for_audience(self, audience: &Audience) -> Option<State> {
         let is_at_home = match (&self.home, &audience.home) {
             (Some(home), Some(own)) => home.is_same(own),

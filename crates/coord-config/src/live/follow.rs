@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use coord_api::{
-    ConfigCenter, ConfigKey, Contact, Entry, EntryEvent, Error, Result, Scope, Version,
-    backend::ContactSource,
+    ConfigCenter, ConfigKey, Connectivity, Entry, EntryEvent, Error, Result, Scope, Version,
+    backend::ConnectivitySource,
 };
 use futures::{
     StreamExt,
@@ -17,11 +17,11 @@ use tokio::{sync::broadcast, time::Instant};
 
 use super::{
     LiveBuilder, Shared, WhenDeleted,
-    bell::Ringer,
     current::{Current, Origin, Rejection, RejectionCause, count},
     file::{Audience, Part, Saver, State},
     held::Held,
-    layers::{Ingredients, Layers, Step},
+    layers::{Inputs, Layers, Step},
+    wakeups::Notifier,
 };
 use crate::{Instance, gray};
 
@@ -51,7 +51,7 @@ impl Source {
     pub(super) fn scope(&self) -> Scope<'_> {
         match self {
             Self::Key(key) => Scope::Key(key.as_str()),
-            Self::Gray { place, .. } => Scope::Beside(place),
+            Self::Gray { place, .. } => Scope::Sidecar(place),
         }
     }
 
@@ -66,7 +66,7 @@ impl Source {
         }
     }
 
-    /// What an event means for the value.
+    /// Translates an event into its meaning for the value.
     fn understand(&self, event: EntryEvent) -> EntryEvent {
         let Self::Gray { key, instance, .. } = self else { return event };
         let value = |entry: &Entry| gray::value_for(key.as_str(), instance, entry);
@@ -86,7 +86,7 @@ impl Source {
 /// The watches over all sources.
 pub(super) struct Feed {
     events: SelectAll<BoxStream<'static, (usize, Result<EntryEvent>)>>,
-    contact: Contact,
+    connectivity: Connectivity,
 }
 
 impl Feed {
@@ -111,15 +111,15 @@ impl Feed {
                 }),
             }
         });
-        let (mut events, mut entries, mut contact) = (SelectAll::new(), Vec::new(), None);
+        let (mut events, mut entries, mut connectivity) = (SelectAll::new(), Vec::new(), None);
         for (layer, (watch, entry)) in try_join_all(opening).await?.into_iter().enumerate() {
-            contact.get_or_insert_with(|| watch.contact());
+            connectivity.get_or_insert_with(|| watch.connectivity());
             let source = sources[layer].clone();
             let tagged = watch.map(move |item| (layer, item.map(|event| source.understand(event))));
             events.push(tagged.boxed());
             entries.push(entry);
         }
-        Ok((Self { events, contact: contact.expect("the key itself is a source") }, entries))
+        Ok((Self { events, connectivity: connectivity.expect("the key itself is a source") }, entries))
     }
 }
 
@@ -136,13 +136,14 @@ pub(super) struct Follower<T> {
     rules: LiveBuilder<T>,
     sources: Vec<Source>,
     layers: Layers,
-    /// What was looked at last, whether it was taken or refused; `None` before the store was heard.
-    considered: Option<Ingredients>,
-    /// What the value in use was made of.
+    /// Inputs that were considered last, whether the value was taken or refused; `None` before the store was
+    /// heard.
+    considered: Option<Inputs>,
+    /// Entries that the value in use was made of.
     in_use: State,
     shared: Arc<Shared<T>>,
-    contact: ContactSource,
-    ringer: Ringer,
+    connectivity: ConnectivitySource,
+    notifier: Notifier,
     /// Each change, for those who want them all.
     each: broadcast::Sender<Arc<Current<T>>>,
     saver: Option<Saver>,
@@ -154,19 +155,19 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         sources: Vec<Source>,
         layers: Layers,
         shared: Arc<Shared<T>>,
-        contact: ContactSource,
-        (ringer, each): (Ringer, broadcast::Sender<Arc<Current<T>>>),
+        connectivity: ConnectivitySource,
+        (notifier, each): (Notifier, broadcast::Sender<Arc<Current<T>>>),
         saver: Option<Saver>,
     ) -> Self {
         let (considered, in_use) = (None, State::default());
-        Self { rules, sources, layers, considered, in_use, shared, contact, ringer, each, saver }
+        Self { rules, sources, layers, considered, in_use, shared, connectivity, notifier, each, saver }
     }
 
-    /// Follows until the provider is closed, or the last handle is gone and aborts this. What the value in use was made
-    /// of is in the layers, or is what the snapshot file has `saved`.
+    /// Follows until the provider is closed, or the last handle is gone and aborts this. The entries of the
+    /// value in use are in the layers, or are `saved` in the snapshot file.
     pub(super) async fn run(mut self, mut feed: Option<Feed>, saved: Option<State>) {
         if feed.is_some() {
-            self.considered = Some(self.layers.ingredients());
+            self.considered = Some(self.layers.inputs());
         }
         match (saved, self.shared.now.load().origin) {
             (Some(saved), _) => self.in_use = saved,
@@ -188,7 +189,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
                 Left::Closed => break,
             }
         }
-        self.contact.lost();
+        self.connectivity.lost();
     }
 
     /// Opens the watches, for as long as it takes; `None` when the provider is closed.
@@ -210,12 +211,12 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
                     }
                     count(&self.shared.counters.snapshots);
                     self.consider(step);
-                    self.contact.restored();
+                    self.connectivity.restored();
                     return Some(feed);
                 }
                 Err(Error::Closed) => return None,
                 Err(error) => {
-                    self.contact.lost();
+                    self.connectivity.lost();
                     tracing::debug!(%error, key = self.shared.key, "a live config value waits for the store");
                     tokio::time::sleep(pauses.next().unwrap_or_default()).await;
                 }
@@ -226,8 +227,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
     async fn follow(&mut self, mut feed: Feed) -> Left {
         let mut next_look = self.next_look();
         let mut suspicious = false;
-        if !feed.contact.freshness().is_fresh() {
-            self.contact.lost();
+        if !feed.connectivity.freshness().is_fresh() {
+            self.connectivity.lost();
         }
         loop {
             tokio::select! {
@@ -242,8 +243,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
                         tracing::warn!(%error, key = self.shared.key, "the watch of a live config value failed");
                     }
                 },
-                freshness = feed.contact.changed() => {
-                    if freshness.is_fresh() { self.contact.restored() } else { self.contact.lost() }
+                freshness = feed.connectivity.changed() => {
+                    if freshness.is_fresh() { self.connectivity.restored() } else { self.connectivity.lost() }
                 }
                 () = tokio::time::sleep_until(next_look) => {
                     let differs = self.differs().await;
@@ -264,7 +265,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         Instant::now() + every.min(LONGEST).mul_f64(0.9 + 0.2 * fastrand::f64())
     }
 
-    /// Whether the store has something else than we know. A store that does not answer has not.
+    /// Returns whether the store has something else than we know. A store that does not answer has not.
     async fn differs(&mut self) -> bool {
         let center = self.rules.center.clone();
         let reading = self.sources.iter().map(|source| center.read(source.scope()));
@@ -279,8 +280,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         found.zip(self.layers.entries()).any(|(found, known)| found != *known)
     }
 
-    /// Takes an event. `true` if everything has to be read anew before it means anything: a gray release was ended,
-    /// perhaps by the value of the key, of which we may not have heard yet.
+    /// Takes an event. Returns `true` if everything has to be read anew before it means anything: a gray
+    /// release was ended. The value of the key may have ended it, of which we may not have heard yet.
     fn take(&mut self, layer: usize, event: EntryEvent) -> bool {
         if matches!(event, EntryEvent::Snapshot { .. }) {
             count(&self.shared.counters.snapshots);
@@ -298,8 +299,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         if step == Step::Deleted {
             count(&self.shared.counters.deletions);
         }
-        let ingredients = self.layers.ingredients();
-        if self.considered.as_ref() == Some(&ingredients) {
+        let inputs = self.layers.inputs();
+        if self.considered.as_ref() == Some(&inputs) {
             // Written anew, but the same.
             let origin = Origin::Store(self.layers.version());
             let now = self.shared.now.load_full();
@@ -310,7 +311,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
             }
             return;
         }
-        self.considered = Some(ingredients);
+        self.considered = Some(inputs);
         let made = match self.layers.compose::<T>() {
             Ok(Some(made)) => made,
             Ok(None) => return self.gone(),
@@ -364,17 +365,17 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
         count(&self.shared.counters.changes);
         // Nobody has to listen.
         let _ = self.each.send(current);
-        self.ringer.ring(number);
+        self.notifier.notify(number);
     }
 
-    /// What is said of the value changes, not the value: nobody is woken for that.
+    /// The state of the value changes, not the value: nobody is woken for that.
     fn same_value(&self, origin: Origin, rejection: Option<Arc<Rejection>>) {
         let now = self.shared.now.load_full();
         let (number, value) = (now.number, now.value.clone());
         self.shared.now.store(Arc::new(Current { number, value, origin, rejection }));
     }
 
-    /// What the layers have.
+    /// Returns the entries of the layers.
     fn parts(&self) -> Vec<Part> {
         let sources = self.sources.iter().zip(self.layers.entries());
         let part = |(source, entry): (&Source, &Option<Entry>)| {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use super::{current::count, verdict::guarded};
+use super::{check_result::guarded, current::count};
 
 /// A share of a value. A panic of the value's `Drop` ends here, and counts as a rejection.
 pub(super) struct Held<T> {

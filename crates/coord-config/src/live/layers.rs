@@ -8,13 +8,13 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::{
+    check_result::guarded,
     current::{Rejection, RejectionCause},
     held::Held,
     merge::{self, Misfit, Text},
-    verdict::guarded,
 };
 
-/// What is stored in the places that a live value is made of, the lowest first.
+/// Entries in the places that a live value is made of, the lowest first.
 #[derive(Clone)]
 pub(super) struct Layers {
     entries: Vec<Option<Entry>>,
@@ -24,11 +24,11 @@ pub(super) struct Layers {
 /// Structs are merged field by field; without it the highest entry counts alone.
 #[derive(Clone)]
 pub(super) struct Merge {
-    /// What fields have that no entry has, as JSON, if there is a default for that.
+    /// Fields that no entry has, as JSON, if there is a default for that.
     pub(super) lowest: Option<Box<RawValue>>,
 }
 
-/// What an event meant.
+/// Meaning of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     /// Nothing is different.
@@ -47,7 +47,7 @@ pub(super) struct Composed<T> {
 
 /// The bytes that a value was made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ingredients(Vec<Option<Bytes>>);
+pub(super) struct Inputs(Vec<Option<Bytes>>);
 
 impl Layers {
     pub(super) fn new(count: usize, merge: Option<Merge>) -> Self {
@@ -58,14 +58,14 @@ impl Layers {
         &self.entries
     }
 
-    /// What counts now.
-    pub(super) fn ingredients(&self) -> Ingredients {
+    /// Returns the entries that count now.
+    pub(super) fn inputs(&self) -> Inputs {
         let bytes = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.as_bytes().clone());
         if self.merge.is_some() {
-            return Ingredients(self.entries.iter().map(bytes).collect());
+            return Inputs(self.entries.iter().map(bytes).collect());
         }
         let top = self.entries.iter().rev().find(|entry| entry.is_some());
-        Ingredients(top.map(bytes).into_iter().collect())
+        Inputs(top.map(bytes).into_iter().collect())
     }
 
     /// The version of the youngest entry that counts.
@@ -206,7 +206,7 @@ mod tests {
         layers.put(1, entry("own", 3, r#"{"in":{"z":3},"list":[3],"a":null}"#));
         let expected = Outer { a: None, r#in: Inner { x: 1, y: 0, z: Some(3) }, list: vec![3] };
         assert_eq!(made(&layers), Some((expected, 9)));
-        // What is no struct is one unit.
+        // A value that is no struct is one unit.
         assert_eq!(composed(&layers), Some((json!({"in": {"z": 3}, "list": [3], "a": null}), 9)));
     }
 

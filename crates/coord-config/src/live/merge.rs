@@ -1,16 +1,18 @@
 //! Reads a type from several JSON texts that are laid over each other. No I/O.
 //!
-//! Which parts are merged is decided by the type, not by the JSON: where it asks for a struct, objects are merged field
-//! by field; for anything else the highest text that has the part counts whole. So a type reads from its own complete
-//! text what it would read from that alone, whatever is below. Values are read from the text itself: no digit is lost.
+//! The type decides which parts are merged, not the JSON. Where it asks for a struct, objects are merged
+//! field by field; for anything else the highest text that has the part counts whole. So a type reads from
+//! its own complete text what it would read from that alone, whatever is below. Values are read from the text
+//! itself: no digit is lost.
 //!
-//! An adjacently tagged enum asks for a struct as well. It reads its field names with a seed that knows the tag, where the
-//! code that serde derives for structs has a seed without state; so only the latter are merged.
+//! An adjacently tagged enum asks for a struct as well. It reads its field names with a seed that knows the
+//! tag. The code that serde derives for structs has a seed without state, so only those structs are merged.
 //!
-//! Serde tells the names of a struct's fields with their aliases, and not which names are one field. It shows in the variant
-//! that a name is read as. So where the struct refuses the second of two names that are read as one, or the value of one
-//! does not fit while others are left that might complete it, the value is read anew with what was learned: of several
-//! names of one field, that of the higher text counts.
+//! Serde tells the names of a struct's fields with their aliases, and not which names are one field. It shows
+//! in the variant that a name is read as. So a value may have to be read anew with what was learned. This is
+//! so if the struct refuses the second of two names that are read as one. It is also so if the value of one
+//! does not fit while others are left that might complete it. Of several names of one field, that of the
+//! higher text counts.
 
 use std::{
     cell::RefCell,
@@ -36,7 +38,7 @@ use super::whole::WHOLE;
 pub(super) struct Text<'t> {
     /// By which the caller knows it.
     pub(super) layer: usize,
-    /// One JSON value, with nothing around it.
+    /// JSON value with nothing around it.
     pub(super) json: &'t str,
 }
 
@@ -93,7 +95,7 @@ struct Alias {
     below: String,
 }
 
-/// One attempt to read a value.
+/// Attempt to read a value.
 #[derive(Default)]
 struct Reading<'r> {
     known: &'r [Alias],
@@ -125,7 +127,7 @@ impl Failed {
 }
 
 impl Reading<'_> {
-    /// One name for all that are known to be those of one field of the struct at this place.
+    /// Common name for all names that are known to be those of one field of the struct at this place.
     fn name<'n>(&'n self, mut field: &'n str) -> &'n str {
         let path = self.path.borrow();
         // Each name is at most once the lower one: what is known already is not shown again.

@@ -1,35 +1,35 @@
 //! Values that follow the store, and keep the last good state when the store or a writer fails them.
 
-mod bell;
 mod builder;
 mod changes;
+mod check_result;
 mod current;
 mod file;
 mod follow;
 mod held;
 mod layers;
 mod merge;
-mod sharing;
+mod share_key;
 mod start;
-mod verdict;
+mod wakeups;
 mod whole;
 
 use std::{fmt, future::poll_fn, sync::Arc, task::Poll};
 
 use arc_swap::ArcSwap;
-use coord_api::{ConfigCenter, ConfigKey, Contact, Error, Result, Version};
+use coord_api::{ConfigCenter, ConfigKey, Connectivity, Error, Result, Version};
 use tokio::{sync::broadcast, task::AbortHandle};
 
 pub use builder::{LiveBuilder, WhenDeleted};
 pub use changes::{Change, Changes};
+pub use check_result::CheckResult;
 pub use current::{LiveCounters, LiveState, Origin, Rejection, RejectionCause};
-pub use verdict::Verdict;
 pub use whole::{Whole, whole};
 
 use crate::history::{Record, record_of};
-use bell::{Bell, Ear};
 use current::{Counters, Current};
 use file::Claim;
+use wakeups::{Waiter, Wakeups};
 
 /// Live values of a config center.
 pub trait LiveExt {
@@ -77,21 +77,22 @@ impl LiveExt for Arc<dyn ConfigCenter> {
 ///   rejection, and ends nothing.
 /// - Nothing is missed between the first value and the changes, and no value older than one that was seen comes
 ///   later. Values that were replaced before this process heard of them may be skipped.
-/// - While the store is away the value stays, and [`state`](Self::state) says that it is stale and since when; so it does
-///   from three seconds on after the runtime that the value was started on was driven last.
+/// - While the store is away the value stays, and [`state`](Self::state) says that it is stale and since
+///   when. So it does from three seconds after the runtime that the value was started on was last driven.
 /// - After the provider was closed the value stays, stale.
 ///
-/// Clones are the same value; each has its own place in [`changed`](Self::changed). So are all live values of one key
-/// and type that one config center starts on one runtime with no rules but their key: however many parts of a program
-/// start one, a change is decoded once, and [`counters`](Self::counters) count for all of them. Whoever starts one gets
-/// what the store has then, never an older value that others still have. The task that follows the key ends with the
-/// last handle, and so does the client if nothing else uses it.
+/// Clones are the same value; each has its own place in [`changed`](Self::changed). All live values of one
+/// key and type are one as well, if one config center starts them on one runtime with no rules but their key.
+/// However many parts of a program start one, a change is decoded once, and [`counters`](Self::counters)
+/// count for all of them. A newly started value is what the store has then, never an older value that others
+/// still have. The task that follows the key ends with the last handle, and so does the client if nothing
+/// else uses it.
 pub struct Live<T> {
-    /// That of the task, so that a read takes one step less.
+    /// State of the task, so that a read takes one step less.
     shared: Arc<Shared<T>>,
     /// The number of the value that this handle was last told of.
     told: u64,
-    ear: Ear,
+    waiter: Waiter,
     task: Arc<Task<T>>,
 }
 
@@ -100,22 +101,22 @@ struct Shared<T> {
     center: Arc<dyn ConfigCenter>,
     now: ArcSwap<Current<T>>,
     /// Rung by the task when the value is another one.
-    bell: Arc<Bell>,
+    wakeups: Arc<Wakeups>,
     counters: Counters,
-    contact: Contact,
+    connectivity: Connectivity,
     /// The sending end belongs to the task, so that the consumers' end with it.
     each: broadcast::Receiver<Arc<Current<T>>>,
 }
 
 impl<T> Shared<T> {
-    /// Who wrote a version of the key, if that can be read.
+    /// Returns who wrote a version of the key, if that can be read.
     async fn record(&self, version: Version) -> Option<Record> {
         let key = ConfigKey::parse(&self.key).ok()?;
         record_of(&*self.center, &key, version).await.ok()?
     }
 }
 
-/// What all handles share: ends what follows the key when the last of them is gone.
+/// Handle of the task, which all live values share: the task ends with the last of them.
 struct Task<T> {
     shared: Arc<Shared<T>>,
     follower: AbortHandle,
@@ -124,10 +125,10 @@ struct Task<T> {
 }
 
 impl<T> Task<T> {
-    /// Whether the value in use is the one of `version`, and will follow what comes after it.
+    /// Returns whether the value in use is the one of `version`, and will follow what comes after it.
     fn is_good_at(&self, version: Version) -> bool {
         let now = self.shared.now.load();
-        let is_followed = !self.shared.bell.is_silent() && self.shared.contact.freshness().is_fresh();
+        let is_followed = !self.shared.wakeups.is_closed() && self.shared.connectivity.freshness().is_fresh();
         is_followed && now.origin == Origin::Store(version) && now.rejection.is_none()
     }
 }
@@ -142,8 +143,8 @@ impl<T> Live<T> {
     /// A handle that was told of the value as it is now.
     fn of(task: Arc<Task<T>>) -> Self {
         let shared = task.shared.clone();
-        let (told, ear) = (shared.now.load().number, Ear::new(shared.bell.clone()));
-        Self { shared, told, ear, task }
+        let (told, waiter) = (shared.now.load().number, Waiter::new(shared.wakeups.clone()));
+        Self { shared, told, waiter, task }
     }
 
     /// The key.
@@ -163,7 +164,7 @@ impl<T> Live<T> {
         look(self.shared.now.load().value.get())
     }
 
-    /// Where the value comes from, with its version.
+    /// Returns where the value comes from, with its version.
     pub fn origin(&self) -> Origin {
         self.shared.now.load().origin
     }
@@ -181,9 +182,9 @@ impl<T> Live<T> {
             if let Some(value) = self.news() {
                 return Poll::Ready(Ok(value));
             }
-            self.ear.listen(cx);
+            self.waiter.register(cx);
             // In this order: after the bell has fallen silent nothing is new any more.
-            let is_last = self.shared.bell.is_silent();
+            let is_last = self.shared.wakeups.is_closed();
             match self.news() {
                 Some(value) => Poll::Ready(Ok(value)),
                 None if is_last => Poll::Ready(Err(Error::Closed)),
@@ -195,7 +196,7 @@ impl<T> Live<T> {
 
     /// The value, if this handle was not told of it.
     fn news(&mut self) -> Option<Arc<T>> {
-        if self.shared.bell.number() <= self.told {
+        if self.shared.wakeups.number() <= self.told {
             return None;
         }
         let now = self.shared.now.load();
@@ -209,21 +210,21 @@ impl<T> Live<T> {
         Changes::new(self.clone())
     }
 
-    /// How far the value can be trusted.
+    /// Returns how far the value can be trusted.
     pub fn state(&self) -> LiveState {
         LiveState {
-            freshness: self.shared.contact.freshness(),
+            freshness: self.shared.connectivity.freshness(),
             rejection: self.shared.now.load().rejection.clone(),
         }
     }
 
     /// Tells when the value becomes stale, and fresh again.
-    pub fn contact(&self) -> Contact {
+    pub fn connectivity(&self) -> Connectivity {
         // The shared handle was never asked: to the new one, what was before is no change.
-        self.shared.contact.from_now_on()
+        self.shared.connectivity.from_now_on()
     }
 
-    /// What happened so far, for metrics.
+    /// Returns the counters, for metrics.
     pub fn counters(&self) -> LiveCounters {
         self.shared.counters.read()
     }
@@ -231,8 +232,8 @@ impl<T> Live<T> {
 
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
-        let Self { shared, told, ear, task } = self;
-        Self { shared: shared.clone(), told: *told, ear: ear.clone(), task: task.clone() }
+        let Self { shared, told, waiter, task } = self;
+        Self { shared: shared.clone(), told: *told, waiter: waiter.clone(), task: task.clone() }
     }
 }
 

@@ -3,19 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use coord_api::{ConfigKey, Error, Result, Version, backend::ContactSource};
+use coord_api::{ConfigKey, Error, Result, Version, backend::ConnectivitySource};
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 
 use super::{
     Live, LiveBuilder, Shared, Task, WhenDeleted,
-    bell::{Bell, Ringer},
     current::{Counters, Current, Origin, Rejection, RejectionCause, count},
     file::{Audience, Claim, File, Part, State},
     follow::{Feed, Follower, Source},
     held::Held,
     layers::Layers,
-    sharing::Plain,
+    share_key::ShareKey,
+    wakeups::{Notifier, Wakeups},
 };
 use crate::gray;
 
@@ -30,7 +30,7 @@ where
     if builder.reconcile_every.is_some_and(|interval| interval < Duration::from_millis(100)) {
         return Err(Error::invalid("reconcile_every", "is below 100ms"));
     }
-    let plain = Plain::of(&builder);
+    let share_key = ShareKey::of(&builder);
     let merge = builder.merge()?;
     let file = match builder.file.take() {
         Some(path) => Some(File::open(path).await?),
@@ -80,8 +80,8 @@ where
     };
     let (center, version) = (builder.center.clone(), layers.version());
     let launch = || launch(builder, sources, layers, feed, first, rejection, file);
-    Ok(Live::of(match plain {
-        Some(plain) => plain.share(&center, version, launch),
+    Ok(Live::of(match share_key {
+        Some(share_key) => share_key.share(&center, version, launch),
         None => launch(),
     }))
 }
@@ -90,7 +90,7 @@ where
 struct First<T> {
     value: Held<T>,
     origin: Origin,
-    /// What the snapshot file says, if that decided.
+    /// State in the snapshot file, if that decided.
     saved: Option<State>,
 }
 
@@ -126,7 +126,7 @@ fn usable<T: DeserializeOwned>(
     Ok(Some((made.value, made.version)))
 }
 
-/// What was saved last, if that can be used.
+/// Returns the value that was last saved, if it can be used.
 async fn from_file<T: DeserializeOwned>(
     builder: &mut LiveBuilder<T>,
     sources: &[Source],
@@ -182,11 +182,11 @@ fn launch<T>(
 where
     T: DeserializeOwned + Send + Sync + 'static,
 {
-    let source = ContactSource::of_this_runtime();
+    let source = ConnectivitySource::of_this_runtime();
     if feed.is_none() {
         source.lost();
     }
-    let bell = Arc::new(Bell::default());
+    let wakeups = Arc::new(Wakeups::default());
     let (each, idle) = broadcast::channel(CHANGES);
     let counters = Counters::default();
     if rejection.is_some() {
@@ -198,13 +198,13 @@ where
         key: builder.key.clone(),
         center: builder.center.clone(),
         now: ArcSwap::from_pointee(Current { number: 0, value, origin, rejection }),
-        bell: bell.clone(),
+        wakeups: wakeups.clone(),
         counters,
-        contact: source.contact(),
+        connectivity: source.connectivity(),
         each: idle,
     });
     let follower =
-        Follower::new(builder, sources, layers, shared.clone(), source, (Ringer(bell), each), saver);
+        Follower::new(builder, sources, layers, shared.clone(), source, (Notifier(wakeups), each), saver);
     let follower = tokio::spawn(follower.run(feed, saved)).abort_handle();
     Arc::new(Task { shared, follower, _file: file })
 }

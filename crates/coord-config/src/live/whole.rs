@@ -50,7 +50,7 @@ impl<T> Deref for Whole<T> {
 /// Reads a field as a [`Whole`], for `#[serde(deserialize_with = "coord_config::whole")]`.
 ///
 /// # Errors
-/// Those of the field's type.
+/// Errors of the field's type.
 pub fn whole<'de, D: Deserializer<'de>, T: Deserialize<'de>>(json: D) -> Result<T, D::Error> {
     Whole::deserialize(json).map(|Whole(value)| value)
 }

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, ConfigExt, ConfigKey, Entry, EntryEvent, Error, Owner, Result, Scope,
-    Turns, Version, Watch,
+    UpdateLocks, Version, Watch,
 };
 use coord_config::{HistoryExt, LiveExt, MAX_HISTORY, MAX_RECORDED_BYTES};
 use serde_json::json;
@@ -50,8 +50,8 @@ impl ConfigCenter for Between {
         self.center.owner()
     }
 
-    fn turns(&self) -> &Turns {
-        self.center.turns()
+    fn update_locks(&self) -> &UpdateLocks {
+        self.center.update_locks()
     }
 }
 

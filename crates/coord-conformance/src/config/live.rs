@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    Batch, Committed, ConfigCenter, ConfigExt, Entry, EntryEvent, Error, Owner, Result, Scope, Turns,
+    Batch, Committed, ConfigCenter, ConfigExt, Entry, EntryEvent, Error, Owner, Result, Scope, UpdateLocks,
     Version, Watch,
 };
 use coord_config::{Live, LiveExt, Origin, RejectionCause, WhenDeleted};
@@ -91,15 +91,15 @@ impl ConfigCenter for Deaf {
         if !self.deaf.load(Ordering::Relaxed) {
             return Ok(watch);
         }
-        Ok(Watch::new(watch.contact(), watch.take(1).chain(stream::pending())))
+        Ok(Watch::new(watch.connectivity(), watch.take(1).chain(stream::pending())))
     }
 
     fn owner(&self) -> Owner {
         self.center.owner()
     }
 
-    fn turns(&self) -> &Turns {
-        self.center.turns()
+    fn update_locks(&self) -> &UpdateLocks {
+        self.center.update_locks()
     }
 }
 
@@ -370,7 +370,7 @@ tests! { "config";
         writer.set("limits", &limits(1)).await.expect("is written");
         let live = watching.config().live::<Limits>("limits").start().await.expect("exists");
         for round in 1..=2 {
-            let mut contact = live.contact();
+            let mut contact = live.connectivity();
             watching.link.cut();
             for upload in 1..=10 {
                 writer.set("limits", &limits(round * 10 + upload)).await.expect("is written");

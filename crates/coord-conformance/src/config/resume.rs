@@ -106,7 +106,7 @@ tests! { "config";
     async fn a_watch_tells_that_the_store_is_away(world: &dyn World) {
         let watching = world.client().await;
         let watch = watching.config().watch::<u32>("key").await.expect("is answered");
-        let mut contact = watch.contact();
+        let mut contact = watch.connectivity();
         assert!(contact.freshness().is_fresh());
         watching.link.cut();
         let cut = within(LONG_LIMIT, contact.changed()).await;

@@ -74,7 +74,7 @@ tests! { "registry";
         let (server, watching) = (world.client().await.registry(), world.client().await);
         let first = within(LIMIT, server.register(instance("1"), LONG)).await.expect("is free");
         let mut view = watching.registry().view("svc").await.expect("is answered");
-        let mut contact = view.contact();
+        let mut contact = view.connectivity();
         let cut = Instant::now();
         watching.link.cut();
         within(LIMIT, first.deregister()).await.expect("is registered");

@@ -95,7 +95,7 @@ fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, Member)> {
     let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         // In its shortest form, so that the same address twice is seen.
         Some(ip) => ip.parse::<Ipv6Addr>().ok().map(|ip| ip.to_string()),
-        None => is_host(host).then(|| host.to_ascii_lowercase()),
+        None => (is_host(host) && !host.contains(':')).then(|| host.to_ascii_lowercase()),
     };
     let host = host.ok_or_else(|| {
         refuse(format!("{shown} has no valid host; IPv6 addresses are written in brackets"))

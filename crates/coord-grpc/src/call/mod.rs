@@ -81,7 +81,7 @@ pub(crate) struct Attempt {
     ready: Arc<Ready<Connection>>,
     begun: Instant,
     /// Number of reads before the request was sent.
-    reads: u64,
+    reads_before: u64,
     pub(crate) deadline: Option<Deadline>,
     answered: bool,
 }
@@ -95,8 +95,8 @@ impl Attempt {
     ) -> Self {
         ready.stats.load.begin();
         ready.stats.calls.fetch_add(1, Relaxed);
-        let reads = ready.connection.reads();
-        Self { balancer: balancer.clone(), ready, begun, reads, deadline, answered: false }
+        let reads_before = ready.connection.reads();
+        Self { balancer: balancer.clone(), ready, begun, reads_before, deadline, answered: false }
     }
 
     async fn send(mut self, head: &Head, body: &RecoverableBody) -> Result<Response<Body>, AttemptError> {
@@ -174,7 +174,7 @@ impl Attempt {
     }
 
     fn silence_or(&self, other: Failure) -> Failure {
-        if self.ready.connection.reads() == self.reads { Failure::Silence } else { other }
+        if self.ready.connection.reads() == self.reads_before { Failure::Silence } else { other }
     }
 
     /// Returns the name of the instance in errors.

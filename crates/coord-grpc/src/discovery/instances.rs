@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use coord_api::{Contact, Error, Result, ServiceEvent, Watch};
+use coord_api::{Connectivity, Error, Result, ServiceEvent, Watch};
 use futures::{Stream, StreamExt};
 use http::Uri;
 use tonic::transport::{Channel, Endpoint};
@@ -63,8 +63,8 @@ impl Instances {
     }
 
     /// Returns whether the instances are up to date.
-    pub fn contact(&self) -> Contact {
-        self.events.contact()
+    pub fn connectivity(&self) -> Connectivity {
+        self.events.connectivity()
     }
 
     /// Returns a tonic channel for each instance, connected with its first call. Only the options for one connection count:
@@ -101,7 +101,7 @@ impl Stream for Instances {
 
 impl fmt::Debug for Instances {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Instances").field("contact", &self.contact()).finish_non_exhaustive()
+        f.debug_struct("Instances").field("connectivity", &self.connectivity()).finish_non_exhaustive()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use coord_api::{BoxError, Contact, Error, ServiceInfo};
+use coord_api::{BoxError, Connectivity, Error, ServiceInfo};
 use futures::{FutureExt, Stream, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{Notify, watch},
@@ -45,7 +45,7 @@ pub(crate) struct PickHint {
 pub(crate) struct Balancer {
     pub(crate) service: Arc<str>,
     pub(crate) options: ConnectOptions,
-    pub(crate) contact: Option<Contact>,
+    pub(crate) connectivity: Option<Connectivity>,
     pool: Mutex<Pool<Connection>>,
     picker: ArcSwap<Picker<Connection>>,
     ping_backoff: Arc<PingBackoff>,
@@ -69,14 +69,18 @@ pub(crate) struct Counts {
 }
 
 impl Balancer {
-    pub(crate) fn new(service: Arc<str>, options: ConnectOptions, contact: Option<Contact>) -> Self {
+    pub(crate) fn new(
+        service: Arc<str>,
+        options: ConnectOptions,
+        connectivity: Option<Connectivity>,
+    ) -> Self {
         let pool = Pool::new(PoolOptions::from(&options));
         let (pool_latency, pool) = (pool.pool_latency(), Mutex::new(pool));
         let (picker, wake, counts) = (ArcSwap::default(), Notify::new(), watch::Sender::default());
         Self {
             service,
             options,
-            contact,
+            connectivity,
             pool,
             picker,
             ping_backoff: Arc::default(),

@@ -30,7 +30,7 @@ fn options() -> PoolOptions {
     }
 }
 
-/// A roster whose instances are all ready.
+/// Returns a pool whose instances are all ready.
 fn ready(options: PoolOptions, ids: &[&str]) -> Pool<u64> {
     let mut pool = Pool::new(options);
     pool.apply(inserted(ids), Instant::now());

@@ -1,4 +1,4 @@
-//! Ping backoff: a longer interval of keep-alive pings after a GOAWAY with `ENHANCE_YOUR_CALM` ("too_many_pings").
+//! Ping backoff: a longer interval of keep-alive pings after a GOAWAY with `ENHANCE_YOUR_CALM` (`too_many_pings`).
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},

@@ -104,7 +104,7 @@ async fn instance_back_with_a_stream_gets_its_share() {
     }
 }
 
-/// One instance is ejected for long, and the other one goes away.
+/// An instance is ejected for long, and the other one goes away.
 #[tokio::test]
 async fn ejected_instance_is_used_when_no_other_is_left() {
     let mut fleet = fleet(plain::<2>()).await;

@@ -201,9 +201,9 @@ impl Outcome {
     fn of_one(&self) -> Result<Option<Settled>> {
         match self {
             Self::WrittenAt(at) => Ok(Some(Settled::WrittenUnseen(*at))),
-            Self::NeverWritten(error) => Ok(Some(Settled::NeverWritten(duplicate(error)))),
+            Self::NeverWritten(error) => Ok(Some(Settled::NeverWritten(error.duplicate()))),
             Self::ToEachAlone => Ok(None),
-            Self::Failed(error) => Err(duplicate(error)),
+            Self::Failed(error) => Err(error.duplicate()),
         }
     }
 }

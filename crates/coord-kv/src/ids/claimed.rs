@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Error, Hold, LossReason, Result,
-    backend::{Release, Stamps, Told},
+    backend::{Release, Stamps, Delivered},
 };
 
 use super::{
@@ -29,11 +29,11 @@ use crate::{
 pub(super) struct IdRelease {
     ids: Kept<Ids>,
     held: Held,
-    told: Told,
+    told: Delivered,
 }
 
 impl IdRelease {
-    pub(super) fn new(ids: &Kept<Ids>, held: Held, told: Told) -> Self {
+    pub(super) fn new(ids: &Kept<Ids>, held: Held, told: Delivered) -> Self {
         Self { ids: ids.clone(), held, told }
     }
 }
@@ -58,7 +58,7 @@ impl Release for IdRelease {
     fn release_in_background(&self) {
         let all = &self.ids.area;
         if all.check_open().is_ok() {
-            let rest = if self.told.is_told() { self.held.rest } else { Duration::ZERO };
+            let rest = if self.told.is_delivered() { self.held.rest } else { Duration::ZERO };
             all.runtime.spawn(all.clone().quarantine_later(Held { rest, ..self.held.clone() }));
         }
     }

@@ -14,7 +14,7 @@ use std::{
 
 use coord_api::{
     Error, Hold, LossReason, ServiceName,
-    backend::{ClaimedId, Place, Told},
+    backend::{ClaimedId, Place, Delivered},
 };
 
 use super::{
@@ -106,7 +106,7 @@ impl Held {
         ids.runtime.spawn(guard(ids.clone(), self.session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
         let stamps = Arc::new(HighWaterMark::new(ids, self.clone(), hold.clone(), stamped));
-        let told = Told::default();
+        let told = Delivered::default();
         let release = IdRelease::new(kept, self, told.clone());
         ClaimedId::new(id, Place::new(hold, release), stamps, stamped.until, told)
     }

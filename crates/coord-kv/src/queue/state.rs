@@ -251,7 +251,7 @@ impl QueueState {
     /// Tells every waiter why its turn can not be waited for.
     pub(super) fn refuse(&self, error: &Error) {
         for (_, waiter) in self.state().waiters.drain() {
-            let _ = waiter.grant.send(Err(duplicate(error)));
+            let _ = waiter.grant.send(Err(error.duplicate()));
         }
     }
 

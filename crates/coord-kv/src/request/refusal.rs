@@ -4,7 +4,6 @@ use std::sync::Mutex;
 
 use coord_api::{Error, Result};
 
-use crate::store::duplicate;
 
 /// Why a client does not go on, as long as its members are of two stores.
 #[derive(Debug, Default)]
@@ -14,7 +13,7 @@ impl Refusal {
     /// Answers `Ok` while all members are of one store, as far as that is known.
     pub(crate) fn check(&self) -> Result<()> {
         let reason = self.0.lock().expect("nothing panics while this is locked");
-        reason.as_ref().map_or(Ok(()), |reason| Err(duplicate(reason)))
+        reason.as_ref().map_or(Ok(()), |reason| Err(reason.duplicate()))
     }
 
     /// Takes what is known now; whether it is refused from here on.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Contact, Error, Home, Owner, Result};
+use coord_api::{Connectivity, Error, Home, Owner, Result};
 use tokio::{runtime, sync::watch};
 
 use crate::{
@@ -40,7 +40,7 @@ pub(crate) struct Rpc {
     pub(crate) refusal: Refusal,
     pub(crate) beliefs: Weak<dyn Beliefs>,
     /// Whether the store is heard.
-    pub(crate) contact: Contact,
+    pub(crate) connectivity: Connectivity,
     pub(crate) runtime: runtime::Handle,
     pub(crate) request_timeout: Duration,
     /// How this client calls itself in what it stores.
@@ -69,7 +69,7 @@ impl Rpc {
     pub(crate) fn new(
         store: Arc<dyn Store>,
         options: RpcOptions,
-        contact: Contact,
+        connectivity: Connectivity,
         beliefs: Weak<dyn Beliefs>,
     ) -> Self {
         let RpcOptions { keys, request_timeout, owner, runtime } = options;
@@ -81,7 +81,7 @@ impl Rpc {
             verifications: Verifications::default(),
             refusal: Refusal::default(),
             beliefs,
-            contact,
+            connectivity,
             runtime,
             request_timeout,
             owner,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use coord_api::{Contact, Error};
+use coord_api::{Connectivity, Error};
 
 use crate::{
     request::Rpc,
@@ -66,7 +66,7 @@ impl Rpc {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let (mut pauses, mut contact, mut is_told) = (Pauses::new(), self.contact.clone(), false);
+        let (mut pauses, mut connectivity, mut is_told) = (Pauses::new(), self.connectivity.clone(), false);
         loop {
             let failed = match step().await {
                 Ok(done) => return done,
@@ -79,7 +79,7 @@ impl Rpc {
             }
             tokio::select! {
                 () = tokio::time::sleep(pauses.after(&failed)) => {}
-                () = heard_again(&mut contact) => {
+                () = heard_again(&mut connectivity) => {
                     // Not all that waits at once.
                     tokio::time::sleep(SHORTEST.mul_f64(fastrand::f64())).await;
                 }
@@ -89,8 +89,8 @@ impl Rpc {
 }
 
 /// Waits until the store is heard after it was not. May be dropped and called again.
-pub(crate) async fn heard_again(contact: &mut Contact) {
-    while !contact.changed().await.is_fresh() {}
+pub(crate) async fn heard_again(connectivity: &mut Connectivity) {
+    while !connectivity.changed().await.is_fresh() {}
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coord_api::{Error, Lease, LossReason, Result, Ttl, backend::Moment};
+use coord_api::{Error, Lease, LossReason, Result, Ttl, backend::LeaseInstant};
 use tokio::time::Instant;
 
 use super::{Leased, Session, Sessions, keep_alive::keep_alive};
@@ -18,7 +18,7 @@ const GRANT: &str = "grant a lease";
 pub(crate) struct Granted {
     pub(crate) id: i64,
     /// The moment at which it was asked for.
-    sent: Moment,
+    sent: LeaseInstant,
     ttl: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Rpc {
             let id = fastrand::i64(1..i64::MAX);
             let granted = self.call(operation, Repeat::WithoutEffect, |store, call| {
                 Box::pin(async move {
-                    let sent = Moment::now();
+                    let sent = LeaseInstant::now();
                     Ok((sent, store.grant(call, id, seconds).await?))
                 })
             });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coord_api::{Error, LossReason, Ttl, backend::Moment};
+use coord_api::{Error, LossReason, Ttl, backend::LeaseInstant};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
@@ -19,7 +19,7 @@ const RENEW: &str = "renew a lease";
 pub(super) async fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) {
     let rpc = &sessions.rpc;
     let mut renewals = Renewals::default();
-    let mut contact = rpc.contact.clone();
+    let mut connectivity = rpc.connectivity.clone();
     let mut due = next_renewal(&leased);
     let lost = loop {
         let look_at = match sessions.pool().need(leased.id, Instant::now()) {
@@ -34,7 +34,7 @@ pub(super) async fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) {
             // What was on it is gone, and perhaps it is as well.
             () = leased.renew.notified() => renew(rpc, &leased, &mut renewals).await,
             // A store that was away may have come back without the lease: better to know now.
-            () = heard_again(&mut contact) => renew(rpc, &leased, &mut renewals).await,
+            () = heard_again(&mut connectivity) => renew(rpc, &leased, &mut renewals).await,
         };
         if reason.is_some() {
             break reason;
@@ -166,13 +166,13 @@ async fn renew(rpc: &Rpc, leased: &Leased, renewals: &mut Renewals) -> Option<Lo
 /// A request for a renewal, and what came of it.
 struct Try {
     stream: Arc<dyn RenewalStream>,
-    sent: Moment,
+    sent: LeaseInstant,
     answer: Renewed,
 }
 
 /// Asks once over a stream, which stays until it is answered.
 async fn ask(stream: Arc<dyn RenewalStream>, id: LeaseId) -> Try {
-    let sent = Moment::now();
+    let sent = LeaseInstant::now();
     let answer = stream.renew(id).await;
     Try { stream, sent, answer }
 }

@@ -9,7 +9,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use coord_api::{Error, Result, Ttl};
 use tokio::time::Instant;
 
-use crate::store::duplicate;
 
 /// The numbers of leases and uses that there may be.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +71,14 @@ pub(super) struct Failed(Option<(Instant, Error)>);
 impl Failed {
     /// Takes note of a failure.
     pub(super) fn note(&mut self, now: Instant, error: &Error) {
-        self.0 = Some((now, duplicate(error)));
+        self.0 = Some((now, error.duplicate()));
     }
 
     /// Returns the failure that was found out after `asked`: if each caller tried for itself, the last of them would
     /// wait many times as long as the first.
     pub(super) fn since(&self, asked: Instant) -> Result<()> {
         match &self.0 {
-            Some((at, error)) if *at >= asked => Err(duplicate(error)),
+            Some((at, error)) if *at >= asked => Err(error.duplicate()),
             _ => Ok(()),
         }
     }
@@ -347,7 +346,7 @@ mod tests {
         let turn = pool.ask(ttl(10));
         let _other = pool.ask(ttl(10));
         pool.asked(ttl(10));
-        assert!(Arc::ptr_eq(&turn, &pool.ask(ttl(10))), "they share their turns");
+        assert!(Arc::ptr_eq(&turn, &pool.ask(ttl(10))), "they share their turn");
         pool.asked(ttl(10));
         pool.asked(ttl(10));
         assert!(pool.classes.is_empty());

@@ -37,7 +37,7 @@ impl Failure {
     /// Returns the same failure for another request that shared its fate.
     #[must_use]
     pub fn duplicate(&self) -> Self {
-        Self { error: duplicate(&self.error), effect: self.effect }
+        Self { error: self.error.duplicate(), effect: self.effect }
     }
 
     /// Returns the failure of a request that was not answered in time.
@@ -83,34 +83,6 @@ impl std::error::Error for RevisionError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         let (Self::Compacted(words) | Self::Future(words)) = self;
         words.source()
-    }
-}
-
-/// Returns a copy of an error for another waiter whom it concerns.
-pub(crate) fn duplicate(error: &Error) -> Error {
-    let words = |source: &BoxError| source.to_string().into();
-    match error {
-        Error::Timeout { operation, after } => Error::Timeout { operation, after: *after },
-        Error::Closed => Error::Closed,
-        Error::Lost { reason } => Error::Lost { reason: *reason },
-        Error::Unavailable { what, source } => {
-            Error::Unavailable { what: what.clone(), source: source.as_ref().map(words) }
-        }
-        Error::NoSpace { what, hint, source } => {
-            Error::NoSpace { what: what.clone(), hint, source: words(source) }
-        }
-        Error::Backend { operation, source } => Error::Backend { operation, source: words(source) },
-        Error::InvalidArgument { field, reason } => Error::invalid(field, reason.as_str()),
-        Error::PermissionDenied { operation, source } => {
-            Error::PermissionDenied { operation, source: words(source) }
-        }
-        Error::Unauthenticated { operation, source } => {
-            Error::Unauthenticated { operation, source: words(source) }
-        }
-        Error::Tls { what, hint, source } => {
-            Error::Tls { what: what.clone(), hint: hint.clone(), source: words(source) }
-        }
-        other => Error::Unavailable { what: "the store".into(), source: Some(other.to_string().into()) },
     }
 }
 

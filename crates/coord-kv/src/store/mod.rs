@@ -17,7 +17,7 @@ use coord_api::Result as ApiResult;
 use futures::{future::BoxFuture, stream::BoxStream};
 
 pub use failure::{Effect, Failure, RevisionError};
-pub(crate) use failure::{duplicate, is_transient};
+pub(crate) use failure::is_transient;
 pub use observation::Observation;
 pub use range::{Detail, Extent, GetAnswer, GetOptions, KeyValue, Order, Range};
 pub use txn::{Compare, CompareOp, Op, OpResult, PutOptions, Target, Txn, TxnAnswer};

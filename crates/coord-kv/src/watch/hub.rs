@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, backend::ContactSource};
+use coord_api::{Error, backend::ConnectivitySource};
 use futures::future;
 use tokio::{
     runtime,
@@ -123,15 +123,15 @@ impl Drop for Subscription {
 }
 
 impl Hub {
-    /// Starts the task on `runtime`; it ends when this is dropped. The task tells `contact` whether the stream is up.
-    pub(crate) fn start(runtime: &runtime::Handle, rpc: Arc<Rpc>, contact: ContactSource) -> Arc<Self> {
+    /// Starts the task on `runtime`; it ends when this is dropped. The task tells `connectivity` whether the stream is up.
+    pub(crate) fn start(runtime: &runtime::Handle, rpc: Arc<Rpc>, connectivity: ConnectivitySource) -> Arc<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let task = Task {
             attempts: rpc.store.attempts(None),
             rpc: Arc::downgrade(&rpc),
             inbox,
             watches: Watches::default(),
-            contact,
+            connectivity,
             refused: None,
             generation: 0,
             is_behind: false,
@@ -168,7 +168,7 @@ struct Task {
     rpc: Weak<Rpc>,
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: Watches,
-    contact: ContactSource,
+    connectivity: ConnectivitySource,
     /// The watch that the stream has just refused, and why.
     refused: Option<(i64, Error)>,
     /// The generation of the credentials that the stream was opened with, which it keeps.
@@ -213,7 +213,7 @@ impl Task {
                 },
                 Err(failure) => self.refuse_if_not_allowed(&failure.error),
             }
-            self.contact.lost();
+            self.connectivity.lost();
             // The next one to another member, if one is ready.
             match self.rpc.upgrade() {
                 Some(rpc) => self.attempts = rpc.store.attempts(self.attempts.member()),
@@ -306,7 +306,7 @@ impl Task {
                         if let Some(rpc) = self.rpc.upgrade() {
                             rpc.heard_on_stream(answer.header, &*self.attempts);
                         }
-                        self.contact.restored();
+                        self.connectivity.restored();
                         let unused = Vec::from_iter(self.take(answer));
                         if std::mem::take(&mut self.is_behind) {
                             // A member that is behind comes to where the others are.

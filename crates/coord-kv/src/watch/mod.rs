@@ -20,7 +20,7 @@ use crate::{
     store::{Observation, Range},
 };
 
-/// Turns a key of the store into the user's name of it; `None` for a key that is none of the user's.
+/// UpdateLocks a key of the store into the user's name of it; `None` for a key that is none of the user's.
 pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
@@ -29,12 +29,12 @@ pub(crate) async fn follow(hub: Kept<Hub>, range: Range, rename: Rename) -> Resu
     let mut follower = Follower { hub, range, rename, live: None, pending: VecDeque::new(), pauses: None };
     let snapshot = follower.begin().await?;
     follower.pending = VecDeque::from([snapshot]);
-    let contact = follower.hub.contact.clone();
+    let connectivity = follower.hub.connectivity.clone();
     let items = stream::unfold(follower, |mut follower| async move {
         let item = follower.next().await;
         Some((item, follower))
     });
-    Ok(Watch::new(contact, items))
+    Ok(Watch::new(connectivity, items))
 }
 
 struct Follower {

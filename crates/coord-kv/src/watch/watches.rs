@@ -150,7 +150,7 @@ impl Watched {
     /// Tells every user that the server does not allow the watch.
     pub(super) fn refuse(self, error: &Error) {
         for (_, sink) in self.sinks {
-            let _ = sink.put(Delivery::Refused(Box::new(duplicate(error))));
+            let _ = sink.put(Delivery::Refused(Box::new(error.duplicate())));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use coord_api::{
     IdHolder, Owner, ServiceName,
-    backend::{IdRange, Told, time_of_day},
+    backend::{Delivered, IdRange, time_of_day},
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -46,7 +46,7 @@ struct Taken {
     grip: Grip,
     claimant: Claimant,
     since: SystemTime,
-    told: Told,
+    told: Delivered,
 }
 
 /// Who asks.
@@ -67,7 +67,7 @@ pub(super) struct Granted {
     pub(super) id: u32,
     /// Up to when data may have been stamped with it.
     pub(super) stamped: Option<u64>,
-    pub(super) told: Told,
+    pub(super) told: Delivered,
 }
 
 impl Pool {
@@ -116,7 +116,7 @@ impl Pool {
             self.last.retain(|_, other| other != identity);
             self.last.insert(id, identity.clone());
         }
-        let told = Told::default();
+        let told = Delivered::default();
         self.taken.insert(id, Taken { grip, claimant, since: SystemTime::now(), told: told.clone() });
         Granted { id, stamped: self.stamped.get(&id).copied(), told }
     }
@@ -173,7 +173,7 @@ impl State {
         let Some(pool) = self.ids.get_mut(&service) else { return };
         let Some(Taken { claimant, told, .. }) = pool.taken.remove(&id) else { return };
         let now = Instant::now();
-        let rest = if told.is_told() { claimant.range.quarantine } else { Duration::ZERO };
+        let rest = if told.is_delivered() { claimant.range.quarantine } else { Duration::ZERO };
         let until = believed.unwrap_or(now).max(now + rest);
         pool.resting.insert(id, (until, claimant.range.identity.clone()));
         if until <= now {

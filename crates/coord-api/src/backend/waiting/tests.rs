@@ -13,7 +13,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What becomes of one place.
+/// Fate of one place.
 enum Fate {
     /// The store does not answer.
     Silent,

@@ -44,7 +44,7 @@ fn structs_within_structs_are_merged_and_nothing_else() {
         points: vec![],
     };
     assert_eq!(over(&texts), Ok(expected));
-    // What hides the object below is not looked through.
+    // Types that hide the object below are not looked through.
     let texts = [r#"{"to":{"x":1,"y":1}}"#, r#"{"to":null}"#, texts[2]];
     assert_eq!(over::<Shape>(&texts).expect("fits").to, Some(Point { x: 1, y: 1 }));
     assert_eq!(over::<Shape>(&texts[1..]).expect("fits").to, None);

@@ -1,4 +1,4 @@
-//! Whether a client hears from its store.
+//! Connectivity of a client to its store: whether the store is heard, and so whether cached state is fresh.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::{runtime::Handle, sync::watch, time::Instant};
 
 use crate::pulse::{BEAT, Pulse};
 
-/// Whether what a client knows from its store is up to date.
+/// Freshness of the state that a client knows from its store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
     stale_since: Option<Instant>,
@@ -15,12 +15,12 @@ pub struct Freshness {
 impl Freshness {
     const FRESH: Self = Self { stale_since: None };
 
-    /// Whether changes arrive as they happen.
+    /// Returns whether changes arrive as they happen.
     pub fn is_fresh(self) -> bool {
         self.stale_since.is_none()
     }
 
-    /// For how long nothing has arrived from the store; `None` while changes arrive as they happen.
+    /// Returns for how long nothing has arrived from the store; `None` while changes arrive as they happen.
     pub fn stale_for(self) -> Option<Duration> {
         self.stale_since.map(|since| since.elapsed())
     }
@@ -35,24 +35,24 @@ impl fmt::Debug for Freshness {
     }
 }
 
-/// Tells whether the client behind a watch hears from its store. Cheap to clone and to ask; it asks nobody.
+/// Connectivity of the client behind a watch to its store. Cheap to clone and to read, without I/O.
 ///
 /// A client that is cut off without a word notices when its connection's keep-alive goes unanswered, within
-/// seconds. After the client was closed the contact is lost for good.
+/// seconds. After the client was closed the connectivity is lost for good.
 ///
-/// Of what a task on the user's runtime keeps up to date, it is lost as well while nobody drives that runtime: three
-/// seconds after it was driven last.
+/// State that a task on the user's runtime maintains becomes stale as well while nobody drives that runtime, three seconds
+/// after it was driven last.
 #[derive(Clone)]
-pub struct Contact {
+pub struct Connectivity {
     told: watch::Receiver<Freshness>,
-    /// Of the runtime without which nothing arrives.
+    /// Pulse of the runtime without which nothing arrives.
     pulse: Option<Arc<Pulse>>,
-    /// Whether it was fresh when this handle was last told.
+    /// Whether it was fresh when this handle last returned a change.
     was_fresh: bool,
 }
 
-impl Contact {
-    /// How it is now.
+impl Connectivity {
+    /// Returns the present freshness.
     pub fn freshness(&self) -> Freshness {
         let told = *self.told.borrow();
         match self.pulse.as_ref().and_then(|pulse| pulse.stopped_at()) {
@@ -63,7 +63,7 @@ impl Contact {
         }
     }
 
-    /// The same contact, of which the new handle has been told how it is now.
+    /// Returns a handle to which the present freshness is no change.
     #[must_use]
     pub fn from_now_on(&self) -> Self {
         let mut told = self.told.clone();
@@ -71,7 +71,7 @@ impl Contact {
         Self { told, pulse: self.pulse.clone(), was_fresh: self.freshness().is_fresh() }
     }
 
-    /// Waits until it is not as this handle last told, and tells. Once the client is gone this never returns.
+    /// Waits until the freshness changes, and returns it. Once the client is gone this never returns.
     ///
     /// # Cancel safety
     /// May be dropped and called again: no change is lost.
@@ -95,7 +95,7 @@ impl Contact {
     }
 }
 
-/// Until a pulse is to be looked at again; for ever where there is no clock.
+/// Waits until the pulse is due to be read again; for ever if there is no clock.
 async fn beat() {
     match Handle::try_current() {
         Ok(_) => tokio::time::sleep(BEAT).await,
@@ -103,25 +103,25 @@ async fn beat() {
     }
 }
 
-impl fmt::Debug for Contact {
+impl fmt::Debug for Connectivity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Contact").field(&self.freshness()).finish()
+        f.debug_tuple("Connectivity").field(&self.freshness()).finish()
     }
 }
 
-/// A backend's end of all [`Contact`]s of one client. Dropping it means that the contact is lost.
+/// Sending end of all [`Connectivity`] handles of one client, for backends. Dropping it means that connectivity is lost.
 #[derive(Debug)]
-pub struct ContactSource(watch::Sender<Freshness>, Option<Arc<Pulse>>);
+pub struct ConnectivitySource(watch::Sender<Freshness>, Option<Arc<Pulse>>);
 
-impl Default for ContactSource {
-    /// In contact.
+impl Default for ConnectivitySource {
+    /// Returns a source whose store is heard.
     fn default() -> Self {
         Self(watch::Sender::new(Freshness::FRESH), None)
     }
 }
 
-impl ContactSource {
-    /// In contact as long as this runtime is driven, for what a task on it keeps up to date.
+impl ConnectivitySource {
+    /// Returns a source whose store is heard while this runtime is driven, for state that a task on it maintains.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -129,12 +129,12 @@ impl ContactSource {
         Self(watch::Sender::new(Freshness::FRESH), Some(Pulse::here()))
     }
 
-    /// The store is heard.
+    /// Takes in that the store is heard.
     pub fn restored(&self) {
         self.0.send_if_modified(|now| std::mem::replace(now, Freshness::FRESH) != Freshness::FRESH);
     }
 
-    /// The store is not heard any more; if it was not before, the earlier moment counts.
+    /// Takes in that the store is not heard any more. If that was so before, the earlier time counts.
     pub fn lost(&self) {
         self.0.send_if_modified(|now| {
             let was_fresh = now.is_fresh();
@@ -145,14 +145,14 @@ impl ContactSource {
         });
     }
 
-    /// A handle for users.
-    pub fn contact(&self) -> Contact {
+    /// Returns a handle for users.
+    pub fn connectivity(&self) -> Connectivity {
         let told = self.0.subscribe();
-        Contact { told, pulse: self.1.clone(), was_fresh: true }.from_now_on()
+        Connectivity { told, pulse: self.1.clone(), was_fresh: true }.from_now_on()
     }
 }
 
-impl Drop for ContactSource {
+impl Drop for ConnectivitySource {
     fn drop(&mut self) {
         self.lost();
     }
@@ -165,40 +165,41 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn tells_since_when_the_store_is_away() {
-        let source = ContactSource::default();
-        let mut contact = source.contact();
-        assert!(contact.freshness().is_fresh());
+    async fn freshness_counts_from_the_first_loss() {
+        let source = ConnectivitySource::default();
+        let mut connectivity = source.connectivity();
+        assert!(connectivity.freshness().is_fresh());
         source.restored();
-        assert!(contact.changed().now_or_never().is_none(), "nothing changed");
+        assert!(connectivity.changed().now_or_never().is_none(), "nothing changed");
 
         source.lost();
         tokio::time::advance(Duration::from_secs(2)).await;
         source.lost();
         assert_eq!(
-            contact.changed().await.stale_for(),
+            connectivity.changed().await.stale_for(),
             Some(Duration::from_secs(2)),
             "the first loss counts"
         );
 
         source.restored();
-        assert!(contact.changed().await.is_fresh());
+        assert!(connectivity.changed().await.is_fresh());
         drop(source);
-        assert!(!contact.changed().await.is_fresh());
-        assert!(contact.changed().now_or_never().is_none(), "nothing follows");
+        assert!(!connectivity.changed().await.is_fresh());
+        assert!(connectivity.changed().now_or_never().is_none(), "nothing follows");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn contact_of_a_runtime_that_nobody_drives_is_lost() {
-        let driven = ContactSource::of_this_runtime();
-        let source = ContactSource(watch::Sender::new(Freshness::FRESH), Some(Arc::new(Pulse::unattended())));
-        let (mut contact, mut waiting) = (source.contact(), driven.contact());
-        assert!(contact.freshness().is_fresh() && contact.changed().now_or_never().is_none());
-        assert!(!contact.changed().await.is_fresh(), "is told once it is overdue");
-        assert!(contact.freshness().stale_for() > Some(Duration::from_secs(3)));
+    async fn connectivity_is_lost_while_the_runtime_is_not_driven() {
+        let driven = ConnectivitySource::of_this_runtime();
+        let source =
+            ConnectivitySource(watch::Sender::new(Freshness::FRESH), Some(Arc::new(Pulse::unattended())));
+        let (mut connectivity, mut waiting) = (source.connectivity(), driven.connectivity());
+        assert!(connectivity.freshness().is_fresh() && connectivity.changed().now_or_never().is_none());
+        assert!(!connectivity.changed().await.is_fresh(), "is told once it is overdue");
+        assert!(connectivity.freshness().stale_for() > Some(Duration::from_secs(3)));
         source.lost();
         assert!(
-            contact.changed().await.stale_for() > Some(Duration::from_secs(3)),
+            connectivity.changed().await.stale_for() > Some(Duration::from_secs(3)),
             "the earlier moment counts"
         );
         let told = tokio::time::timeout(Duration::from_secs(60), waiting.changed()).await;
@@ -206,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn contact_outside_of_a_runtime_tells_and_does_not_panic() {
+    fn connectivity_outside_of_a_runtime_does_not_panic() {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().expect("can be built");
-        let source = runtime.block_on(async { ContactSource::of_this_runtime() });
-        let mut contact = source.contact();
-        assert!(contact.changed().now_or_never().is_none());
+        let source = runtime.block_on(async { ConnectivitySource::of_this_runtime() });
+        let mut connectivity = source.connectivity();
+        assert!(connectivity.changed().now_or_never().is_none());
         source.lost();
-        assert!(!contact.changed().now_or_never().expect("is told").is_fresh());
+        assert!(!connectivity.changed().now_or_never().expect("is told").is_fresh());
     }
 }

@@ -1,4 +1,4 @@
-//! The clock of leases: it goes on while the machine is suspended, as that of the store does.
+//! Clock of leases, which is suspend-aware: it goes on while the machine is suspended, as the store's clock does.
 //!
 //! The monotonic clock of Linux, by which timers and [`Instant`]s go, stands still meanwhile.
 
@@ -6,23 +6,23 @@ use std::{ops::Add, time::Duration};
 
 use tokio::time::Instant;
 
-/// A moment by the clock of leases, for backends: when a request was sent.
+/// Instant by the clock of leases, for backends: when a request was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(Instant);
+pub struct LeaseInstant(Instant);
 
-impl Moment {
-    /// Now.
+impl LeaseInstant {
+    /// Returns the present instant.
     pub fn now() -> Self {
         Instant::now().into()
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_duration_since(earlier.0)
     }
 }
 
-impl Add<Duration> for Moment {
+impl Add<Duration> for LeaseInstant {
     type Output = Self;
 
     fn add(self, time: Duration) -> Self {
@@ -30,29 +30,29 @@ impl Add<Duration> for Moment {
     }
 }
 
-/// A moment of just now, by the clock of timers.
-impl From<Instant> for Moment {
+/// Converts an instant of just now by the clock of timers.
+impl From<Instant> for LeaseInstant {
     fn from(instant: Instant) -> Self {
         Self(instant + suspended())
     }
 }
 
-/// For how long the machine was suspended since it was started, rounded up, so that two looks at it are equal if it
-/// was not in between.
+/// Returns for how long the machine was suspended since it was started. It is rounded up, so that two values are equal if no
+/// suspension was in between.
 #[cfg(target_os = "linux")]
 fn suspended() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
-    /// In nanoseconds.
+    /// Granularity in nanoseconds.
     const GRAIN: u64 = 100_000_000;
     let time = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
-    // In this order: what passes in between makes it smaller. One that was never suspended has nothing to round up.
+    // In this order: time that passes in between makes it smaller. Without suspension there is nothing to round up.
     let (all, awake) = (time(ClockId::Boottime), time(ClockId::Monotonic));
     // Centuries fit.
     let grains = (all.saturating_sub(awake).as_nanos() as u64).div_ceil(GRAIN);
     Duration::from_nanos(grains * GRAIN) + pretended()
 }
 
-/// Not told here.
+/// Returns zero: other systems do not tell.
 #[cfg(not(target_os = "linux"))]
 fn suspended() -> Duration {
     pretended()
@@ -80,26 +80,26 @@ pub(crate) mod tests {
         PRETENDED.get()
     }
 
-    /// As if the machine was suspended for so long: no timer of this thread sees that.
+    /// Pretends that the machine was suspended for so long, which no timer of this thread sees.
     pub(crate) fn suspend(time: Duration) {
         PRETENDED.set(PRETENDED.get() + time);
     }
 
     #[test]
     fn time_passes_while_the_machine_is_suspended() {
-        let before = Moment::now();
+        let before = LeaseInstant::now();
         suspend(Duration::from_secs(3600));
-        let after = Moment::now();
+        let after = LeaseInstant::now();
         let passed = after.since(before);
         assert!(passed >= Duration::from_secs(3600) && passed < Duration::from_secs(3700), "{passed:?}");
         assert_eq!(before.since(after), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn looks_are_equal_while_no_time_passes() {
-        let now = Moment::now();
+    async fn instants_are_equal_while_no_time_passes() {
+        let now = LeaseInstant::now();
         for _ in 0..10_000 {
-            assert_eq!(Moment::now(), now);
+            assert_eq!(LeaseInstant::now(), now);
         }
     }
 }

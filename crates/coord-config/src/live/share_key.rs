@@ -1,23 +1,23 @@
-//! Live values with no rules but their key are one for all who start them.
+//! Sharing of live values: all values with no rules but their key are one, found in a cache of weak references.
 
 use std::{any::Any, sync::Arc, time::Duration};
 
-use coord_api::{ConfigCenter, Version, backend::Sharing};
+use coord_api::{ConfigCenter, Version, backend::WeakCache};
 
 use super::{LiveBuilder, Task};
 
-/// Of any type.
-static SHARED: Sharing<Plain, dyn Any + Send + Sync> = Sharing::new();
+/// Cache of the shared live values of any type.
+static SHARED: WeakCache<ShareKey, dyn Any + Send + Sync> = WeakCache::new();
 
-/// All that a live value with no other rules is told: the key, and how often to compare it with the store.
+/// Cache key of a live value without other rules: its key, and the interval of comparisons with the store.
 #[derive(PartialEq)]
-pub(super) struct Plain {
+pub(super) struct ShareKey {
     key: String,
     reconcile_every: Option<Duration>,
 }
 
-impl Plain {
-    /// `None` if there are other rules.
+impl ShareKey {
+    /// Returns the cache key; `None` if there are other rules.
     pub(super) fn of<T>(builder: &LiveBuilder<T>) -> Option<Self> {
         let LiveBuilder { key, reconcile_every, over, instance, default, fill, checks, hook, file, .. } =
             builder;
@@ -28,9 +28,10 @@ impl Plain {
             .then(|| Self { key: key.clone(), reconcile_every: *reconcile_every })
     }
 
-    /// The value in use, if it is the one that the store has at `version`; else what `launch` makes, which is in use
-    /// from now on. One that is behind, such as one that lost the store, is left to those who have it: whoever starts
-    /// one gets what the store has now.
+    /// Returns the shared value if it has the store's `version`, else the one that `launch` makes.
+    ///
+    /// A value that is behind, such as one that lost the store, is left to its present users. A newly started one always has
+    /// the store's present version.
     pub(super) fn share<T: Send + Sync + 'static>(
         self,
         center: &Arc<dyn ConfigCenter>,
@@ -41,6 +42,6 @@ impl Plain {
             task.downcast_ref::<Task<T>>().is_some_and(|task| task.is_good_at(version))
         };
         let shared = SHARED.find_or_make(center, self, is_good, || launch());
-        shared.downcast().expect("only one of this type is found or made")
+        shared.downcast().expect("a value of this type is found or made")
     }
 }
