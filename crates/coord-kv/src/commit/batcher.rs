@@ -16,7 +16,6 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{Commits, MarkerGuard, Settled, WRITE, txn};
 use crate::{
     request::batch::{Lanes, Lined},
-    store::duplicate,
 };
 
 /// How many are sent before the next ones gather.

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Error, Hold, LossReason, Result,
-    backend::{Release, Stamps, Delivered},
+    backend::{Delivered, Release, Stamps},
 };
 
 use super::{

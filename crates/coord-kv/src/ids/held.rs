@@ -14,7 +14,7 @@ use std::{
 
 use coord_api::{
     Error, Hold, LossReason, ServiceName,
-    backend::{ClaimedId, Place, Delivered},
+    backend::{ClaimedId, Delivered, Place},
 };
 
 use super::{

@@ -27,7 +27,6 @@ use super::{
 use crate::{
     queue::{Queues, send::ReadAlong},
     session::Session,
-    store::duplicate,
 };
 
 /// One queue that this client stands in.

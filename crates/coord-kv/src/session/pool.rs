@@ -9,7 +9,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use coord_api::{Error, Result, Ttl};
 use tokio::time::Instant;
 
-
 /// The numbers of leases and uses that there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use coord_api::Result as ApiResult;
 use futures::{future::BoxFuture, stream::BoxStream};
 
-pub use failure::{Effect, Failure, RevisionError};
 pub(crate) use failure::is_transient;
+pub use failure::{Effect, Failure, RevisionError};
 pub use observation::Observation;
 pub use range::{Detail, Extent, GetAnswer, GetOptions, KeyValue, Order, Range};
 pub use txn::{Compare, CompareOp, Op, OpResult, PutOptions, Target, Txn, TxnAnswer};

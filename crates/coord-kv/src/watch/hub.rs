@@ -124,7 +124,11 @@ impl Drop for Subscription {
 
 impl Hub {
     /// Starts the task on `runtime`; it ends when this is dropped. The task tells `connectivity` whether the stream is up.
-    pub(crate) fn start(runtime: &runtime::Handle, rpc: Arc<Rpc>, connectivity: ConnectivitySource) -> Arc<Self> {
+    pub(crate) fn start(
+        runtime: &runtime::Handle,
+        rpc: Arc<Rpc>,
+        connectivity: ConnectivitySource,
+    ) -> Arc<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let task = Task {
             attempts: rpc.store.attempts(None),

@@ -7,7 +7,7 @@ use coord_api::Error;
 use super::{hub::Delivery, inbox::Sink, progress::ResumePoint};
 use crate::{
     request::Read,
-    store::{Range, WatchRequest, duplicate},
+    store::{Range, WatchRequest},
 };
 
 /// Every watch by its id on the stream. An id is used once, since the server may still answer for an ended watch.
