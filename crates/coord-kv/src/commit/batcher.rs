@@ -14,9 +14,7 @@ use coord_api::{Batch, ConfigKey, Error, Result, Write};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Commits, MarkerGuard, Settled, WRITE, txn};
-use crate::{
-    request::batch::{Lanes, Lined},
-};
+use crate::request::batch::{Lanes, Lined};
 
 /// How many are sent before the next ones gather.
 const IN_FLIGHT: usize = 4;

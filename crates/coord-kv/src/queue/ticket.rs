@@ -250,7 +250,7 @@ impl Ticket {
     /// Whether the store has told of somebody before it.
     pub(crate) fn is_behind(&self) -> bool {
         let is_told = || self.behind.load(Ordering::Relaxed);
-        !self.at_head && (is_delivered() || self.member().local().state().is_behind(self.created()))
+        !self.at_head && (is_told() || self.member().local().state().is_behind(self.created()))
     }
 
     /// Takes note that nobody stands in the place any more.
