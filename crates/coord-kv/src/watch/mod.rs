@@ -20,7 +20,7 @@ use crate::{
     store::{Observation, Range},
 };
 
-/// UpdateLocks a key of the store into the user's name of it; `None` for a key that is none of the user's.
+/// Turns a key of the store into the user's name of it; `None` for a key that is none of the user's.
 pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
