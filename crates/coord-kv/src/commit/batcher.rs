@@ -218,7 +218,7 @@ async fn send(commits: &Arc<Commits>, requests: &[Request]) -> Outcome {
         Ok(Settled::Written(answer)) => Outcome::WrittenAt(answer.header.revision),
         Ok(Settled::WrittenUnseen(at)) => Outcome::WrittenAt(at),
         Ok(Settled::NeverWritten(error)) => Outcome::NeverWritten(error),
-        // Not while the store is unavailable: the write was tried until its time was over.
+        // Nothing is sent again while the store is unavailable: the write was tried until its time was over.
         Err(error) if error.is_retryable() => Outcome::Failed(error),
         Ok(Settled::Refused(_) | Settled::MarkerGone) | Err(_) => Outcome::ToEachAlone,
     }

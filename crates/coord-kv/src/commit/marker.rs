@@ -143,7 +143,7 @@ impl MarkerGuard {
                     }
                     Ok(Cleared { was_committed: None, now }) => {
                         self.put_back(now);
-                        // So this is not the time-out that it was.
+                        // The outcome is known now, so this is no time-out any more.
                         let source = Some(error.into());
                         Ok(Settled::NeverWritten(self.commits.rpc.store.unavailable(source)))
                     }

@@ -93,7 +93,7 @@ impl<P> Arrivals<P> {
             }
             // Nobody else was in the queue, and so nobody before this entry.
             Ok(_) => told.push((self.first(), entered)),
-            // The entries of others are no worse for it.
+            // A failure does not affect the entries of others.
             Err(_) => told.push((self.take(number), entered)),
         }
         self.hand_out(&mut told);

@@ -237,7 +237,7 @@ impl QueuedKey {
     /// Returns the next waiter if it is one of this client, to be woken at once. A contender of another
     /// client is at the head only when both entries are gone.
     pub(super) fn hand_on(&self, key: &str, created: i64) -> Option<Next> {
-        // Not worth it if no other entry of this client could follow.
+        // Only worth it if another entry of this client could follow.
         let leave = |mirror: &mut Mirror| {
             mirror.leave(key, created);
             Affected::Nobody

@@ -70,7 +70,7 @@ pub(super) struct Standing {
     pub(super) created: i64,
     /// Hold that ends with the entry.
     pub(super) hold: Hold,
-    /// Session of its lease, which is asked for if the entry is gone.
+    /// Session of its lease, which is renewed at once if the entry is gone.
     pub(super) session: Weak<Session>,
 }
 

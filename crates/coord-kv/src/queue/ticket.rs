@@ -58,7 +58,7 @@ pub(crate) struct Ticket {
     pub(super) predecessor: Option<Seen>,
     /// Whether the store has told of somebody before it.
     behind: AtomicBool,
-    /// Guard that exists as soon as nobody stands in the entry any more.
+    /// Guard of its deletion, set as soon as nobody stands in the entry any more.
     leaving: OnceLock<Leaving>,
     /// Whether the store is known to have deleted the entry.
     left: AtomicBool,
@@ -71,7 +71,8 @@ pub(crate) struct Ticket {
 enum State {
     /// In the queue since this revision.
     Standing { created: i64 },
-    /// Perhaps in the queue, now or later: the answer was lost then, and the entry could not be read back.
+    /// Perhaps in the queue, now or later: the answer was lost at `since`, and the entry could not be read
+    /// back.
     Unknown { since: Epoch },
     /// Never came into the queue.
     Refused,

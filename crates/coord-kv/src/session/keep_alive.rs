@@ -12,7 +12,7 @@ use crate::{
     store::{Failure, LeaseId, Observation, RenewalEnded, RenewalStream, Renewed},
 };
 
-/// Operation that errors name.
+/// Operation that errors of renewals name.
 const RENEW: &str = "renew a lease";
 
 /// Renews one lease until it is lost or of no more use, then frees what is left of it at the server.

@@ -161,7 +161,7 @@ async fn send(rpc: Weak<Rpc>, most_operations: usize, mut inbox: mpsc::Unbounded
     let mut linger = Linger::default();
     let mut optimistic = OptimisticEmpty::default();
     loop {
-        // Not with a timer, whose smallest step is longer than a commit takes.
+        // Polled without a timer, whose smallest step is longer than a commit takes.
         while linger.waits(Instant::now()) {
             if let Ok(request) = inbox.try_recv() {
                 lanes.push(request);
@@ -318,8 +318,8 @@ fn how_many_follow(batch: &[Request], outcomes: &[Outcome]) -> usize {
     answers.chunk_by(|one, next| one.0.queue == next.0.queue).map(of_one).sum()
 }
 
-/// Sends a batch on the condition that the queues that are likely to be empty are. Returns `None` if the
-/// condition was not met: then nothing was written.
+/// Sends a batch on the condition that its likely empty queues are empty. Returns `None` if a condition was
+/// not met: then nothing was written.
 async fn send_guessing(rpc: &Rpc, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
     let first = batch.iter().filter(|request| request.op.is_likely_first());
     let epochs = epochs(batch);
