@@ -1,9 +1,9 @@
-//! Config writes that wait at the same moment travel in one transaction.
+//! Batching: config writes that wait at the same moment travel in one transaction.
 //!
-//! A few are in flight at the same time, each sent by whoever makes it. The next ones gather until one of those is
-//! answered, and then go together: a transaction costs the store far more than an operation in it. Two writes of one key are
-//! never in one transaction, and go one after the other. Who has waited long, since the store does not answer those that are
-//! in flight, goes alone.
+//! A few writes are in flight at the same time, each sent by its caller. The next ones gather until one in
+//! flight is answered, and then go together. A transaction costs the store far more than an operation in it.
+//! Two writes of one key are never in one transaction, and go one after the other. A write that has waited
+//! long goes alone: the store does not answer the writes in flight.
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -16,16 +16,18 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{Commits, MarkerGuard, Settled, WRITE, txn};
 use crate::request::batch::{Lanes, Lined};
 
-/// How many are sent before the next ones gather.
+/// Number of writes that are sent before the next ones gather.
 const IN_FLIGHT: usize = 4;
 
-/// What part of the request timeout a write waits for others before it goes alone.
+/// Divisor of the request timeout: a write waits that part of it for others before it goes alone.
 const LINGER: u32 = 10;
 
-/// The largest value that travels with others: as many of them as go together are well below what the store takes.
+/// Size of the largest value that travels with others: as many as go together are well below what the store
+/// takes.
 const MAX_TOGETHER_BYTES: usize = 4096;
 
-/// Whether a batch may travel with others: one write, which nothing but what coord keeps beside the values can refuse.
+/// Returns whether a batch may travel with others: one write, which nothing but the sidecar keys of coord can
+/// refuse.
 fn may_travel(batch: &Batch) -> bool {
     let is_small = |write: &Write| matches!(write, Write::Set(_, json) if json.len() <= MAX_TOGETHER_BYTES);
     batch.writes().len() == 1
@@ -34,16 +36,16 @@ fn may_travel(batch: &Batch) -> bool {
         && batch.requirements().iter().all(|(key, _)| key.is_beside() && key != batch.writes()[0].key())
 }
 
-/// How a batch is written.
+/// Way in which a batch is written.
 #[derive(Debug)]
 pub(crate) enum SendMode {
-    /// By whoever makes it, who keeps the turn, if there is one, until it is answered.
+    /// By its caller, which keeps the turn, if there is one, until the write is answered.
     Alone(Option<Turn>),
-    /// It was, together with others.
+    /// Written already, together with others.
     Settled(Settled),
 }
 
-/// What is in flight, and what waits.
+/// Batcher of config writes: counts the writes in flight, and keeps the writes that wait.
 #[derive(Debug)]
 pub(crate) struct WriteBatcher(Mutex<State>);
 
@@ -57,11 +59,11 @@ struct State {
 struct Request {
     batch: Arc<Batch>,
     claim: Claim,
-    /// `None`: it has to be written alone.
+    /// Outcome of the write; `None` if the batch has to be written alone.
     reply: oneshot::Sender<Result<Option<Settled>>>,
 }
 
-/// Who writes a request: whoever comes first.
+/// Right to write a request, which goes to the task that comes first.
 #[derive(Clone, Debug, Default)]
 struct Claim(Arc<AtomicBool>);
 
@@ -102,9 +104,9 @@ impl Lined for Request {
 }
 
 impl WriteBatcher {
-    /// Batches writes for a store that takes so many operations in one transaction.
+    /// Returns a batcher for a store that takes so many operations in one transaction.
     pub(super) fn new(most_operations: usize) -> Self {
-        // One operation is that of the marker.
+        // The marker needs an operation of its own.
         Self(Mutex::new(State { waiting: Lanes::of(most_operations - 1), in_flight: 0 }))
     }
 
@@ -113,7 +115,7 @@ impl WriteBatcher {
     }
 }
 
-/// One of those that may be in flight. When it ends, those that wait get it.
+/// Right to be in flight. When it ends, the writes that wait get it.
 #[derive(Debug)]
 pub(crate) struct Turn(Arc<Commits>);
 
@@ -132,9 +134,9 @@ impl Drop for Turn {
 }
 
 impl Commits {
-    /// Waits until `batch` may be written by whoever makes it, or was written with others.
+    /// Waits until `batch` may be written by its caller, or was written with others.
     ///
-    /// Dropped while it waits, it is not written; while it is in flight, it may be.
+    /// May be dropped: a batch that waits is not written then; a batch that is in flight may be.
     pub(crate) async fn write_batched(self: &Arc<Self>, batch: &Arc<Batch>) -> Result<SendMode> {
         if !may_travel(batch) {
             return Ok(SendMode::Alone(None));
@@ -164,7 +166,7 @@ impl Commits {
     }
 }
 
-/// Writes what goes together. What came in the meantime gets the turn.
+/// Writes requests together. The requests that came in the meantime get the turn.
 async fn carry(turn: Turn, mut requests: Vec<Request>) {
     let commits = &turn.0;
     let names: Vec<_> = requests.iter().map(|request| request.name().clone()).collect();
@@ -179,18 +181,18 @@ async fn carry(turn: Turn, mut requests: Vec<Request>) {
     for name in names {
         state.waiting.answered(&name);
     }
-    // The state is let go of before the turn ends, which looks into it.
+    // The state is unlocked before the turn ends, which locks it.
     drop(state);
 }
 
-/// What became of those that were sent together.
+/// Outcome of requests that were sent together.
 #[derive(Debug)]
 enum Outcome {
     WrittenAt(i64),
-    /// Nor ever will be.
+    /// Not written, nor ever will be.
     NeverWritten(Error),
     Failed(Error),
-    /// Each on its own gets the answer that it deserves.
+    /// Each request on its own gets the answer that it deserves.
     ToEachAlone,
 }
 
@@ -216,7 +218,7 @@ async fn send(commits: &Arc<Commits>, requests: &[Request]) -> Outcome {
         Ok(Settled::Written(answer)) => Outcome::WrittenAt(answer.header.revision),
         Ok(Settled::WrittenUnseen(at)) => Outcome::WrittenAt(at),
         Ok(Settled::NeverWritten(error)) => Outcome::NeverWritten(error),
-        // Not while the store is away: it was tried until its time was over.
+        // Nothing is sent again while the store is unavailable: the write was tried until its time was over.
         Err(error) if error.is_retryable() => Outcome::Failed(error),
         Ok(Settled::Refused(_) | Settled::MarkerGone) | Err(_) => Outcome::ToEachAlone,
     }

@@ -1,10 +1,11 @@
-//! Config writes whose outcome is always known.
+//! Commit markers: config writes whose outcome is always known.
 //!
-//! A write whose answer is lost can neither be repeated (someone else may have written since) nor be found by
-//! its value (someone else may have written the same). So each commit also writes a *marker*: a key of this
-//! client, with no one else's writes in it, on the condition that the marker was not written since. Afterwards
-//! the marker tells what happened, and writing it makes sure that a commit that is still in flight never takes
-//! effect. Markers are reused, as many as there are commits at the same time, and go with the client's lease.
+//! A write whose answer is lost can not be repeated, since someone else may have written since. Nor can it be
+//! found by its value, since someone else may have written the same. So each commit also writes a *marker*: a
+//! key of this client, with no one else's writes in it. The condition of the commit is that the marker was
+//! not written since. Afterwards the marker tells what happened, and writing it makes sure that a commit that
+//! is still in flight never takes effect. Markers are reused, as many as there are commits at the same time,
+//! and go with the client's lease.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -21,14 +22,15 @@ use crate::{
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, OpResult, PutOptions, Txn, TxnAnswer},
 };
 
-/// How long markers outlive a client that crashed.
+/// Time that markers outlive a client that crashed.
 const MARKER_TTL: Duration = Duration::from_secs(60);
 
-/// What a commit writes into its marker, and what clears a marker of a commit that may still be in flight.
+/// Value that a commit writes into its marker.
 const COMMITTED: &str = "committed";
+/// Value that clears a marker of a commit that may still be in flight.
 const CLEARED: &str = "cleared";
 
-/// The markers that no commit uses now.
+/// Markers that no commit uses now.
 #[derive(Debug, Default)]
 pub(crate) struct CommitMarkers(Mutex<Vec<CommitMarker>>);
 
@@ -42,18 +44,18 @@ impl CommitMarkers {
 struct CommitMarker {
     key: String,
     session: Arc<Session>,
-    /// The revision at which the marker was last written; 0 for never.
+    /// Revision at which the marker was last written; 0 for never.
     written: i64,
 }
 
-/// A marker in use by one commit. If the commit is dropped half-way, the marker is cleared in the background.
+/// Marker in use by one commit. If the commit is dropped half-way, the marker is cleared in the background.
 #[derive(Debug)]
 pub(crate) struct MarkerGuard {
     commits: Arc<Commits>,
     marker: Option<CommitMarker>,
 }
 
-/// How a commit ended.
+/// Outcome of a commit.
 #[derive(Debug)]
 pub(crate) enum Settled {
     /// It took effect, with this answer.
@@ -62,14 +64,14 @@ pub(crate) enum Settled {
     WrittenUnseen(i64),
     /// A condition was not met.
     Refused(TxnAnswer),
-    /// The marker's lease is gone. Nothing was written, another marker will do.
+    /// The marker's lease is gone. Nothing was written, and another marker will do.
     MarkerGone,
     /// It did not take effect and never will, because of this.
     NeverWritten(Error),
 }
 
 impl Commits {
-    /// A marker for one commit.
+    /// Returns a marker for one commit.
     pub(crate) async fn marker(self: &Arc<Self>) -> Result<MarkerGuard> {
         let free = {
             let mut markers = self.markers.lock();
@@ -99,12 +101,12 @@ impl MarkerGuard {
         self.marker.as_ref().expect("is taken only by `settle` and `drop`, which end it")
     }
 
-    /// The condition that nothing was written into the marker since we know it.
+    /// Returns the condition that nothing was written into the marker since this client knows it.
     pub(crate) fn unwritten(&self) -> Compare {
         self.marker().unwritten()
     }
 
-    /// The write that shows that the commit took effect.
+    /// Returns the write that shows that the commit took effect.
     pub(crate) fn mark(&self) -> Op {
         self.marker().write(COMMITTED)
     }
@@ -141,7 +143,7 @@ impl MarkerGuard {
                     }
                     Ok(Cleared { was_committed: None, now }) => {
                         self.put_back(now);
-                        // So this is not the time-out that it was.
+                        // The outcome is known now, so this is no time-out any more.
                         let source = Some(error.into());
                         Ok(Settled::NeverWritten(self.commits.rpc.store.unavailable(source)))
                     }
@@ -195,13 +197,13 @@ impl CommitMarker {
 }
 
 struct Cleared {
-    /// The revision of the commit, if it took effect.
+    /// Revision of the commit, if it took effect.
     was_committed: Option<i64>,
-    /// The revision at which the marker was written last.
+    /// Revision at which the marker was written last.
     now: i64,
 }
 
-/// Why it is not known whether a commit took effect.
+/// Reason why it is not known whether a commit took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unsettled {
     /// The store did not answer within the request timeout.
@@ -241,7 +243,7 @@ async fn clear(rpc: &Rpc, marker: &CommitMarker) -> Result<Cleared, Unsettled> {
 }
 
 impl Rpc {
-    /// How many of `keys` existed just before `at`; asked only when the answer to a commit was lost.
+    /// Returns how many of `keys` existed just before `at`; asked only when the answer to a commit was lost.
     pub(crate) async fn existed_before(&self, keys: &[String], at: i64) -> Result<usize> {
         let mut existed = 0;
         for key in keys {

@@ -1,4 +1,4 @@
-//! Config writes: as transactions, each with an outcome that is always known, and together where several wait.
+//! Config writes: as transactions, each with an outcome that is always known, and batched where several wait.
 
 mod batcher;
 mod marker;
@@ -14,10 +14,10 @@ pub(crate) use batcher::SendMode;
 pub(crate) use marker::{MarkerGuard, Settled};
 pub(crate) use txn::{deleted, deletions, refusal, transaction};
 
-/// What is tried when config values are written.
+/// Operation that errors name when config values are written.
 pub(crate) const WRITE: &str = "write config values";
 
-/// What the commits of one client share.
+/// State that the commits of one client share.
 #[derive(Debug)]
 pub(crate) struct Commits {
     rpc: Arc<Rpc>,

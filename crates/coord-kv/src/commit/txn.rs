@@ -9,7 +9,7 @@ use crate::{
     store::{Compare, CompareOp, KeyValue, Op, OpResult, Txn, TxnAnswer},
 };
 
-/// Writes a batch; without a marker, the outcome is open if the answer is lost.
+/// Returns the transaction that writes a batch. Without a marker, the outcome is open if the answer is lost.
 pub(crate) fn transaction(keys: &Keys, batch: &Batch, marker: Option<&MarkerGuard>) -> Txn {
     let required = batch.requirements().iter();
     let mut conditions: Vec<_> = required.clone().map(|required| is_at(keys, required)).collect();
@@ -27,7 +27,8 @@ pub(crate) fn transaction(keys: &Keys, batch: &Batch, marker: Option<&MarkerGuar
     Txn::new().when(conditions).and_then(writes).or_else(looks)
 }
 
-/// Writes several batches, none of which writes a key of another or requires a lock.
+/// Returns the transaction that writes several batches, none of which writes a key of another or requires a
+/// lock.
 pub(super) fn together(keys: &Keys, batches: &[&Batch], marker: &MarkerGuard) -> Txn {
     let mut required: Vec<_> = batches.iter().flat_map(|batch| batch.requirements()).collect();
     required.sort_unstable();
@@ -40,7 +41,7 @@ pub(super) fn together(keys: &Keys, batches: &[&Batch], marker: &MarkerGuard) ->
 }
 
 fn is_at(keys: &Keys, (key, version): &(ConfigKey, Version)) -> Compare {
-    // Revisions fit: they came from the store. What does not fit equals none.
+    // Revisions fit: they came from the store. A number that does not fit equals none.
     let revision = i64::try_from(version.get()).unwrap_or(i64::MAX);
     Compare::mod_revision(keys.config(key), CompareOp::Equal, revision)
 }
@@ -52,13 +53,13 @@ fn operation(keys: &Keys, write: &Write) -> Op {
     }
 }
 
-/// The keys that a batch deletes.
+/// Returns the keys that a batch deletes.
 pub(crate) fn deletions(keys: &Keys, batch: &Batch) -> Vec<String> {
     let deletions = batch.writes().iter().filter(|write| matches!(write, Write::Delete(_)));
     deletions.map(|write| keys.config(write.key())).collect()
 }
 
-/// How many of them existed.
+/// Returns how many of the deleted keys existed.
 pub(crate) fn deleted(answer: &TxnAnswer) -> usize {
     let counts = answer.results.iter().map(|result| match result {
         OpResult::Delete(deleted) => usize::try_from(*deleted).unwrap_or_default(),
@@ -67,7 +68,7 @@ pub(crate) fn deleted(answer: &TxnAnswer) -> usize {
     counts.sum()
 }
 
-/// The first condition that was not met, from the looks of a refused transaction.
+/// Returns the first condition that was not met, from the reads of a refused transaction.
 pub(crate) fn refusal(batch: &Batch, answer: &TxnAnswer) -> Option<Error> {
     let looks: Vec<_> = answer.results.iter().map(|look| pairs(Some(look))).collect();
     let (required, held) = looks.split_at_checked(batch.requirements().len())?;

@@ -1,8 +1,8 @@
-//! Who has asked for a place in a queue and has no answer yet.
+//! Callers that have asked for an entry in a queue and have no answer yet.
 //!
-//! Requests for places on the same lease may be in flight together, and one may overtake another. Whoever asked first
-//! gets the first place all the same: a place is nobody's before its request is answered, nor while one that came before
-//! it may still be heard of. Then it goes to the first who asked.
+//! Requests for entries on one lease may be in flight together, and one may overtake another. The caller that
+//! asked first gets the first entry all the same (FIFO). An entry is assigned only when its request is
+//! answered and no entry before it may still be heard of. Then it goes to the caller that asked first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,44 +10,45 @@ use tokio::sync::oneshot;
 
 use crate::{queue::send::Outcome, store::Failure};
 
-/// A place that was asked for, as the client knows it, and what became of the request for it.
+/// Entry that was asked for, as the client knows it, and the outcome of its request.
 #[derive(Debug)]
 pub(super) struct Assigned<P> {
     pub(super) place: P,
     pub(super) outcome: Result<Outcome, Failure>,
 }
 
-/// Those who wait for an answer, in the order in which they asked, and the requests, which are as many.
+/// Callers that wait for an answer, in the order in which they asked, and the requests, which are as many.
 #[derive(Debug)]
 pub(super) struct Arrivals<P> {
     callers: VecDeque<Caller<P>>,
-    /// The numbers of the requests without an answer.
+    /// Numbers of the requests without an answer.
     unanswered: BTreeSet<u64>,
-    /// How many requests there were,
+    /// Number of requests that were made.
     made: u64,
-    /// and how many of them, from the first on, were sent.
+    /// Number of requests that were sent, from the first on.
     sent: u64,
-    /// The places that may not be the first, by the revisions at which they were created.
+    /// Entries that may not be the first, by the revisions at which they were created.
     arrived: BTreeMap<i64, Arrived<P>>,
 }
 
 #[derive(Debug)]
 struct Caller<P> {
-    /// The number of the request that was made for it.
+    /// Number of the request that was made for this caller.
     number: u64,
-    /// The lease that the place is to be on; `None` if only this very request will do.
+    /// Lease that the entry is to be on; `None` if only this very request will do.
     lease: Option<i64>,
     reply: oneshot::Sender<Assigned<P>>,
 }
 
 #[derive(Debug)]
 struct Arrived<P> {
-    /// How many requests were sent before this place was heard of. Those sent later are for later places.
+    /// Number of requests that were sent before this entry was heard of. Requests sent later are for later
+    /// entries.
     sent: u64,
     entered: Assigned<P>,
 }
 
-/// What is to be told to whom.
+/// Answers to give now, each with the caller that gets it.
 pub(super) type Replies<P> = Vec<(oneshot::Sender<Assigned<P>>, Assigned<P>)>;
 
 impl<P> Default for Arrivals<P> {
@@ -58,7 +59,7 @@ impl<P> Default for Arrivals<P> {
 }
 
 impl<P> Arrivals<P> {
-    /// Whether the place that was asked for last would do as well for one on `lease`.
+    /// Returns whether the entry that was asked for last would do as well for one on `lease`.
     pub(super) fn ends_with(&self, lease: i64) -> bool {
         self.callers.back().is_some_and(|last| last.lease == Some(lease))
     }
@@ -67,7 +68,7 @@ impl<P> Arrivals<P> {
         self.callers.is_empty()
     }
 
-    /// Adds one at the end; the number of the request, and the answer.
+    /// Adds a caller at the end. Returns the number of its request, and the receiver of the answer.
     pub(super) fn add(&mut self, lease: Option<i64>) -> (u64, oneshot::Receiver<Assigned<P>>) {
         let (reply, answer) = oneshot::channel();
         let number = self.made;
@@ -77,12 +78,12 @@ impl<P> Arrivals<P> {
         (number, answer)
     }
 
-    /// Takes note that the next request is sent: it happens in their order.
+    /// Takes note that the next request is sent: requests are sent in their order.
     pub(super) fn send(&mut self) {
         self.sent += 1;
     }
 
-    /// Takes an answer; what is to be told now.
+    /// Takes an answer. Returns the answers to give now.
     pub(super) fn answered(&mut self, number: u64, entered: Assigned<P>) -> Replies<P> {
         self.unanswered.remove(&number);
         let mut told = Vec::new();
@@ -90,16 +91,17 @@ impl<P> Arrivals<P> {
             Ok(outcome) if !outcome.condition => {
                 self.arrived.insert(outcome.revision, Arrived { sent: self.sent, entered });
             }
-            // Nobody else was there, and so nobody before it.
+            // Nobody else was in the queue, and so nobody before this entry.
             Ok(_) => told.push((self.first(), entered)),
-            // The places of others are no worse for it.
+            // A failure does not affect the entries of others.
             Err(_) => told.push((self.take(number), entered)),
         }
         self.hand_out(&mut told);
         told
     }
 
-    /// Takes note that a request will never be answered; who is not to be told anything.
+    /// Takes note that a request will never be answered. Returns its caller, which is told nothing, and the
+    /// answers to give now.
     pub(super) fn forget(&mut self, number: u64) -> (oneshot::Sender<Assigned<P>>, Replies<P>) {
         self.unanswered.remove(&number);
         let (asked, mut told) = (self.take(number), Vec::new());
@@ -107,7 +109,7 @@ impl<P> Arrivals<P> {
         (asked, told)
     }
 
-    /// Gives the places that are known to be the first to the first who asked.
+    /// Gives the entries that are known to be the first to the callers that asked first.
     fn hand_out(&mut self, told: &mut Replies<P>) {
         let still_out = self.unanswered.first().copied().unwrap_or(u64::MAX);
         while let Some(place) = self.arrived.first_entry().filter(|place| place.get().sent <= still_out) {
@@ -120,7 +122,7 @@ impl<P> Arrivals<P> {
         self.callers.pop_front().expect("there are as many as requests").reply
     }
 
-    /// Whoever made a request, who has no place before it is answered.
+    /// Removes the caller that made a request. It has no entry before the request is answered.
     fn take(&mut self, number: u64) -> oneshot::Sender<Assigned<P>> {
         let at = self.callers.iter().position(|caller| caller.number == number);
         let caller = self.callers.remove(at.unwrap_or(0));
@@ -132,14 +134,14 @@ impl<P> Arrivals<P> {
 mod tests {
     use super::*;
 
-    /// Arrivals of requests on one lease, and who waits in it.
+    /// Returns arrivals of requests on one lease, and the receivers of the callers that wait.
     fn arrivals(requests: usize) -> (Arrivals<u64>, Vec<oneshot::Receiver<Assigned<u64>>>) {
         let mut arrivals = Arrivals::default();
         let waiting = (0..requests).map(|_| arrivals.add(Some(1)).1).collect();
         (arrivals, waiting)
     }
 
-    /// What is heard of the request of this number: that its place was created at a revision.
+    /// Answers the request of this number: its entry was created at a revision.
     fn came(arrivals: &mut Arrivals<u64>, number: u64, revision: i64, condition: bool) {
         let outcome = Ok(Outcome { condition, other: None, predecessor: None, revision });
         tell(arrivals.answered(number, Assigned { place: number, outcome }));
@@ -151,7 +153,7 @@ mod tests {
         }
     }
 
-    /// The numbers of the requests whose places they got.
+    /// Returns the numbers of the requests whose entries the callers got.
     fn got(waiting: &mut [oneshot::Receiver<Assigned<u64>>]) -> Vec<Option<u64>> {
         waiting.iter_mut().map(|answer| answer.try_recv().ok().map(|entered| entered.place)).collect()
     }

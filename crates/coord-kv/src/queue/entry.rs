@@ -1,4 +1,4 @@
-//! Places as their holders have them: each with a key of its own, on a lease, in a queue that is shared.
+//! Entries of this client in its queues: each has its own key, on a lease, in a queue that contenders share.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use crate::{
     watch::Hub,
 };
 
-/// The queues that this client stands in.
+/// Queues that this client has entries in.
 #[derive(Debug)]
 pub(crate) struct Queues {
     rpc: Arc<Rpc>,
@@ -44,7 +44,7 @@ impl Deref for Queues {
     }
 }
 
-/// The queues, by their keys.
+/// States of the queues, by their prefixes.
 #[derive(Debug, Default)]
 struct ByName(Mutex<HashMap<Arc<str>, Arc<QueueState>>>);
 
@@ -53,7 +53,7 @@ impl ByName {
         self.0.lock().expect("nothing panics while this is locked")
     }
 
-    /// Forgets the keys of places on a lease that is over: nothing about them can arrive any more.
+    /// Forgets the keys of entries on a lease that is over: nothing about them can arrive any more.
     fn forget(&self, lease: i64) {
         self.lock().retain(|_, local| {
             let mut state = local.state();
@@ -63,7 +63,8 @@ impl ByName {
     }
 }
 
-/// One place of ours in a queue, counted, with a key that no other place of ours has.
+/// Entry of this client in a queue, counted while it exists, with a key that no other entry of this client
+/// has.
 #[derive(Debug)]
 pub(super) struct QueuedKey {
     queues: Weak<Queues>,
@@ -73,7 +74,7 @@ pub(super) struct QueuedKey {
     is_retired: AtomicBool,
 }
 
-/// What to do when the queue is not empty.
+/// Choice for a queue that is not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IfOccupied {
     Wait,
@@ -95,13 +96,13 @@ impl Queues {
         self.by_name.lock()
     }
 
-    /// Forgets the keys of places on a lease that is over.
+    /// Forgets the keys of entries on a lease that is over.
     pub(crate) fn forget(&self, lease: i64) {
         self.by_name.forget(lease);
     }
 
-    /// Counts one more place in `queue`, on `session`, and sends the request for it. The answer to it, or to that of
-    /// another place that will do.
+    /// Counts one more entry in `queue`, on `session`, and sends the request for it. Returns the queue's
+    /// state and a receiver, which gets the answer to this request, or to one for another entry that will do.
     pub(super) fn enter(
         self: &Arc<Self>,
         queue: &Arc<str>,
@@ -112,11 +113,11 @@ impl Queues {
             let mut queues = self.lock();
             let local =
                 queues.entry(queue.clone()).or_insert_with(|| Arc::new(QueueState::new(queue.clone())));
-            // Counted before the queues are let go of, since one without places is forgotten.
+            // Counted before the queues are unlocked, since a queue without entries is forgotten.
             local.state().places += 1;
             local.clone()
         };
-        // Held until the request is sent, so that it has the order of the requests.
+        // Locked until the request is sent, so that `arrivals` has the order of the requests.
         let mut state = local.state();
         let (lease, epoch, number) = (session.id, session.epoch.clone(), state.number(session.id));
         let (key, value) = (Keys::place_in(queue, lease, number), self.holder.clone());
@@ -143,14 +144,14 @@ impl Queues {
             overlaps,
             Box::new(Entering { number: request, member: Some(member) }),
         );
-        // Whoever is told of one that is not sent looks into the state.
+        // Dropping a request that was not sent locks the state again.
         drop(state);
         drop(not_sent);
         (local, answer)
     }
 
-    /// Waits until the store has none of the places in `queue` any more that this client has left up to now. May be
-    /// dropped.
+    /// Waits until the store has none of the entries in `queue` any more that this client has left up to now.
+    /// May be dropped.
     pub(super) async fn all_left(&self, queue: &str) {
         let local = self.lock().get(queue).cloned();
         if let Some(local) = local {
@@ -176,45 +177,46 @@ impl Drop for QueuedKey {
 }
 
 impl QueuedKey {
-    /// The key of the place.
+    /// Returns the key of the entry.
     pub(super) fn key(&self) -> String {
         Keys::place_in(&self.local.queue, self.session.id, self.number)
     }
 
-    /// The lease that the place lives on.
+    /// Returns the session of the lease that the entry lives on.
     pub(super) fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
-    /// The queue as this client stands in it.
+    /// Returns the state of the queue that the entry is in.
     pub(super) fn local(&self) -> &Arc<QueueState> {
         &self.local
     }
 
-    /// Asks for the place to be deleted.
+    /// Sends the request that deletes the entry. Returns its answer.
     pub(super) fn leave(&self, queues: &Queues, follow_ups: FollowUps) -> Answer {
         queues.sender.leave(self.local.queue.clone(), self.key(), follow_ups)
     }
 
-    /// Never uses the key again while its lease lives: a request about it may still be in flight.
+    /// Retires the key: it is not used again while its lease lives, since a request about it may still be in
+    /// flight.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Relaxed);
     }
 
-    /// Whether other places of this client are in the queue.
+    /// Returns whether this client has other entries in the queue.
     pub(super) fn is_among_others(&self) -> bool {
         self.local.state().places > 1
     }
 
-    /// Waits until the shared watch says that the place `key` is at the head. It begins when there is a second
-    /// place.
+    /// Waits until the shared watch says that the entry `key` is at the head. The watch begins when there is
+    /// a second entry.
     pub(super) async fn turn(&self, key: &str, created: i64) -> Result<()> {
         let (grant, granted) = oneshot::channel();
         self.local.state().waiters.insert(key.to_owned(), Waiter { created, grant });
         let _waiting = Waiting { local: &self.local, key };
-        // The turn may have come between the answer to the request and this moment.
+        // The entry may have come to the head between the answer to its request and this moment.
         self.local.update(|_| Affected::Nobody);
-        // Whoever comes second starts the watch, and it serves the first as well.
+        // The second entry starts the watch, which serves the first as well.
         if self.is_among_others()
             && let Some(queues) = self.queues.upgrade()
         {
@@ -223,7 +225,7 @@ impl QueuedKey {
         granted.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Takes note that a place of ours was deleted, which its successor need not hear from the watch.
+    /// Takes note that an entry of this client was deleted, which its successor need not hear from the watch.
     pub(super) fn left(&self, key: &str) {
         self.local.update(|mirror| {
             mirror.delete(key);
@@ -231,10 +233,11 @@ impl QueuedKey {
         });
     }
 
-    /// Takes note that nobody stands in a place of ours any more, though it is still there. Whoever is next then, if it is
-    /// one of ours, is to be told at once; to others their turn comes when both places are gone.
+    /// Takes note that nobody stands in an entry of this client any more, though the store still has it.
+    /// Returns the next waiter if it is one of this client, to be woken at once. A contender of another
+    /// client is at the head only when both entries are gone.
     pub(super) fn hand_on(&self, key: &str, created: i64) -> Option<Next> {
-        // Not worth it if nobody could follow.
+        // Only worth it if another entry of this client could follow.
         let leave = |mirror: &mut Mirror| {
             mirror.leave(key, created);
             Affected::Nobody
@@ -243,11 +246,11 @@ impl QueuedKey {
     }
 }
 
-/// A request for a place.
+/// Request for an entry.
 #[derive(Debug)]
 pub(crate) struct Entering {
     number: u64,
-    /// Taken with the answer.
+    /// Entry that is asked for; taken with the answer.
     member: Option<QueuedKey>,
 }
 
@@ -258,7 +261,7 @@ impl Reply for Entering {
         }
     }
 
-    /// Gives the places that are known to be the first to the first who asked.
+    /// Gives the entries that are known to be the first to the callers that asked first.
     fn answered(mut self: Box<Self>, outcome: Result<Outcome, Failure>) {
         let member = self.member.take().expect("only this method takes it, and it consumes the request");
         let local = member.local.clone();
@@ -267,7 +270,7 @@ impl Reply for Entering {
     }
 }
 
-/// One who has gone for good has lost the lease, and the place with it.
+/// Gives each caller its entry. A caller that is gone for good has lost the lease, and the entry with it.
 fn tell(told: Replies<QueuedKey>) {
     for (first, entered) in told {
         let _ = first.send(entered);
@@ -275,7 +278,7 @@ fn tell(told: Replies<QueuedKey>) {
 }
 
 impl Drop for Entering {
-    /// Without an answer: the client is closed.
+    /// Withdraws a request that gets no answer, since the client is closed.
     fn drop(&mut self) {
         if let Some(member) = self.member.take() {
             let (asked, told) = member.local.state().arrivals.forget(self.number);
@@ -285,7 +288,7 @@ impl Drop for Entering {
     }
 }
 
-/// Removes a waiter that does not wait any more.
+/// Guard that removes its waiter when the wait ends.
 struct Waiting<'a> {
     local: &'a QueueState,
     key: &'a str,
@@ -307,7 +310,7 @@ mod tests {
     use super::*;
     use crate::queue::{mirror::Change, state::Standing};
 
-    /// A place in a queue whose watch is kept by nobody but the test.
+    /// Returns an entry in a queue whose watch is kept by nobody but the test.
     fn member(places: usize) -> QueuedKey {
         let local = Arc::new(QueueState::new("queue/".into()));
         local.state().places = places;
@@ -316,14 +319,14 @@ mod tests {
         QueuedKey { queues: Weak::new(), local, session, number: 0, is_retired: AtomicBool::new(false) }
     }
 
-    /// Somebody stands in a place, as what it holds tells.
+    /// Takes note that somebody stands in an entry. Returns the hold, which tells of the loss.
     fn stands(member: &QueuedKey, key: &str, created: i64) -> Hold {
         let (hold, session) = (Hold::on(member.session.lease.clone()), Arc::downgrade(&member.session));
         member.local.stand(key.into(), Standing { created, hold: hold.clone(), session });
         hold
     }
 
-    /// Changes are told in one delivery: keys, revisions, and when they were created.
+    /// Delivers changes together: keys, revisions, and the revisions at which they were created.
     fn told(member: &QueuedKey, changes: &[(&str, i64, Option<i64>)]) {
         let changes = changes.iter().map(|(key, revision, created)| Change {
             key,

@@ -1,17 +1,17 @@
-//! A queue as one process sees it. No I/O.
+//! Cache of one queue, as one process sees it. No I/O.
 
 use std::collections::{BTreeSet, HashMap};
 
-/// One change of a place.
+/// Change of an entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Change<'a> {
     pub(super) key: &'a str,
     pub(super) revision: i64,
-    /// When it was created; `None` if it was deleted.
+    /// Revision at which the entry was created; `None` if it was deleted.
     pub(super) created: Option<i64>,
 }
 
-/// The places that may be gone after a change.
+/// Entries that may be gone after a change.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Affected {
     Nobody,
@@ -19,24 +19,26 @@ pub(super) enum Affected {
     All,
 }
 
-/// The places in a queue, kept from a read and the changes after it.
+/// Entries in a queue, kept from a read and the changes after it.
 ///
-/// Whoever finds its own place in here at the head is at the head: changes come in order, so all that were
-/// created before it are known, and a place that is gone never comes back. That is so between changes of two revisions,
-/// and not between those of one: a lease that ends takes all its places with it at one revision.
+/// A task that finds its own entry at the head of the mirror is at the head of the queue. Changes come in
+/// order, so all entries created before its own are known, and an entry that is gone never comes back. This
+/// holds between changes of two revisions, and not between those of one: a lease that ends deletes all its
+/// entries at one revision.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
-    /// The revision up to which all changes are in here; `None` while nobody keeps it.
+    /// Revision up to which all changes are in here; `None` while nobody keeps the mirror.
     seen: Option<i64>,
     order: BTreeSet<(i64, String)>,
     created: HashMap<String, i64>,
-    /// The places that nobody stands in any more, whatever the store says of them, with the revisions at which they were
-    /// created.
+    /// Entries that nobody stands in any more, whatever the store says of them, with the revisions at which
+    /// they were created.
     left: HashMap<String, i64>,
 }
 
 impl Mirror {
-    /// Replaces everything by what was read at a revision: keys with the revisions at which they were created.
+    /// Replaces everything by what was read at a revision: keys with the revisions at which they were
+    /// created. Returns the entries that may be gone.
     pub(super) fn reset(&mut self, places: impl IntoIterator<Item = (String, i64)>, at: i64) -> Affected {
         self.clear();
         self.seen = Some(at);
@@ -46,14 +48,15 @@ impl Mirror {
         Affected::All
     }
 
-    /// Nobody keeps it from now on.
+    /// Forgets what the store told: nobody keeps the mirror from now on.
     pub(super) fn clear(&mut self) {
         self.seen = None;
         self.order.clear();
         self.created.clear();
     }
 
-    /// Takes all changes of one or several whole revisions, in their order.
+    /// Applies all changes of one or several whole revisions, in their order. Returns the entries that may be
+    /// gone.
     pub(super) fn apply<'a>(&mut self, changes: impl IntoIterator<Item = Change<'a>>) -> Affected {
         let mut deleted = Vec::new();
         for Change { key, revision, created } in changes {
@@ -68,7 +71,7 @@ impl Mirror {
         if deleted.is_empty() { Affected::Nobody } else { Affected::Places(deleted) }
     }
 
-    /// Whether the store has told of a place that was created then, and that it is gone.
+    /// Returns whether the store has told of an entry that was created then, and that it is gone.
     pub(super) fn is_gone(&self, key: &str, created: i64) -> bool {
         self.seen.is_some_and(|seen| created <= seen) && self.created(key) != Some(created)
     }
@@ -93,7 +96,7 @@ impl Mirror {
         }
     }
 
-    /// Takes note that nobody stands in a place any more, before the store does.
+    /// Takes note that nobody stands in an entry any more, before the store does.
     pub(super) fn leave(&mut self, key: &str, created: i64) {
         self.left.insert(key.to_owned(), created);
         if self.created(key) == Some(created) {
@@ -101,19 +104,19 @@ impl Mirror {
         }
     }
 
-    /// The store has deleted a place that was left, or it does not matter any more.
+    /// Forgets an entry that was left: the store has deleted it, or it does not matter any more.
     pub(super) fn forget(&mut self, key: impl FnOnce() -> String) {
         if !self.left.is_empty() {
             self.left.remove(&key());
         }
     }
 
-    /// The revision at which a place in the queue was created.
+    /// Returns the revision at which an entry of the queue was created.
     pub(super) fn created(&self, key: &str) -> Option<i64> {
         self.created.get(key).copied()
     }
 
-    /// The place at the head: when it was created, and its key.
+    /// Returns the entry at the head: the revision at which it was created, and its key.
     pub(super) fn head(&self) -> Option<(i64, &str)> {
         self.order.first().map(|(created, key)| (*created, key.as_str()))
     }

@@ -1,5 +1,5 @@
 //! Fair queues: one key per contender below a prefix, on the contender's lease; the lowest create revision is
-//! at the head. The layout is that of etcd's own lock service, so both stand in one queue.
+//! at the head. The layout is that of etcd's own lock service, so contenders of both are in one queue.
 
 mod arrivals;
 mod entry;

@@ -1,8 +1,8 @@
-//! The numbers in the keys of places, which are used again. No I/O.
+//! Numbers in the keys of entries, which are used again. No I/O.
 
 use std::collections::BTreeSet;
 
-/// The numbers on one lease in one queue: those below `next` but the free ones are in use, or never used again.
+/// Numbers on one lease in one queue. A number below `next` that is not free is in use, or never used again.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
     next: u64,
@@ -10,7 +10,7 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// The smallest number that is free.
+    /// Takes the smallest number that is free.
     pub(super) fn take(&mut self) -> u64 {
         self.free.pop_first().unwrap_or_else(|| {
             self.next += 1;
@@ -27,7 +27,7 @@ impl Numbers {
         }
     }
 
-    /// Whether no number is in use, and all may be used again.
+    /// Returns whether no number is in use and all may be used again.
     pub(super) fn is_unused(&self) -> bool {
         self.next == 0
     }

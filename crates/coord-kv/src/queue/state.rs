@@ -1,12 +1,13 @@
-//! The places of one process in one queue, and the one watch that they share.
+//! Entries of one process in one queue, and the one watch that they share.
 //!
-//! Where several tasks of a process stand in a queue, one watch over the queue keeps a mirror of it and tells
-//! each when its turn comes: a hand-off costs no request. From one task to the next it takes no time either: when the
-//! first leaves, the second is told before the store is, since nobody else can come before it. Where one stands alone it
-//! watches its predecessor instead (see `Ticket`), so that a release does not wake every process in the queue.
+//! Where several tasks of a process are in a queue, one watch over the queue keeps a mirror of it. The watch
+//! wakes each task whose entry comes to the head: a hand-off costs no request. From one task to the next it
+//! takes no time either. When the first leaves, the second is woken before the store is asked, since nobody
+//! else can come before it. A task that is alone watches its predecessor instead (see `Ticket`), so that a
+//! release does not wake every process in the queue.
 //!
-//! All that the store tells of one moment is one step: first whoever lost its place by it is told, and only then whoever
-//! is at the head.
+//! All that the store tells of one revision is one step. Tasks that lost their entries by it are told first,
+//! and only then the task at the head.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,52 +30,52 @@ use crate::{
     session::Session,
 };
 
-/// One queue that this client stands in.
+/// State of one queue that this client has entries in.
 #[derive(Debug)]
 pub(super) struct QueueState {
     pub(super) queue: Arc<str>,
     state: Mutex<State>,
-    /// Tells those who wait alone that the shared watch is kept from now on.
+    /// Signal to the tasks that wait alone: the shared watch is kept from now on.
     shared: Notify,
-    /// Tells that the store has deleted a place that was left.
+    /// Signal that the store has deleted an entry that was left.
     left: Notify,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// How many places of ours there are, those of holders included.
+    /// Number of entries of this client, those of holders included.
     pub(super) places: usize,
-    /// The numbers in the keys of our places, by their leases. A number is used again, since etcd remembers every key
-    /// that ever was until it is compacted, and walks over them whenever it looks at the queue.
+    /// Numbers in the keys of this client's entries, by their leases. A number is used again: etcd remembers
+    /// every key that ever was until it is compacted, and walks over them whenever it reads the queue.
     numbers: BTreeMap<i64, Numbers>,
-    /// Who waits for the answer to a request for a place.
+    /// Callers that wait for the answer to a request for an entry.
     pub(super) arrivals: Arrivals<QueuedKey>,
     /// Whether the shared watch is kept.
     is_shared: bool,
     pub(super) mirror: Mirror,
     pub(super) waiters: HashMap<String, Waiter>,
-    /// The places of ours that somebody stands in, holders included, by their keys.
+    /// Entries of this client that somebody stands in, holders included, by their keys.
     standing: HashMap<String, Standing>,
-    /// The places that nobody stands in any more and that the store may still have, in the order in which they were left,
-    /// with their keys where those are known.
+    /// Keys of the entries that nobody stands in any more and that the store may still have, in the order in
+    /// which they were left. A key is empty if it is not known.
     leaving: BTreeMap<u64, String>,
-    /// How many were ever left.
+    /// Number of entries that were ever left.
     left: u64,
 }
 
-/// Somebody of ours stands in a place.
+/// Entry of this client that somebody stands in.
 #[derive(Debug)]
 pub(super) struct Standing {
-    /// When it was created: the same key may have been another place before.
+    /// Revision at which it was created: the same key may have been another entry before.
     pub(super) created: i64,
-    /// Ends with the place.
+    /// Hold that ends with the entry.
     pub(super) hold: Hold,
-    /// The lease that it lives on, which is asked for if the place is gone.
+    /// Session of its lease, which is renewed at once if the entry is gone.
     pub(super) session: Weak<Session>,
 }
 
-/// A place that was left and that the store may still have. Dropped when the store is known to have deleted it, or does
-/// so with its lease.
+/// Guard of an entry that was left and that the store may still have. Dropped when the store is known to have
+/// deleted the entry, or deletes it with its lease.
 #[derive(Debug)]
 pub(super) struct Leaving {
     local: Arc<QueueState>,
@@ -90,28 +91,28 @@ impl Drop for Leaving {
 
 #[derive(Debug)]
 pub(super) struct Waiter {
-    /// When its place was created: the same key may have been another place before.
+    /// Revision at which its entry was created: the same key may have been another entry before.
     pub(super) created: i64,
     pub(super) grant: oneshot::Sender<Result<()>>,
 }
 
-/// Who is to be told that it is at the head.
+/// Waiter that is to be told that it is at the head.
 #[derive(Debug)]
 #[must_use = "nobody else tells it"]
 pub(super) struct Next(oneshot::Sender<Result<()>>);
 
 impl Next {
     pub(super) fn tell(self) {
-        // One that has just given up leaves the queue, and the next is told then.
+        // A waiter that has just given up leaves the queue, and the next one is told then.
         let _ = self.0.send(Ok(()));
     }
 }
 
 impl State {
-    /// What the client does not know yet about the queue that it enters on a lease.
+    /// Returns what the client does not know yet about the queue that it enters on a lease.
     pub(super) fn what_to_read_along(&self, lease: i64) -> ReadAlong {
         if self.mirror.head().is_some() || self.arrivals.ends_with(lease) {
-            // Someone is there, and the watch will tell when its turn is.
+            // Somebody is there, and the watch will tell when this entry is at the head.
             ReadAlong::Nothing
         } else if self.places > 1 {
             ReadAlong::Occupied
@@ -120,14 +121,14 @@ impl State {
         }
     }
 
-    /// The smallest number that is free for a place on a lease.
+    /// Takes the smallest number that is free for an entry on a lease.
     pub(super) fn number(&mut self, lease: i64) -> u64 {
         self.numbers.entry(lease).or_default().take()
     }
 
-    /// Takes the number of a place back, which may be used again.
+    /// Takes the number of an entry back, which may be used again.
     pub(super) fn give_back(&mut self, lease: i64, number: u64) {
-        // Of a lease that is over nothing is kept.
+        // Nothing is kept of a lease that is over.
         let Some(numbers) = self.numbers.get_mut(&lease) else { return };
         numbers.give_back(number);
         if numbers.is_unused() {
@@ -140,7 +141,8 @@ impl State {
         self.numbers.remove(&lease);
     }
 
-    /// Tells those whose places are gone without their doing, and lets their leases be asked for.
+    /// Tells holders and waiters whose entries are gone without their doing, and has their leases renewed at
+    /// once.
     fn tell_who_lost(&mut self, affected: Affected) {
         let affected = match affected {
             Affected::Nobody => return,
@@ -164,7 +166,7 @@ impl State {
         }
     }
 
-    /// Who waits and is at the head.
+    /// Takes the waiter that is at the head, if one is.
     fn next(&mut self) -> Option<Next> {
         let Self { mirror, waiters, .. } = self;
         let (created, head) = mirror.head()?;
@@ -173,18 +175,19 @@ impl State {
         waiter.map(|waiter| Next(waiter.grant))
     }
 
-    /// Whether a place of somebody else's, or of another one of ours who stands in it, is before one that was created then,
-    /// as far as the store has told.
+    /// Returns whether the head of the queue was created before `created` and somebody stands in it, as far
+    /// as the store has told. It may be of another client or of this one.
     pub(super) fn is_behind(&self, created: i64) -> bool {
         self.mirror.head().is_some_and(|(head, key)| head < created && !self.is_leaving(key))
     }
 
-    /// Whether nobody stands in a place of ours any more.
+    /// Returns whether `key` is an entry of this client that nobody stands in any more.
     pub(super) fn is_leaving(&self, key: &str) -> bool {
         self.leaving.values().any(|leaving| leaving == key)
     }
 
-    /// Whether nobody of ours stands in the queue, it is not watched, and nothing is known that would matter later.
+    /// Returns whether this client has no entry in the queue, does not watch it, and knows nothing that would
+    /// matter later.
     pub(super) fn is_unused(&self) -> bool {
         self.places == 0 && self.numbers.is_empty() && !self.is_shared
     }
@@ -199,15 +202,15 @@ impl QueueState {
         self.state.lock().expect("nothing panics while this is locked")
     }
 
-    /// Changes the mirror in one step, and tells whom that concerns.
+    /// Changes the mirror in one step, and tells the tasks that this concerns.
     pub(super) fn update(&self, change: impl FnOnce(&mut Mirror) -> Affected) {
         if let Some(next) = self.change(change) {
             next.tell();
         }
     }
 
-    /// Changes the mirror in one step; who of those who wait is at the head then. Whoever lost its place is told before
-    /// that is found out.
+    /// Changes the mirror in one step. Returns the waiter that is at the head then. Tasks that lost their
+    /// entries are told before that is found out.
     pub(super) fn change(&self, change: impl FnOnce(&mut Mirror) -> Affected) -> Option<Next> {
         let mut state = self.state();
         let affected = change(&mut state.mirror);
@@ -215,15 +218,15 @@ impl QueueState {
         state.next()
     }
 
-    /// Takes note that somebody stands in a place.
+    /// Takes note that somebody stands in an entry.
     pub(super) fn stand(&self, key: String, standing: Standing) {
         let mut state = self.state();
         state.standing.insert(key.clone(), standing);
-        // Its end may have been told before the answer to its request.
+        // The end of the entry may have been told before the answer to its request.
         state.tell_who_lost(Affected::Places(vec![key]));
     }
 
-    /// Takes note that nobody stands in a place any more, before its end is asked for.
+    /// Takes note that nobody stands in an entry any more, before its end is asked for.
     pub(super) fn leaving(self: &Arc<Self>, key: &str, created: Option<i64>) -> Leaving {
         let mut state = self.state();
         if state.standing.get(key).is_some_and(|standing| Some(standing.created) == created) {
@@ -235,7 +238,7 @@ impl QueueState {
         Leaving { local: self.clone(), number }
     }
 
-    /// Waits until the store has none of the places any more that were left up to now.
+    /// Waits until the store has none of the entries any more that were left up to now.
     pub(super) async fn all_left(&self) {
         let until = self.state().left;
         loop {
@@ -247,21 +250,21 @@ impl QueueState {
         }
     }
 
-    /// Tells every waiter why its turn can not be waited for.
+    /// Tells every waiter the error for which it can not be woken.
     pub(super) fn refuse(&self, error: &Error) {
         for (_, waiter) in self.state().waiters.drain() {
             let _ = waiter.grant.send(Err(error.duplicate()));
         }
     }
 
-    /// Begins the shared watch, if there is none.
+    /// Starts the shared watch, if there is none.
     pub(super) fn share(self: &Arc<Self>, queues: &Arc<Queues>) {
         if self.becomes_shared() {
             queues.runtime.spawn(wait_all::keep(self.clone(), Arc::downgrade(queues)));
         }
     }
 
-    /// Resolves when the shared watch is kept.
+    /// Waits until the shared watch is kept.
     pub(super) async fn shared(&self) {
         loop {
             let shared = self.shared.notified();
@@ -272,7 +275,8 @@ impl QueueState {
         }
     }
 
-    /// Takes note that the watch is kept, and tells those who wait alone; `false` if it was before.
+    /// Takes note that the watch is kept, and tells the tasks that wait alone. Returns `false` if it was kept
+    /// before.
     pub(super) fn becomes_shared(&self) -> bool {
         let becomes = !mem::replace(&mut self.state().is_shared, true);
         if becomes {
@@ -281,7 +285,7 @@ impl QueueState {
         becomes
     }
 
-    /// Whether nobody waits; then the watch is given up.
+    /// Gives the watch up if nobody waits. Returns whether it did.
     pub(super) fn give_up_if_idle(&self, all: &Queues) -> bool {
         let mut queues = all.lock();
         let mut state = self.state();

@@ -1,4 +1,4 @@
-//! One place in a queue, from the request for it to its end.
+//! Entry of this client in a queue, from the request for it to its end.
 
 use std::{
     fmt,
@@ -35,34 +35,35 @@ use crate::{
     store::{Effect, Failure},
 };
 
-/// A request for a place. Dropping it leaves what comes of it, in the background.
+/// Request for an entry. If it is dropped, the entry that comes of it is left in the background.
 struct Asked {
     queues: Kept<Queues>,
     session: Arc<Session>,
     local: Arc<QueueState>,
-    /// Taken only when this ends.
+    /// Receiver of the answer; taken only when this ends.
     answer: Option<oneshot::Receiver<Assigned<QueuedKey>>>,
 }
 
-/// A place in a queue. Dropping it leaves the queue in the background.
+/// Entry in a queue. If it is dropped, the queue is left in the background.
 pub(crate) struct Ticket {
     queues: Kept<Queues>,
-    /// Taken only when the ticket is dropped.
+    /// Key of the entry; taken only when the ticket is dropped.
     member: Option<QueuedKey>,
     pub(super) key: String,
     state: State,
     at_head: bool,
-    /// The grip of whoever stands in it, or holds it.
+    /// Hold of the task that waits in the entry, or holds it.
     hold: Hold,
-    /// Who was next before it when it entered, if that is known.
+    /// Predecessor of the entry when it was created, if that is known.
     pub(super) predecessor: Option<Seen>,
     /// Whether the store has told of somebody before it.
     behind: AtomicBool,
-    /// That nobody stands in it any more; set as soon as that is so.
+    /// Guard of its deletion, set as soon as nobody stands in the entry any more.
     leaving: OnceLock<Leaving>,
-    /// Whether the store is known to have deleted it.
+    /// Whether the store is known to have deleted the entry.
     left: AtomicBool,
-    /// The answer to a request to delete it, as long as that was not seen: whoever drops the ticket goes on to wait for it.
+    /// Answer to a request that deletes the entry, as long as nobody has seen it. A task that drops the
+    /// ticket goes on to wait for it.
     in_flight: Mutex<Option<Answer>>,
 }
 
@@ -70,7 +71,8 @@ pub(crate) struct Ticket {
 enum State {
     /// In the queue since this revision.
     Standing { created: i64 },
-    /// Perhaps in the queue, now or later: the answer was lost then, and could not be read back.
+    /// Perhaps in the queue, now or later: the answer was lost at `since`, and the entry could not be read
+    /// back.
     Unknown { since: Epoch },
     /// Never came into the queue.
     Refused,
@@ -93,12 +95,12 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         let Some(answer) = self.answer.take() else { return };
-        // A place on the lease is gone with it.
+        // An entry on the lease is gone with it.
         if self.session.lease.loss().is_some() {
             return;
         }
         let queues = self.queues.area.clone();
-        // From this moment on. Which place it is will be known later.
+        // From this moment on. The key of the entry will be known later.
         let leaving = self.local.leaving("", None);
         self.queues.runtime.spawn(async move {
             if let Ok(Assigned { place: member, outcome }) = answer.await {
@@ -122,7 +124,7 @@ impl Drop for Asked {
 impl Ticket {
     /// Enters a queue on a live session of `ttl`, in one request.
     ///
-    /// May be dropped: the place is left then.
+    /// May be dropped: the entry is left then.
     pub(crate) async fn enter(kept: &Kept<Queues>, queue: String, ttl: Ttl) -> Result<Self> {
         let queue = queue.into();
         let begun = Instant::now();
@@ -130,16 +132,17 @@ impl Ticket {
             let ask = |session| Self::ask(kept, &queue, session, IfOccupied::Wait);
             match kept.sessions.on_session(ttl, ask).await {
                 Ok(ticket) => return Ok(ticket),
-                // The place before never comes to be, or is left; this one has another key.
+                // The entry of the failed attempt never comes to be, or is left. The next one has another
+                // key.
                 Err(error) => kept.retry_from_start(begun, error).await?,
             }
         }
     }
 
-    /// Enters a queue only if it is empty, in one request that writes nothing otherwise. A place that this client has
-    /// left before is waited for, since nobody stands in its way there.
+    /// Enters a queue only if it is empty, in one request that writes nothing otherwise. An entry that this
+    /// client has left before is waited for, since nobody stands in it.
     ///
-    /// May be dropped: the place is left then.
+    /// May be dropped: the entry is left then.
     pub(crate) async fn enter_if_empty(kept: &Kept<Queues>, queue: String, ttl: Ttl) -> Result<Option<Self>> {
         let queue: Arc<str> = queue.into();
         let begun = Instant::now();
@@ -148,7 +151,7 @@ impl Ticket {
             tokio::select! {
                 biased;
                 () = kept.closed() => return Err(Error::Closed),
-                // Also a place of the attempt before, of which nothing was heard.
+                // Also an entry of an earlier attempt, of which nothing was heard.
                 left = timeout_at(begun + after, kept.all_left(&queue)) => {
                     left.map_err(|_elapsed| Error::Timeout { operation: LOCK, after })?;
                 }
@@ -168,7 +171,7 @@ impl Ticket {
         if_occupied: IfOccupied,
     ) -> Result<Self> {
         let (local, answer) = kept.enter(queue, session.clone(), if_occupied);
-        // From here on a place may exist, and whoever has it leaves it if this future is dropped.
+        // From here on an entry may exist. Its owner leaves it if this future is dropped.
         let asked = Asked { queues: kept.clone(), session, local, answer: Some(answer) };
         let Assigned { place: member, outcome } = asked.answer().await?;
         let mut ticket = Self {
@@ -200,7 +203,7 @@ impl Ticket {
                 ticket.session().learn(&error);
                 Err(error)
             }
-            // The answer was lost, but the key is ours alone: if it is there, the request took effect.
+            // The answer was lost, but the key is ours alone: if it exists, the request took effect.
             Err(Failure { error, effect: Effect::Unknown }) => {
                 let since = ticket.session().epoch.now();
                 ticket.state = State::Unknown { since };
@@ -220,40 +223,43 @@ impl Ticket {
         }
     }
 
-    /// Makes sure that the request takes no effect any more; the revision at which the key was created, if it has.
+    /// Makes sure that the request takes no effect any more. Returns the revision at which the key was
+    /// created, if it was.
     async fn settle(&self, since: Epoch) -> Result<Option<i64>, Failure> {
         self.session().advance(self.queues(), since).await?;
         let found = self.queues().get(LOCK, self.key.as_str(), None).await?;
         Ok(found.kvs.first().map(|kv| kv.create_revision))
     }
 
-    /// Takes note that the place is in the queue. From here on whoever stands in it is told if it is gone.
+    /// Takes note that the entry is in the queue. From here on the task that stands in it is told if it is
+    /// gone.
     fn stands(&mut self, created: i64) {
         self.state = State::Standing { created };
         let (hold, session) = (self.hold.clone(), Arc::downgrade(self.session()));
         self.member().local().stand(self.key.clone(), Standing { created, hold, session });
     }
 
-    /// Takes note of a place that is before this one. One that this client has left is none that anybody stands in.
+    /// Takes note of an entry before this one. An entry that this client has left does not count: nobody
+    /// stands in it.
     pub(super) fn is_told_behind(&self, key: &str) {
         if !self.member().local().state().is_leaving(key) {
             self.behind.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Takes note that the store does not have the place any more, which is not our doing.
+    /// Takes note that the store does not have the entry any more, which is not our doing.
     pub(super) fn is_gone(&self) {
         self.hold.end(LossReason::Deleted);
         self.session().renew_now();
     }
 
-    /// Whether the store has told of somebody before it.
+    /// Returns whether the store has told of somebody before this entry.
     pub(crate) fn is_behind(&self) -> bool {
         let is_told = || self.behind.load(Ordering::Relaxed);
         !self.at_head && (is_told() || self.member().local().state().is_behind(self.created()))
     }
 
-    /// Takes note that nobody stands in the place any more.
+    /// Takes note that nobody stands in the entry any more.
     fn is_left(&self, member: &QueuedKey) -> &Leaving {
         let created = match self.state {
             State::Standing { created } => Some(created),
@@ -266,12 +272,12 @@ impl Ticket {
         self.in_flight.lock().expect("nothing panics while this is locked")
     }
 
-    /// Takes note that the place is to be deleted by a request that is sent.
+    /// Takes note of the answer to a request that was sent to delete the entry.
     fn begins(&self, leaving: Answer) {
         *self.in_flight() = Some(leaving);
     }
 
-    /// Waits for the answer to that request. May be dropped: the answer stays.
+    /// Waits for the answer to the request that deletes the entry. May be dropped: the answer stays.
     async fn answered(&self) -> Result<Outcome, Failure> {
         let answer = poll_fn(|cx| match &mut *self.in_flight() {
             Some(answer) => Pin::new(answer).poll(cx),
@@ -282,17 +288,18 @@ impl Ticket {
         outcome
     }
 
-    /// The key in the store.
+    /// Returns the key in the store.
     pub(crate) fn key(&self) -> &str {
         &self.key
     }
 
-    /// The lease that the place lives on.
+    /// Returns the session of the lease that the entry lives on.
     pub(crate) fn session(&self) -> &Arc<Session> {
         self.member().session()
     }
 
-    /// The revision at which the place was created; larger than that of everyone before.
+    /// Returns the revision at which the entry was created, which is larger than that of every entry before
+    /// it.
     pub(crate) fn created(&self) -> i64 {
         match self.state {
             State::Standing { created } => created,
@@ -300,14 +307,14 @@ impl Ticket {
         }
     }
 
-    /// Makes it a place that is held until it is gone, or its lease is lost.
+    /// Turns the ticket into a place that is held until it is gone, or its lease is lost.
     pub(crate) fn into_place(self) -> Place {
         Place::new(self.hold.clone(), self)
     }
 
-    /// Whoever is next, if it may have its turn before the store has deleted this place, but not before that is asked of
-    /// it. Not if a write may be in flight that the store lets in for as long as the place is there: it would come after
-    /// those of the next.
+    /// Returns the next local waiter if it may be woken before the store has deleted this entry; the delete
+    /// must be queued first. Returns `None` if the hold is a fence. A write may then be in flight that the
+    /// store lets in for as long as the entry exists. It would come after those of the next holder.
     fn hand_on(&self, member: &QueuedKey) -> Option<Next> {
         match self.state {
             State::Standing { created } if !self.hold.is_fence() => member.hand_on(&self.key, created),
@@ -315,18 +322,18 @@ impl Ticket {
         }
     }
 
-    /// Waits until the place is at the head.
+    /// Waits until the entry is at the head.
     ///
     /// May be dropped and called again.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the place is gone.
+    /// [`Error::Lost`] if the entry is gone.
     pub(crate) async fn wait_for_turn(&mut self) -> Result<()> {
         if !self.at_head {
             tokio::select! {
                 biased;
                 () = self.queues().closed() => return Err(Error::Closed),
-                // Its own place is gone: whatever the queue looks like, it is not our turn.
+                // The own entry is gone: whatever the queue looks like, it is not at the head.
                 reason = self.hold.lost() => return Err(Error::Lost { reason }),
                 turn = self.member().turn(&self.key, self.created()) => turn?,
                 turn = self.wait_alone() => turn?,
@@ -365,7 +372,7 @@ impl Release for Ticket {
             next.tell();
         }
         let outcome = match self.answered().await {
-            // The answer was lost. Which of two requests deletes our own key does not matter.
+            // The answer was lost. It does not matter which of two requests deletes our own key.
             Err(Failure { effect: Effect::Unknown, .. }) => {
                 self.member().retire();
                 self.begins(leave());
@@ -400,9 +407,9 @@ impl Drop for Ticket {
             return;
         }
         let queues = self.queues().clone();
-        // A request of a release that was given up is as good.
+        // The request of a release that was given up is as good.
         let in_flight = self.in_flight().take();
-        // Before the next one can ask for anything, so that what it asks comes after this.
+        // Sent before the next waiter can ask for anything, so that its requests come after this one.
         let leave_now =
             || matches!(self.state, State::Standing { .. }).then(|| member.leave(&queues, FollowUps::None));
         let begun = in_flight.or_else(leave_now);
@@ -417,7 +424,8 @@ impl Drop for Ticket {
     }
 }
 
-/// Leaves a queue, until it is done or the lease is over, since the place is gone with it. With the answer to a request that was sent for it, if there is one.
+/// Leaves a queue, until it is done or the lease is over, since the entry is gone with it. `begun` is the
+/// answer to a request that was already sent for it, if there is one.
 async fn leave(queues: Arc<Queues>, member: QueuedKey, state: State, begun: Option<Answer>) {
     let stray = match state {
         State::Standing { .. } => None,

@@ -1,4 +1,4 @@
-//! The watch that tells several tasks of a process of their turns in one queue.
+//! Watch that tells several tasks of a process when they are at the head of one queue.
 
 use std::{
     sync::{Arc, Weak},
@@ -17,7 +17,7 @@ use crate::{
     watch::{Delivery, Subscription},
 };
 
-/// How long the shared watch stays when nobody waits: tasks that take turns come back soon.
+/// Time that the shared watch stays when nobody waits: tasks that take turns come back soon.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Keeps the mirror of a queue until nobody waits in it for a while.
@@ -39,7 +39,7 @@ pub(super) async fn keep(local: Arc<QueueState>, queues: Weak<Queues>) {
     }
 }
 
-/// Subscribes from now on, then reads the queue; the subscription and the revision of the read.
+/// Subscribes from now on, then reads the queue. Returns the subscription and the revision of the read.
 async fn begin(local: &QueueState, queues: &Queues) -> Result<(Subscription, i64)> {
     let mut changes = queues.hub.subscribe(Range::Prefix(local.queue.clone()));
     match tokio::time::timeout(queues.request_timeout, changes.next()).await {
@@ -62,8 +62,9 @@ async fn follow(local: &QueueState, mut changes: Subscription, read_at: i64) {
     while waited_at.elapsed() < LINGER {
         match tokio::time::timeout(LINGER, changes.next()).await {
             Ok(Some(Delivery::Changes(changes))) => {
-                // As one step: a delivery has whole revisions, since etcd splits none in two answers unless that is
-                // asked for. A lease that ends takes the holder's place along with those of the waiters.
+                // In one step: a delivery has whole revisions, since etcd splits none in two answers unless
+                // that is asked for. A lease that ends takes the holder's entry along with those of the
+                // waiters.
                 let later = changes.iter().filter(|change| change.revision > read_at);
                 local.update(|mirror| mirror.apply(later.map(change)));
             }

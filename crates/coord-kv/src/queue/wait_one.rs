@@ -1,4 +1,4 @@
-//! Waiting for those before, one by one, where one place of this client stands alone in a queue.
+//! Waiting for the predecessors, one by one, where an entry is the only one of this client in its queue.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     watch::Delivery,
 };
 
-/// A place that was there at a revision.
+/// Entry that existed at a revision.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) key: String,
@@ -24,8 +24,8 @@ impl Ticket {
         tokio::select! {
             biased;
             () = self.member().local().shared() => {}
-            // Boxed, since most of the time nobody stands here while many wait. Also when there are others: one of
-            // them may have gone again before anybody began to watch the whole queue.
+            // Boxed, since most of the time nobody is here while many wait. Polled also if there are other
+            // entries: they may be gone again before anybody begins to watch the whole queue.
             turn = Box::pin(self.follow_predecessors()) => return turn,
         }
         std::future::pending().await
@@ -38,8 +38,9 @@ impl Ticket {
         };
         while let Some(Seen { key, at }) = before {
             self.is_told_behind(&key);
-            // From now on: a watch from a revision of the past is served by etcd only every 100 ms. One that begins
-            // after the predecessor was seen may have missed its end, so it is looked for again.
+            // Watches from now on: etcd serves a watch from a past revision only every 100 ms. A watch that
+            // begins after the predecessor was seen may have missed its end, so the predecessor is read
+            // again.
             let mut changes = self.queues().hub.subscribe(Range::Key(key.as_str().into()));
             match changes.next().await {
                 Some(Delivery::Started { from }) if from <= at + 1 => {}
@@ -73,8 +74,8 @@ impl Ticket {
         Ok(())
     }
 
-    /// Whether a key is a place before this one. The same key may be a later place by now: who leaves a queue
-    /// and enters it again may use its key again. Tries on while the store is away.
+    /// Returns whether a key is an entry before this one. The key may be a later entry by now: a contender
+    /// that leaves a queue and enters it again may use its key again. Retries while the store is unavailable.
     async fn is_before(&self, key: &str) -> Result<bool> {
         loop {
             let options = GetOptions::new().with_keys_only();
@@ -90,7 +91,7 @@ impl Ticket {
         }
     }
 
-    /// Who is next before us in the queue; `None` at the head. Tries on while the store is away.
+    /// Returns the next entry before this one; `None` at the head. Retries while the store is unavailable.
     async fn predecessor(&self) -> Result<Option<Seen>> {
         let before = GetOptions::new()
             .with_prefix()
@@ -98,7 +99,7 @@ impl Ticket {
             .latest_first()
             .with_limit(1);
         loop {
-            // As of now: a member that is behind may not know yet that this place is gone.
+            // Read as of now: an etcd member that lags behind may not know yet that this entry is gone.
             let get = |key: &str, options: GetOptions| Op::get(key, Some(options.with_keys_only()));
             let look = Look::of([
                 get(&self.key, GetOptions::new()),
@@ -113,7 +114,7 @@ impl Ticket {
             }
         }
     }
-    /// Reads the own place and the one before it, as they were at one moment.
+    /// Reads the own entry and the next one before it, as they were at one revision.
     fn read_predecessor(&self, answer: &TxnAnswer) -> Result<Option<Seen>> {
         let answers = &answer.results;
         let own = pairs(answers.first()).first();

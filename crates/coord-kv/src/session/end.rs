@@ -1,8 +1,8 @@
 //! How leases end: revoked when they are of no more use, all of them when the client is closed.
 //!
-//! A lease that was granted is revoked until the store says that it is gone. A lease whose grant was not answered carries
-//! nothing and is renewed by nobody: it is revoked for courtesy, and forgotten one time to live later, also if a member
-//! that was frozen should grant it then.
+//! A lease that was granted is revoked until the store says that it is gone. A lease whose grant was not
+//! answered carries nothing and is renewed by nobody. Such a lease is revoked for courtesy, and forgotten one
+//! time to live later, even if a frozen etcd member should grant it then.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,10 +16,10 @@ use crate::{
     store::{Failure, LeaseId},
 };
 
-/// How many leases are revoked at once.
+/// Number of leases that are revoked at once.
 const AT_ONCE: usize = 16;
 
-/// The leases of one client that are to be revoked. One task does it.
+/// Leases of one client that are to be revoked, by one task.
 #[derive(Debug, Default)]
 pub(super) struct Doomed {
     leases: BTreeMap<i64, Doom>,
@@ -28,19 +28,19 @@ pub(super) struct Doomed {
 
 #[derive(Clone, Copy, Debug)]
 struct Doom {
-    /// The loss of those who held something on it.
+    /// Reason of the loss, for the tasks that held something on it.
     lost: Option<LossReason>,
-    /// The moment from which on it is forgotten.
+    /// Moment from which on it is forgotten.
     until: Option<Instant>,
 }
 
 impl Doomed {
-    /// Returns why one of them was lost, if one was.
+    /// Returns why one of the leases was lost, if one was.
     pub(super) fn lost(&self) -> Option<LossReason> {
         self.leases.values().find_map(|doom| doom.lost)
     }
 
-    /// Adds a lease; whether the task has to be started.
+    /// Adds a lease. Returns whether the task has to be started.
     fn add(&mut self, id: i64, doom: Doom) -> bool {
         self.leases.insert(id, doom);
         !std::mem::replace(&mut self.has_task, true)
@@ -74,8 +74,8 @@ impl Sessions {
         }
     }
 
-    /// Revokes a lease that nobody relies on any more, in the background and until it is gone; with the reason if it was
-    /// lost by those who did.
+    /// Revokes a lease that nobody relies on any more, in the background and until it is gone. `lost` is the
+    /// reason if the tasks that relied on it lost it.
     pub(crate) fn revoke_later(self: &Arc<Self>, id: i64, lost: Option<LossReason>) {
         self.doom(id, Doom { lost, until: None });
     }
@@ -96,8 +96,8 @@ impl Sessions {
         }
     }
 
-    /// Revokes the leases that are to be revoked, also those that are added meanwhile. If some can not be revoked, the
-    /// others are all the same.
+    /// Revokes the leases that are to be revoked, also leases that are added meanwhile. If some can not be
+    /// revoked, the others still are.
     async fn revoke_doomed(&self) -> Result<(), Failure> {
         let mut tried = Vec::new();
         let mut outcome = Ok(());
@@ -121,7 +121,7 @@ impl Sessions {
         }
     }
 
-    /// Loses every lease, since the client is closed; all that has to be revoked then.
+    /// Loses every lease, since the client is closed. Returns all leases that have to be revoked then.
     pub(crate) fn close(&self) -> Vec<LeaseId> {
         let mut leases = self.doomed().all();
         for leased in self.pool().iter() {
@@ -131,7 +131,7 @@ impl Sessions {
         leases
     }
 
-    /// Revokes leases at once, and answers what came of each.
+    /// Revokes leases at once, and returns what came of each.
     pub(crate) async fn revoke_all(&self, leases: &[LeaseId]) -> Vec<Result<(), Failure>> {
         future::join_all(leases.iter().map(|id| self.revoke(*id))).await
     }

@@ -1,10 +1,11 @@
-//! The epoch of a lease, which keeps a request that arrives late from taking anything.
+//! Epoch of a lease, which keeps a request that arrives late from taking anything.
 //!
-//! A request whose answer was lost may be in flight for longer than anybody waits: a member that was frozen reads, when
-//! it goes on, what its clients sent it minutes before. A place that comes to be then belongs to nobody, and bars its
-//! queue for as long as the lease lives. So each request that takes something on a lease, a place, an id or a record,
-//! requires that another key on the lease, the epoch, is as this client knows it. Advancing the epoch voids every request
-//! that was sent before. A read after that shows the final outcome.
+//! A request whose answer was lost may be in flight for longer than anybody waits. When a frozen etcd member
+//! goes on, it reads what its clients sent it minutes before. An entry that comes to be then belongs to
+//! nobody, and bars its queue for as long as the lease lives. So there is another key on the lease, the
+//! epoch. Each request that takes an entry, an id or a record on the lease requires that the epoch is as this
+//! client knows it. Advancing the epoch voids every request that was sent before. A read after that shows the
+//! final outcome.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -16,24 +17,24 @@ use crate::{
     },
 };
 
-/// What is tried when an epoch is advanced.
+/// Operation that errors name when an epoch is advanced.
 const SETTLE: &str = "settle what was not answered";
 
-/// The epoch of one lease.
+/// Epoch of one lease.
 #[derive(Debug)]
 pub(crate) struct LeaseEpoch {
     key: String,
     lease: LeaseId,
-    /// The revision at which it was written last, as far as this client knows; 0 for never. One that is not right
-    /// costs another request, which tells it.
+    /// Revision at which it was written last, as far as this client knows; 0 for never. A wrong revision
+    /// costs another request, which tells the right one.
     at: AtomicI64,
-    /// How often this client began to advance it,
+    /// Number of times that this client began to advance it.
     begun: AtomicU64,
-    /// and which of these was done last; locked while it is advanced.
+    /// Number of the advance that was done last, as `begun` counts them; locked while it is advanced.
     done: tokio::sync::Mutex<u64>,
 }
 
-/// A moment, counted in how often an epoch was advanced.
+/// Moment, counted in how often an epoch was advanced.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch(u64);
 
@@ -52,7 +53,8 @@ impl LeaseEpoch {
         Compare::mod_revision(self.key.as_str(), CompareOp::Equal, self.at.load(Ordering::SeqCst))
     }
 
-    /// Returns the read to make when that was not so; [`reloaded`](Self::reloaded) takes its result.
+    /// Returns the read to make when the epoch is not the present one; [`reloaded`](Self::reloaded) takes its
+    /// result.
     pub(crate) fn reload(&self) -> Op {
         Op::get(self.key.as_str(), Some(GetOptions::new().with_keys_only()))
     }
@@ -69,7 +71,7 @@ impl LeaseEpoch {
 }
 
 impl Session {
-    /// Makes a transaction that writes on the lease, which learns if it is over.
+    /// Makes a transaction that writes on the lease, which ends here if the store says that it is over.
     pub(crate) async fn txn(
         &self,
         rpc: &Rpc,
@@ -100,20 +102,21 @@ impl Session {
         }
     }
 
-    /// Makes sure that no request in an epoch takes effect any more that was sent before `since`. Callers whose answers
-    /// were lost together share one request.
+    /// Makes sure that no request in an epoch takes effect any more that was sent before `since`. Callers
+    /// whose answers were lost together share one request.
     ///
     /// May be dropped and called again.
     pub(crate) async fn advance(&self, rpc: &Rpc, since: Epoch) -> Result<(), Failure> {
         let epoch = &self.epoch;
         let mut done = epoch.done.lock().await;
-        // Only one that began after the moment was certainly sent after what it is to keep out.
+        // Only an advance that began after the moment was certainly sent after the requests that it is to
+        // void.
         if *done > since.0 {
             return Ok(());
         }
         let this = epoch.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let on_lease = PutOptions::new().with_lease(epoch.lease);
-        // Writing it once more than needed keeps out only what is then sent again.
+        // An advance more than needed voids only requests that are then sent again.
         let answer = rpc.put(SETTLE, &epoch.key, on_lease).await;
         let answer = answer.inspect_err(|failure| self.learn(&failure.error))?;
         epoch.at.store(answer.header.revision, Ordering::SeqCst);
@@ -121,8 +124,9 @@ impl Session {
         Ok(())
     }
 
-    /// Keeps out what may still be in flight, if there is such, and undoes what may have taken effect: until it is done or
-    /// the lease is over, with which everything is gone. `what` is for people.
+    /// Voids what may still be in flight, if there is a `since`, and undoes what may have taken effect. Both
+    /// are repeated until they are done or the lease is over, with which everything is gone. `what` is for
+    /// people.
     pub(crate) async fn undo<F>(&self, rpc: &Rpc, what: &str, since: Option<Epoch>, undo: impl Fn() -> F)
     where
         F: Future<Output = Result<(), Failure>>,
@@ -135,7 +139,7 @@ impl Session {
                 Some(since) => self.advance(rpc, since).await,
                 None => Ok(()),
             };
-            // In any case: a full store takes deletions, but no epoch before it has room again.
+            // In any case: a full store takes deletions, but no new epoch before it has room again.
             advanced.and(undo().await)
         };
         rpc.clean_up(what, over, step).await;

@@ -1,4 +1,4 @@
-//! How a session comes to be: a lease is granted, for all who ask for one at the same moment.
+//! How sessions begin: one lease is granted for all callers that ask for one at the same moment.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,15 +14,15 @@ use crate::{
 
 const GRANT: &str = "grant a lease";
 
-/// A lease as it was granted.
+/// Lease as it was granted.
 pub(crate) struct Granted {
     pub(crate) id: i64,
-    /// The moment at which it was asked for.
+    /// Moment at which it was asked for.
     sent: LeaseInstant,
     ttl: Duration,
 }
 
-/// A caller that asks for a lease of this time to live.
+/// Caller that asks for a lease of this time to live.
 struct Asking<'a>(&'a Sessions, Ttl);
 
 impl Drop for Asking<'_> {
@@ -32,8 +32,9 @@ impl Drop for Asking<'_> {
 }
 
 impl Rpc {
-    /// Grants a lease, and another one if the answer is lost, for as long as a request may take. Ids are of our own
-    /// choosing, so that leases can be revoked that may have been granted: `unanswered` is told of them.
+    /// Grants a lease, and another one if the answer is lost, for as long as a request may take. Ids are of
+    /// our own choosing, so that leases can be revoked that may have been granted: `unanswered` is told of
+    /// them.
     pub(crate) async fn grant_lease(
         &self,
         operation: &'static str,
@@ -68,9 +69,9 @@ impl Rpc {
 }
 
 impl Sessions {
-    /// The live session for `ttl`; granted now if there is none.
+    /// Returns the live session for `ttl`, which is granted now if there is none.
     ///
-    /// May be dropped: a lease that is being granted then serves the next who asks.
+    /// May be dropped: a lease that is being granted then serves the next caller.
     pub(crate) async fn session(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Session>> {
         self.rpc.check_open()?;
         if let Some(session) = self.use_session(ttl) {
@@ -90,7 +91,7 @@ impl Sessions {
         Some(Session::new(&taken.lease, Arc::downgrade(&self.pool)))
     }
 
-    /// Has a lease granted, or uses the one that somebody else had granted meanwhile.
+    /// Has a lease granted, or uses the lease that another caller had granted meanwhile.
     async fn ask_for_session(self: &Arc<Self>, ttl: Ttl, asked: Instant) -> Result<Arc<Session>> {
         let turn = self.pool().ask(ttl);
         let _asking = Asking(self, ttl);
@@ -101,7 +102,8 @@ impl Sessions {
                 return Ok(session);
             }
             failed.since(asked)?;
-            // A lease may be over when its grant is answered: a way that is so slow does not become faster by asking.
+            // A lease may be over when its grant is answered: so slow a path does not become faster by
+            // asking.
             if begun.elapsed() >= after {
                 let late = Error::Timeout { operation: GRANT, after };
                 failed.note(Instant::now(), &late);
@@ -125,8 +127,8 @@ impl Sessions {
         }
     }
 
-    /// Takes a place on a live session, on another one if the store turns out not to know the lease any more. That
-    /// is only safe for a `take` that has written nothing when it answers [`Error::Lost`].
+    /// Runs `take` on a live session, and on another one if the store turns out not to know the lease any
+    /// more. This is only safe for a `take` that has written nothing when it answers [`Error::Lost`].
     pub(crate) async fn on_session<T, F>(
         self: &Arc<Self>,
         ttl: Ttl,
@@ -154,7 +156,8 @@ impl Sessions {
 
     /// Renews a lease of the pool from now on.
     fn keep(self: &Arc<Self>, leased: Arc<Leased>) -> Result<()> {
-        // Closing marks first and revokes then, so either it sees this lease or we see that it is closed.
+        // Closing marks first and revokes then: either it sees this lease, or we see that the client is
+        // closed.
         if self.rpc.check_open().is_err() {
             leased.lease.lose(LossReason::Closed);
             self.pool().remove(leased.id);

@@ -12,7 +12,7 @@ use crate::{
     store::{Failure, LeaseId, Observation, RenewalEnded, RenewalStream, Renewed},
 };
 
-/// What is tried, for errors.
+/// Operation that errors of renewals name.
 const RENEW: &str = "renew a lease";
 
 /// Renews one lease until it is lost or of no more use, then frees what is left of it at the server.
@@ -31,7 +31,7 @@ pub(super) async fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) {
             () = leased.look.notified() => continue,
             () = sleep_until(look_at) => continue,
             () = sleep_until(due) => renew(rpc, &leased, &mut renewals).await,
-            // What was on it is gone, and perhaps it is as well.
+            // A key on it is gone, and perhaps the lease is as well.
             () = leased.renew.notified() => renew(rpc, &leased, &mut renewals).await,
             // A store that was away may have come back without the lease: better to know now.
             () = heard_again(&mut connectivity) => renew(rpc, &leased, &mut renewals).await,
@@ -61,21 +61,22 @@ pub(super) async fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) {
             tracing::warn!(lease, %reason, cause, "lease lost, with all that was held on it");
             sessions.revoke_later(leased.id, Some(reason));
             if sessions.pool().remove(leased.id) {
-                // Whoever lost something on it wants to acquire again soon.
+                // A task that lost something on it wants to acquire again soon.
                 have_session(sessions.clone(), leased.ttl).await;
             }
         }
     }
 }
 
-/// Returns when a lease is to be renewed: at most three times a TTL, and not all leases that were granted together at
-/// once. Counted from the request whose answer came last, as the deadline is: that answer may have taken long.
+/// Returns when a lease is to be renewed: at most three times a TTL. Leases that were granted together are
+/// not all renewed at once (jitter). The time is counted from the request whose answer came last, as the
+/// deadline is: that answer may have taken long.
 fn next_renewal(leased: &Leased) -> Instant {
     let kept = leased.lease.ttl().mul_f64(fastrand::f64().mul_add(0.05, 0.61));
     Instant::now() + leased.lease.remaining().saturating_sub(kept)
 }
 
-/// Boxed, since granting a session starts the task that this is called from.
+/// Gets a session for `ttl`. Boxed, since granting a session starts the task that this is called from.
 fn have_session(sessions: Arc<Sessions>, ttl: Ttl) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         // If it fails, the next user tries again.
@@ -83,10 +84,11 @@ fn have_session(sessions: Arc<Sessions>, ttl: Ttl) -> BoxFuture<'static, ()> {
     })
 }
 
-/// The way on which the next renewal of a lease is asked for.
+/// Stream over which the next renewal of a lease is asked for.
 #[derive(Default)]
 struct Renewals {
-    /// Whether the store refused the last one, which ended the stream for others as well. The next one has its own.
+    /// Whether the store refused the last renewal, which ended the stream for others as well. The next
+    /// renewal has its own stream.
     is_refused: bool,
     own: Option<Arc<dyn RenewalStream>>,
 }
@@ -107,14 +109,15 @@ impl Renewals {
     }
 }
 
-/// Renews once, trying again until an answer comes or the lease is lost; the reason if it is. A try whose answer is late
-/// is not given up: another one is made elsewhere, and the first answer counts from the moment of its own request.
+/// Renews once, trying again until an answer comes or the lease is lost. Returns the reason if the lease is
+/// lost. A try whose answer is late is not given up. Another one is made elsewhere, and the first answer
+/// counts from the moment of its own request.
 async fn renew(rpc: &Rpc, leased: &Leased, renewals: &mut Renewals) -> Option<LossReason> {
     let ttl = leased.lease.ttl();
     // At least three tries fit into what is left after a third of the TTL.
     let limit = (ttl / 5).min(rpc.request_timeout);
     let mut tries = FuturesUnordered::new();
-    // The stream of the last try, while that has no answer.
+    // Stream of the last try, while that has no answer.
     let mut latest: Option<Arc<dyn RenewalStream>> = None;
     let mut next_try = Instant::now();
     loop {
@@ -163,14 +166,14 @@ async fn renew(rpc: &Rpc, leased: &Leased, renewals: &mut Renewals) -> Option<Lo
     }
 }
 
-/// A request for a renewal, and what came of it.
+/// Request for a renewal, and what came of it.
 struct Try {
     stream: Arc<dyn RenewalStream>,
     sent: LeaseInstant,
     answer: Renewed,
 }
 
-/// Asks once over a stream, which stays until it is answered.
+/// Asks once over a stream, which is kept until it answers.
 async fn ask(stream: Arc<dyn RenewalStream>, id: LeaseId) -> Try {
     let sent = LeaseInstant::now();
     let answer = stream.renew(id).await;

@@ -1,7 +1,8 @@
 //! Sessions: one lease per time to live and client, shared by everything that is held on it, renewed here.
 //!
-//! [`pool`] (pure) counts the uses of each lease, `grant` gets leases, `keep_alive` renews each of them over one stream of
-//! the store, `end` revokes what is of no more use, and `epoch` keeps late requests from taking anything on a lease.
+//! [`pool`] (pure) counts the uses of each lease, and `grant` gets leases. `keep_alive` renews each of them
+//! over one stream of the store, and `end` revokes what is of no more use. `epoch` keeps late requests from
+//! taking anything on a lease.
 
 mod end;
 mod epoch;
@@ -23,37 +24,37 @@ use pool::Pool;
 
 pub(crate) use epoch::{Epoch, LeaseEpoch};
 
-/// A use of a lease: whatever lives on the lease, or may, holds it from before its request is sent until it is known
-/// to be gone. A lease with a use is renewed.
+/// Use of a lease. Everything that lives on the lease, or may, holds a use from before its request is sent
+/// until it is known to be gone. A lease with a use is renewed.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: i64,
     pub(crate) lease: Lease,
     pub(crate) epoch: Arc<LeaseEpoch>,
-    /// Tells the task that renews the lease to do so at once.
+    /// Signal to the task that renews the lease: renew it at once.
     renew: Arc<Notify>,
     pool: Weak<Mutex<Pool<Arc<Leased>>>>,
 }
 
-/// A granted lease with its local deadline.
+/// Granted lease with its local deadline.
 #[derive(Debug)]
 struct Leased {
     id: i64,
     lease: Lease,
     epoch: Arc<LeaseEpoch>,
     ttl: Ttl,
-    /// Tells the task that renews it to do so at once.
+    /// Signal to the task that renews it: renew it at once.
     renew: Arc<Notify>,
-    /// Tells the task that renews it that it may be of no more use.
+    /// Signal to the task that renews it: it may be of no more use.
     look: Notify,
 }
 
-/// The sessions of one client.
+/// Sessions of one client.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     rpc: Arc<Rpc>,
     pool: Arc<Mutex<Pool<Arc<Leased>>>>,
-    /// The leases that are to be revoked.
+    /// Leases that are to be revoked.
     doomed: Mutex<Doomed>,
 }
 
@@ -70,7 +71,7 @@ impl Session {
         Arc::new(Self { id: *id, lease, epoch, renew, pool })
     }
 
-    /// A session that nobody renews, for tests.
+    /// Returns a session that nobody renews, for tests.
     #[cfg(test)]
     pub(crate) fn unrenewed(id: i64, ttl: std::time::Duration) -> Arc<Self> {
         let epoch = Arc::new(LeaseEpoch::new(String::new(), id));
@@ -78,8 +79,8 @@ impl Session {
         Self::new(&Leased::new(id, Lease::granted(Instant::now(), ttl), epoch, class), Weak::new())
     }
 
-    /// Ends the lease here if an error says that the store does not know it any more, so that all that is held on it learns
-    /// that now, and not at the next renewal.
+    /// Ends the lease here if an error says that the store does not know it any more. All that is held on the
+    /// lease learns that now, and not at the next renewal.
     pub(crate) fn learn(&self, error: &Error) {
         if let Error::Lost { reason } = error {
             self.lease.lose(*reason);
@@ -143,7 +144,7 @@ impl Sessions {
         }
     }
 
-    /// The worst health of all sessions, those included that are lost and not revoked yet.
+    /// Returns the worst health of all sessions, including lost ones that are not revoked yet.
     pub(crate) fn health(&self) -> LeaseHealth {
         let lost = self.doomed().lost().map(LeaseHealth::Lost);
         let renewed: Vec<_> = self.pool().iter().map(|leased| leased.lease.health()).collect();

@@ -1,22 +1,25 @@
-//! Which leases of a client new places are taken on, how many uses each has, and which are of no more use. No I/O.
+//! Pool of the leases of one client: where new uses are taken, how many each lease has, and which leases are
+//! of no more use. No I/O.
 //!
-//! Uses are counted one by one: whatever lives on a lease, or may, holds one use from before its request is sent until
-//! it is known to be gone. A lease without a use is kept for the next caller for a while, and of such leases only a few.
-//! Callers choose times to live, so without these limits a client could renew any number of leases for ever.
+//! Uses are counted one by one. Everything that lives on a lease, or may, holds one use from before its
+//! request is sent until it is known to be gone. A lease without a use is kept for the next caller for a
+//! while, and of such leases only a few. Callers choose times to live, so without these limits a client could
+//! renew any number of leases for ever.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use coord_api::{Error, Result, Ttl};
 use tokio::time::Instant;
 
-/// The numbers of leases and uses that there may be.
+/// Limits on the numbers of leases and uses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// The most uses of one lease. Revoking a lease deletes its keys in one commit, which should stay bounded.
+    /// Largest number of uses of one lease. Revoking a lease deletes its keys in one commit, which should
+    /// stay bounded.
     pub(super) most_uses: usize,
-    /// From this many uses on the next lease is made ready.
+    /// Number of uses above which the next lease is made ready.
     pub(super) many_uses: usize,
-    /// The most leases that are kept without a use.
+    /// Largest number of leases that are kept without a use.
     pub(super) most_unused: usize,
 }
 
@@ -32,7 +35,7 @@ fn kept_unused(ttl: Ttl) -> Duration {
     ttl.as_duration().clamp(Duration::from_secs(10), Duration::from_secs(60))
 }
 
-/// The leases of one client that are renewed, each of them an `L`.
+/// Leases of one client that are renewed, each of them an `L`.
 #[derive(Debug)]
 pub(super) struct Pool<L> {
     limits: Limits,
@@ -40,30 +43,30 @@ pub(super) struct Pool<L> {
     classes: HashMap<Ttl, Class>,
 }
 
-/// A lease of the pool.
+/// Lease of the pool.
 #[derive(Debug)]
 struct Pooled<L> {
     lease: L,
     ttl: Ttl,
     uses: usize,
-    /// Since when it has no use.
+    /// Moment since which it has no use.
     unused_since: Option<Instant>,
 }
 
-/// The leases of one time to live.
+/// Leases of one time to live.
 #[derive(Debug, Default)]
 struct Class {
-    /// The lease that places are taken on.
+    /// Lease that new uses are taken of.
     current: Option<i64>,
-    /// The lease for when the first has too many uses.
+    /// Lease for when the current one has too many uses.
     next: Option<i64>,
     is_preparing: bool,
-    /// How many callers ask for a lease, one after the other.
+    /// Number of callers that ask for a lease, one after the other.
     asking: usize,
     turn: Arc<tokio::sync::Mutex<Failed>>,
 }
 
-/// The last failure to get a lease of one time to live. Callers who waited for it meanwhile share it.
+/// Last failure to get a lease of one time to live. Callers that waited for the lease meanwhile share it.
 #[derive(Debug, Default)]
 pub(super) struct Failed(Option<(Instant, Error)>);
 
@@ -73,8 +76,8 @@ impl Failed {
         self.0 = Some((now, error.duplicate()));
     }
 
-    /// Returns the failure that was found out after `asked`: if each caller tried for itself, the last of them would
-    /// wait many times as long as the first.
+    /// Returns the failure that was found out after `asked`. If each caller tried for itself, the last of
+    /// them would wait many times as long as the first.
     pub(super) fn since(&self, asked: Instant) -> Result<()> {
         match &self.0 {
             Some((at, error)) if *at >= asked => Err(error.duplicate()),
@@ -83,7 +86,7 @@ impl Failed {
     }
 }
 
-/// A use that was taken.
+/// Use that was taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Taken<L> {
     pub(super) lease: L,
@@ -91,12 +94,12 @@ pub(super) struct Taken<L> {
     pub(super) prepare: bool,
 }
 
-/// The use that a lease is of.
+/// Need of a lease: whether and until when it is of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     /// Of use now; to be asked again then.
     Until(Instant),
-    /// Of no more use: nobody takes a place on it from now on.
+    /// Of no more use: no use is taken of it from now on.
     Over,
 }
 
@@ -116,7 +119,7 @@ impl<L> Pool<L> {
         self.leases.values().map(|pooled| &pooled.lease)
     }
 
-    /// Adds a lease that places are taken on from now on.
+    /// Adds a lease that new uses are taken of from now on.
     pub(super) fn add(&mut self, id: i64, ttl: Ttl, lease: L, now: Instant) {
         self.leases.insert(id, Pooled { lease, ttl, uses: 0, unused_since: Some(now) });
         self.classes.entry(ttl).or_default().current = Some(id);
@@ -133,7 +136,7 @@ impl<L> Pool<L> {
         self.forget_if_empty(ttl);
     }
 
-    /// Forgets a lease that is lost; whether it had a use.
+    /// Forgets a lease that is lost. Returns whether it had a use.
     pub(super) fn remove(&mut self, id: i64) -> bool {
         let Some(Pooled { ttl, uses, .. }) = self.leases.remove(&id) else { return false };
         if let Some(class) = self.classes.get_mut(&ttl) {
@@ -144,7 +147,7 @@ impl<L> Pool<L> {
         uses > 0
     }
 
-    /// Ends a use; whether it was the last one.
+    /// Ends a use. Returns whether it was the last one.
     pub(super) fn released(&mut self, id: i64, now: Instant) -> bool {
         let Some(pooled) = self.leases.get_mut(&id) else { return false };
         pooled.uses -= 1;
@@ -167,8 +170,8 @@ impl<L> Pool<L> {
         Need::Over
     }
 
-    /// Returns the leases that are of no more use since there are too many without a use, or others of their time to
-    /// live are used; whoever renews them has to ask for their [`need`](Self::need) at once.
+    /// Returns the leases that are of no more use: there are too many without a use, or others of their time
+    /// to live are used. The tasks that renew them have to ask for their [`need`](Self::need) at once.
     pub(super) fn superfluous(&mut self) -> Vec<&L> {
         let wanted = |id: &i64, pooled: &Pooled<L>| {
             let class = self.classes.get(&pooled.ttl);
@@ -181,7 +184,7 @@ impl<L> Pool<L> {
         over.extend(kept.drain(..too_many));
         let over: Vec<_> = over.into_iter().map(|(_, id, _)| id).collect();
         for id in &over {
-            // Nobody takes a place on it meanwhile.
+            // No use is taken of it meanwhile.
             if let Some(class) = self.leases.get(id).and_then(|pooled| self.classes.get_mut(&pooled.ttl)) {
                 class.current.take_if(|current| *current == *id);
                 class.next.take_if(|next| *next == *id);
@@ -190,7 +193,8 @@ impl<L> Pool<L> {
         over.iter().filter_map(|id| self.leases.get(id)).map(|pooled| &pooled.lease).collect()
     }
 
-    /// Begins to ask for a lease; [`asked`](Self::asked) follows. Callers take turns by what is returned.
+    /// Begins to ask for a lease; [`asked`](Self::asked) follows. Callers take turns by the lock that is
+    /// returned.
     pub(super) fn ask(&mut self, ttl: Ttl) -> Arc<tokio::sync::Mutex<Failed>> {
         let class = self.classes.entry(ttl).or_default();
         class.asking += 1;

@@ -1,4 +1,4 @@
-//! The transactions that are in flight.
+//! Transactions that are in flight.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,11 +7,11 @@ use tokio::{
     time::Instant,
 };
 
-/// A transaction that takes longer than this may not be answered for seconds, for example by a member that is frozen.
-/// Requests about other queues do not wait for it any more.
+/// Time after which a transaction is slow: it may not be answered for seconds, for example by an etcd member
+/// that is frozen. Requests about other queues do not wait for it any more.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// Each with what is to be done with its answer; they end when this is dropped.
+/// Transactions in flight, each with what is to be done with its answer. They end when this is dropped.
 #[derive(Debug)]
 pub(super) struct InFlight<T> {
     tasks: JoinSet<T>,
@@ -23,23 +23,23 @@ impl<T: Default + Send + 'static> InFlight<T> {
         Self { tasks: JoinSet::new(), sent: HashMap::new() }
     }
 
-    /// How many there are.
+    /// Returns how many transactions are in flight.
     pub(super) fn count(&self) -> usize {
         self.sent.len()
     }
 
-    /// Until when each of those that are not slow is in time.
+    /// Returns until when each transaction that is not slow is in time.
     fn in_time_until(&self) -> impl Iterator<Item = Instant> {
         let now = Instant::now();
         self.sent.values().map(|sent| *sent + SLOW).filter(move |slow| now < *slow)
     }
 
-    /// How many there are that are not slow.
+    /// Returns how many transactions are in flight that are not slow.
     pub(super) fn in_time(&self) -> usize {
         self.in_time_until().count()
     }
 
-    /// When one more is slow.
+    /// Returns when one more transaction is slow.
     pub(super) fn next_slow(&self) -> Option<Instant> {
         self.in_time_until().min()
     }
@@ -49,7 +49,7 @@ impl<T: Default + Send + 'static> InFlight<T> {
         self.sent.insert(id, Instant::now());
     }
 
-    /// What came of the next one that is answered; `None` if there are none. May be dropped.
+    /// Waits for the next answer and returns what came of it; `None` if nothing is in flight. May be dropped.
     pub(super) async fn answered(&mut self) -> Option<T> {
         let (id, answered) = match self.tasks.join_next_with_id().await? {
             Ok((id, answered)) => (id, answered),

@@ -1,24 +1,26 @@
-//! When to wait a moment for requests that are about to come. No I/O.
+//! Linger: when to wait a moment for requests that are about to come. No I/O.
 //!
-//! Who gets an answer often asks again at once: whoever was next in a queue gives the lock back, whoever gave it
-//! back wants it again. The first of them would travel alone, and all others wait for its commit. So when an
-//! answer sets several off, the next transaction waits for them: for a fraction of the time that a commit takes,
-//! the shorter the fewer of them come, and not at all when one task locks and unlocks alone.
+//! A caller that gets an answer often asks again at once. The next holder in a queue gives the lock back, and
+//! the caller that gave it back wants it again. The first of these requests would travel alone, and all
+//! others wait for its commit. So when an answer sets several off, the next transaction waits for them. The
+//! wait is a fraction of the time that a commit takes, the shorter the fewer of them come. There is none when
+//! one task locks and unlocks alone.
 
 use std::time::{Duration, Instant};
 
-/// How long after the last of them the next one is waited for, at least and at most. A thread is kept busy by it.
+/// Shortest time that the next request is waited for after the last one. A thread is kept busy by it.
 const SHORTEST: Duration = Duration::from_micros(15);
+/// Longest time that the next request is waited for after the last one. A thread is kept busy by it.
 const LONGEST: Duration = Duration::from_micros(240);
 
-/// The requests that are expected soon.
+/// Requests that are expected soon.
 #[derive(Debug)]
 pub(crate) struct Linger {
     expected: usize,
-    /// How many have come since none was expected.
+    /// Number of requests that have come since none was expected.
     came: usize,
     patience: Duration,
-    /// When an answer was given, or one of them came.
+    /// Moment at which an answer was given, or a request came.
     last: Option<Instant>,
 }
 
@@ -29,13 +31,14 @@ impl Default for Linger {
 }
 
 impl Linger {
-    /// Answers were given that let `follow` requests be expected. One alone has nobody to travel with.
+    /// Takes note of answers that let `follow` requests be expected. A single request has nobody to travel
+    /// with.
     pub(crate) fn answered(&mut self, follow: usize, now: Instant) {
         self.expected += if follow > 1 { follow } else { 0 };
         self.last = Some(now);
     }
 
-    /// A request has come.
+    /// Takes note of a request that has come.
     pub(crate) fn came(&mut self, now: Instant) {
         if self.expected > 0 {
             self.expected -= 1;
@@ -47,7 +50,7 @@ impl Linger {
         self.last = Some(now);
     }
 
-    /// Whether to wait for more. Once it says no, it does until the next answer.
+    /// Returns whether to wait for more. Once it returns `false`, it does until the next answer.
     pub(crate) fn waits(&mut self, now: Instant) -> bool {
         let is_over = self.last.is_none_or(|last| now.duration_since(last) > self.patience);
         if self.expected > 0 && is_over {
@@ -56,7 +59,7 @@ impl Linger {
         self.expected > 0
     }
 
-    /// Those that are still expected are not waited for any more.
+    /// Ends the wait for requests that are still expected, and adapts the next one to how many came.
     fn end(&mut self) {
         let most_came = self.came > self.expected;
         let patience = if most_came { self.patience * 2 } else { self.patience / 2 };

@@ -1,8 +1,8 @@
-//! Requests that wait at the same moment travel in one transaction.
+//! Batching: requests that wait at the same moment travel in one transaction.
 //!
-//! When nothing is in flight a request leaves at once and alone. While transactions are in flight the next
-//! ones linger, so the busier a client is, the more of its requests share one commit of the store. Places in one queue
-//! need a transaction each, of which several are in flight at once.
+//! When nothing is in flight, a request leaves at once and alone. While transactions are in flight, the next
+//! requests linger. So the busier a client is, the more of its requests share one commit of the store.
+//! Entries in one queue need a transaction each, of which several are in flight at once.
 
 mod in_flight;
 mod linger;
@@ -40,7 +40,8 @@ use optimistic::OptimisticEmpty;
 
 pub(crate) use op::{FollowUps, Outcome, QueueOp, ReadAlong};
 
-/// Several, so that some are prepared and answered while the store writes others.
+/// Number of transactions in flight: several, so that some are prepared and answered while the store writes
+/// others.
 const IN_FLIGHT: usize = 4;
 
 /// Returns how many operations a second transaction has to carry. Fewer wait until the first is answered: a commit costs
@@ -49,17 +50,18 @@ fn worth_another(most_operations: usize) -> usize {
     most_operations / 4 * 3
 }
 
-/// Of one queue, each place needs a transaction of its own. The store commits those that are in flight together. Those that
-/// are slow count as well.
+/// Largest number of transactions in flight, slow ones included. Each entry in one queue needs its own
+/// transaction, and the store commits together what is in flight.
 const MOST_IN_FLIGHT: usize = 16;
 
-/// What is tried when places are entered and left.
+/// Operation that errors name when queues are entered and left.
 pub(crate) const LOCK: &str = "lock";
 
-/// The way to the task that sends.
+/// Handle of the task that sends.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    /// Unbounded, since giving back must not wait; each place has at most one request here.
+    /// Queue of the task. Unbounded, since giving back must not wait; each entry has at most one request
+    /// here.
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -72,7 +74,7 @@ struct Request {
     reply: Box<dyn Reply>,
 }
 
-/// The caller of a request, who is told what becomes of it.
+/// Caller of a request, which is told what becomes of it.
 pub(crate) trait Reply: fmt::Debug + Send + Sync {
     /// Takes note that the request is sent.
     fn sent(&self) {}
@@ -83,7 +85,7 @@ pub(crate) trait Reply: fmt::Debug + Send + Sync {
 
 impl Reply for oneshot::Sender<Result<Outcome, Failure>> {
     fn answered(self: Box<Self>, outcome: Result<Outcome, Failure>) {
-        // Nobody has to wait for it.
+        // The caller need not wait for the answer.
         let _ = (*self).send(outcome);
     }
 }
@@ -111,7 +113,7 @@ impl Lined for Request {
     }
 }
 
-/// The answer to a request that is sent.
+/// Answer to a request that is sent.
 #[derive(Debug)]
 pub(crate) struct Answer(oneshot::Receiver<Result<Outcome, Failure>>);
 
@@ -124,15 +126,15 @@ impl Future for Answer {
 }
 
 impl Sender {
-    /// Starts the task; it ends when this is dropped.
+    /// Starts the task, which ends when the sender is dropped.
     pub(crate) fn start(rpc: &Arc<Rpc>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         rpc.runtime.spawn(send(Arc::downgrade(rpc), rpc.limits().operations, inbox));
         Self { requests }
     }
 
-    /// Asks for a place in `queue`, after what was asked of it before; `overlaps` if it may be in flight meanwhile. What
-    /// is not sent, since the task is gone, comes back.
+    /// Asks for an entry in `queue`, after what was asked of it before. With `overlaps`, the request may be
+    /// in flight together with those. Returns `reply` if the request is not sent, since the task is gone.
     pub(crate) fn enter(
         &self,
         queue: Arc<str>,
@@ -144,7 +146,7 @@ impl Sender {
         Some(self.requests.send(request).err()?.0.reply)
     }
 
-    /// Leaves `queue`; the request is sent, whether its answer is waited for or not.
+    /// Leaves `queue`. The request is sent, whether its answer is waited for or not.
     pub(crate) fn leave(&self, queue: Arc<str>, key: String, follow_ups: FollowUps) -> Answer {
         let (reply, answer) = oneshot::channel();
         let (op, reply) = (QueueOp::Leave { key, follow_ups }, Box::new(reply));
@@ -159,13 +161,13 @@ async fn send(rpc: Weak<Rpc>, most_operations: usize, mut inbox: mpsc::Unbounded
     let mut linger = Linger::default();
     let mut optimistic = OptimisticEmpty::default();
     loop {
-        // Not with a timer, whose smallest step is longer than a commit takes.
+        // Polled without a timer, whose smallest step is longer than a commit takes.
         while linger.waits(Instant::now()) {
             if let Ok(request) = inbox.try_recv() {
                 lanes.push(request);
                 linger.came(Instant::now());
             } else {
-                // Those that are waited for may need this very processor.
+                // The tasks that are waited for may need this very processor.
                 thread::yield_now();
                 tokio::task::yield_now().await;
             }
@@ -195,7 +197,7 @@ async fn send(rpc: Weak<Rpc>, most_operations: usize, mut inbox: mpsc::Unbounded
             request = inbox.recv() => match request {
                 Some(request) => {
                     lanes.push(request);
-                    // Whatever else is there already can travel along.
+                    // All requests that are there already can travel along.
                     while let Ok(request) = inbox.try_recv() {
                         lanes.push(request);
                     }
@@ -207,7 +209,7 @@ async fn send(rpc: Weak<Rpc>, most_operations: usize, mut inbox: mpsc::Unbounded
     }
 }
 
-/// Whether a transaction with what waits may be sent now.
+/// Returns whether a transaction with the waiting requests may be sent now.
 fn may_send(in_flight: &InFlight<Answered>, lanes: &Lanes<Request>, most_operations: usize) -> bool {
     let in_time = in_flight.in_time();
     in_flight.count() < MOST_IN_FLIGHT
@@ -216,20 +218,20 @@ fn may_send(in_flight: &InFlight<Answered>, lanes: &Lanes<Request>, most_operati
             || lanes.has_one_that_overlaps())
 }
 
-/// Whether it helps to take queues for empty: several are likely to be, and no other request in the batch, which comes
-/// from somebody in the queue, shows that one is not.
+/// Returns whether it helps to take queues for empty. It does if several are likely to be, and no other
+/// request in the batch shows that one is not. Such a request comes from somebody in the queue.
 fn is_worth_a_guess(batch: &[Request]) -> bool {
     batch.iter().filter(|request| request.op.is_likely_first()).count() > 1
-        // Those of a lane are side by side.
+        // Requests of a lane are side by side.
         && batch.windows(2).all(|two| two[0].queue != two[1].queue)
 }
 
-/// What became of a batch.
+/// Outcome of a batch.
 #[derive(Debug, Default)]
 struct Answered {
-    /// The lanes that are free again.
+    /// Lanes that are free again.
     lanes: Vec<Arc<str>>,
-    /// How many requests the answers are likely to set off.
+    /// Number of requests that the answers are likely to set off.
     follow: usize,
     /// Whether a guess was right, if there was one and it was answered.
     guess: Option<bool>,
@@ -238,7 +240,7 @@ struct Answered {
 /// Sends a batch and answers its requests. With `guess`, queues are taken to be empty at first.
 async fn send_batch(rpc: Arc<Rpc>, batch: Vec<Request>, guess: bool) -> Answered {
     let mut lanes: Vec<_> = batch.iter().map(|request| request.queue.clone()).collect();
-    // Those of a lane are side by side.
+    // Requests of a lane are side by side.
     lanes.dedup();
     let mut answered = Answered { lanes, ..Answered::default() };
     for request in &batch {
@@ -264,8 +266,8 @@ async fn send_batch(rpc: Arc<Rpc>, batch: Vec<Request>, guess: bool) -> Answered
                 request.reply.answered(Ok(outcome));
             }
         }
-        // One of several was refused, and with it all. Each on its own gets the answer that it deserves. Not while
-        // The store is away: they would wait for that one after the other.
+        // A request was refused, and the whole batch with it. Each request on its own gets the answer that it
+        // deserves. Not while the store is unavailable: the requests would wait for it one after the other.
         Err(failure)
             if failure.effect == Effect::None && !failure.error.is_retryable() && batch.len() > 1 =>
         {
@@ -304,7 +306,8 @@ fn note(history: &History, op: &QueueOp, outcome: &Outcome) {
     }
 }
 
-/// How many requests these answers are likely to set off at once. In each queue one place at most comes to the head.
+/// Returns how many requests these answers are likely to set off at once. In each queue at most one entry
+/// comes to the head.
 fn how_many_follow(batch: &[Request], outcomes: &[Outcome]) -> usize {
     let answers: Vec<_> = batch.iter().zip(outcomes).collect();
     let of_one = |answers: &[(&Request, &Outcome)]| {
@@ -315,8 +318,8 @@ fn how_many_follow(batch: &[Request], outcomes: &[Outcome]) -> usize {
     answers.chunk_by(|one, next| one.0.queue == next.0.queue).map(of_one).sum()
 }
 
-/// Sends a batch on the condition that the queues that are likely to be empty are. `None` if one is not: then nothing was
-/// written.
+/// Sends a batch on the condition that its likely empty queues are empty. Returns `None` if a condition was
+/// not met: then nothing was written.
 async fn send_guessing(rpc: &Rpc, batch: &[Request]) -> Result<Option<Vec<Outcome>>, Failure> {
     let first = batch.iter().filter(|request| request.op.is_likely_first());
     let epochs = epochs(batch);
@@ -329,9 +332,9 @@ async fn send_guessing(rpc: &Rpc, batch: &[Request]) -> Result<Option<Vec<Outcom
     Ok(answer.succeeded.then(|| outcomes(batch, &answer, true)))
 }
 
-/// Sends a batch on no condition but that epochs are open.
+/// Sends a batch on no condition but that epochs are unchanged.
 async fn send_together(rpc: &Rpc, batch: &[Request]) -> Result<Vec<Outcome>, Failure> {
-    // Who leaves alone needs no transaction, which takes the store longer.
+    // A request that leaves alone needs no transaction, which takes the store longer.
     if let [Request { op: op @ QueueOp::Leave { key, .. }, .. }] = batch {
         let deleted = rpc.delete(LOCK, key).await?;
         return Ok(vec![op.outcome(&deleted.results, deleted.header.revision)]);
@@ -347,12 +350,12 @@ async fn send_together(rpc: &Rpc, batch: &[Request]) -> Result<Vec<Outcome>, Fai
         if answer.succeeded {
             return Ok(outcomes(batch, &answer, false));
         }
-        // One was shut for a request whose answer was lost, and let none through that was made before.
+        // An epoch was advanced for a request whose answer was lost, which voided all that were made before.
         epochs.iter().zip(&answer.results).for_each(|(epoch, found)| epoch.reloaded(Some(found)));
     }
 }
 
-/// What a batch has to pass, each once.
+/// Returns the epochs that a batch requires, each once.
 fn epochs(batch: &[Request]) -> Vec<&Arc<LeaseEpoch>> {
     let mut epochs: Vec<&Arc<LeaseEpoch>> = Vec::new();
     for epoch in batch.iter().filter_map(|request| request.op.epoch()) {
@@ -367,7 +370,7 @@ fn operations(batch: &[Request], known_empty: bool) -> Vec<Op> {
     batch.iter().flat_map(|request| request.op.operations(&request.queue, known_empty)).collect()
 }
 
-/// The answers to [`operations`].
+/// Returns the outcomes of a batch, from the answers to [`operations`].
 fn outcomes(batch: &[Request], answer: &TxnAnswer, known_empty: bool) -> Vec<Outcome> {
     let revision = answer.header.revision;
     let mut answers = &answer.results[..];

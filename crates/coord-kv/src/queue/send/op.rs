@@ -1,4 +1,4 @@
-//! What is asked of a queue, as operations of a transaction, and what their answers mean. No I/O.
+//! Queue requests as operations of a transaction, and what their answers mean. No I/O.
 
 use std::sync::Arc;
 
@@ -7,58 +7,58 @@ use crate::{
     store::{Compare, CompareOp, GetOptions, Op, OpResult, PutOptions, Txn},
 };
 
-/// The condition that nobody is in a queue.
+/// Returns the condition that nobody is in a queue.
 pub(super) fn is_empty(queue: &str) -> Compare {
     Compare::create_revision(queue, CompareOp::Equal, 0).with_prefix()
 }
 
-/// What a request does to a queue.
+/// Operation on a queue.
 ///
-/// The key of a place is used again only after the answer to the request that deleted it, never if one that deletes it
-/// got no answer, and if one that writes it got none, only when the epoch was shut for that. So whoever deletes a key by
-/// its name deletes its own place or nothing.
+/// The key of an entry is used again only after the answer to the request that deleted it. It is never used
+/// again if a request that deletes it got no answer. If a request that writes it got no answer, the epoch has
+/// to be advanced first. So a request that deletes a key by its name deletes its own entry or nothing.
 #[derive(Clone, Debug)]
 pub(crate) enum QueueOp {
-    /// Writes a place on the lease of the epoch and looks who else is there.
+    /// Writes an entry on the lease of the epoch and reads who else is there.
     Enter { key: String, value: Arc<[u8]>, epoch: Arc<LeaseEpoch>, read_along: ReadAlong },
-    /// Writes a place only if the queue is empty.
+    /// Writes an entry only if the queue is empty.
     EnterIfEmpty { key: String, value: Arc<[u8]>, epoch: Arc<LeaseEpoch> },
-    /// Deletes a place, if it is there.
+    /// Deletes an entry, if it exists.
     Leave { key: String, follow_ups: FollowUps },
 }
 
-/// How many tasks of this client are likely to send a follow-up when a place is left.
+/// Number of tasks of this client that are likely to send a follow-up when an entry is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FollowUps {
-    /// None: nobody of this client is told.
+    /// No follow-up: nobody of this client is told.
     None,
-    /// One, of the task that leaves the queue.
+    /// Single follow-up, of the task that leaves the queue.
     One,
-    /// Two: another place of this client may be the next to hold as well.
+    /// Two follow-ups: another entry of this client may be the next to hold as well.
     Two,
 }
 
-/// What [`QueueOp::Enter`] wants to know.
+/// Read that [`QueueOp::Enter`] makes along with its write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadAlong {
-    /// Nothing: the client watches the queue and will hear.
+    /// No read: the client watches the queue and will hear.
     Nothing,
-    /// Whether anyone else is in the queue: the same small effort however long it is.
+    /// Read of whether anyone else is in the queue: the same small effort however long the queue is.
     Occupied,
-    /// Who is next before it, for which etcd has to sort the whole queue.
+    /// Read of the next entry before it, for which etcd has to sort the whole queue.
     Predecessor,
 }
 
-/// What came of it.
+/// Outcome of a [`QueueOp`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Whether the queue was empty, or the place was there.
+    /// Whether the queue was empty, or the entry existed.
     pub(crate) condition: bool,
-    /// Another place that is before the one that was entered, if it was looked for any.
+    /// Key of another entry, which is before the one that was entered, if any was looked for.
     pub(crate) other: Option<String>,
-    /// Who is next before the place that was entered, if that was asked for.
+    /// Key of the next entry before the one that was entered, if that was asked for.
     pub(crate) predecessor: Option<String>,
-    /// The store's revision after it.
+    /// Revision of the store after the operation.
     pub(crate) revision: i64,
 }
 
@@ -69,7 +69,7 @@ impl QueueOp {
         }
     }
 
-    /// What it has to pass, which whoever leaves need not.
+    /// Returns the epoch that the operation requires; leaving requires none.
     pub(super) fn epoch(&self) -> Option<&Arc<LeaseEpoch>> {
         match self {
             Self::Enter { epoch, .. } | Self::EnterIfEmpty { epoch, .. } => Some(epoch),
@@ -77,13 +77,13 @@ impl QueueOp {
         }
     }
 
-    /// Whether it is likely to find the queue empty: it is the first of this client there.
+    /// Returns whether it is likely to find the queue empty: it is the first of this client there.
     pub(super) fn is_likely_first(&self) -> bool {
         matches!(self, Self::Enter { read_along: ReadAlong::Predecessor, .. })
     }
 
-    /// How many operations it takes. `known_empty`: a condition of the transaction shows that queues of those that are
-    /// likely first are empty.
+    /// Returns how many operations it takes. With `known_empty`, a condition of the transaction shows that
+    /// the queues of requests that are likely first are empty.
     pub(super) fn size(&self, known_empty: bool) -> usize {
         match self {
             Self::Enter { read_along: ReadAlong::Predecessor, .. } if known_empty => 1,
@@ -92,8 +92,8 @@ impl QueueOp {
         }
     }
 
-    /// The operations, [`size`](Self::size) of them. Not as a nested transaction where that can be: those cost the store far
-    /// more.
+    /// Returns the operations, [`size`](Self::size) of them. Nested transactions are avoided where possible:
+    /// they cost the store far more.
     pub(super) fn operations(&self, queue: &str, known_empty: bool) -> Vec<Op> {
         let put = |key: &str, value: &[u8], epoch: &LeaseEpoch| {
             Op::put(key, value, Some(PutOptions::new().with_lease(epoch.lease())))
@@ -119,12 +119,13 @@ impl QueueOp {
         }
     }
 
-    /// Whether whoever asked for it is likely to ask for more as soon as it is answered.
+    /// Returns whether its caller is likely to ask for more as soon as it is answered.
     pub(super) fn is_followed(&self) -> bool {
         matches!(self, Self::Leave { follow_ups: FollowUps::One | FollowUps::Two, .. })
     }
 
-    /// Whether its answer is likely to let a place of this client be at the head, which is left soon.
+    /// Returns whether its answer is likely to let an entry of this client be at the head, which is left
+    /// soon.
     pub(super) fn has_next(&self, outcome: &Outcome) -> bool {
         match self {
             Self::Enter { .. } | Self::EnterIfEmpty { .. } => outcome.condition,
@@ -132,14 +133,14 @@ impl QueueOp {
         }
     }
 
-    /// Reads the answers to [`operations`](Self::operations).
+    /// Returns the outcome, from the answers to [`operations`](Self::operations).
     pub(super) fn outcome(&self, answers: &[OpResult], revision: i64) -> Outcome {
         let outcome = |condition| Outcome { condition, other: None, predecessor: None, revision };
         match answers {
             [OpResult::Put, OpResult::Get(found)] => {
                 let mut keys = found.kvs.iter().filter_map(|kv| kv.key_str().ok());
                 let other = keys.find(|key| *key != self.key()).map(ToOwned::to_owned);
-                // The one next to it, only if the store was asked to sort them.
+                // The next one before it, only if the store was asked to sort them.
                 let predecessor = other.clone().filter(|_| self.is_likely_first());
                 Outcome { other, predecessor, ..outcome(found.kvs.len() <= 1) }
             }

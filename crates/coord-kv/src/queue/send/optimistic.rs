@@ -1,30 +1,31 @@
-//! Whether queues are taken to be empty. No I/O.
+//! Optimistic requests: whether queues are taken to be empty. No I/O.
 //!
-//! Most locks are free when they are asked for. One condition that a queue is empty costs the store less than a look at it,
-//! whose answer it has to fetch and send. But if a single one of many queues is not empty then nothing is written, and the
-//! request was for nothing. So after a wrong guess the next ones are left out, twice as many each time.
+//! Most locks are free when they are asked for. The condition that a queue is empty costs the store less than
+//! a read of it, whose answer it has to fetch and send. But if a single one of many queues is not empty,
+//! nothing is written, and the request was for nothing. So after a wrong guess the next ones are left out,
+//! twice as many each time (exponential backoff).
 
-/// How many are left out at most: the price of wrong optimistic is one request in as many.
+/// Largest number of guesses that are left out: wrong guesses cost one request in as many.
 const LONGEST: u32 = 64;
 
-/// What the last optimistic came to.
+/// Guesses that queues are empty, and the pause after a wrong one.
 #[derive(Debug, Default)]
 pub(crate) struct OptimisticEmpty {
-    /// How many were left out after the last wrong one.
+    /// Number of guesses that were left out after the last wrong one.
     pause: u32,
-    /// How many of these are left.
+    /// Number of these that are still to be left out.
     left: u32,
 }
 
 impl OptimisticEmpty {
-    /// Whether to guess now.
+    /// Returns whether to guess now.
     pub(crate) fn may_guess(&mut self) -> bool {
         let may = self.left == 0;
         self.left = self.left.saturating_sub(1);
         may
     }
 
-    /// Takes note of what a guess came to.
+    /// Takes note of whether a guess was right.
     pub(crate) fn was(&mut self, right: bool) {
         self.pause = if right { 0 } else { (self.pause * 2).clamp(1, LONGEST) };
         self.left = self.pause;
