@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// One client of etcd. Clones are cheap and share the connection, the leases and the background thread.
+/// Client of etcd. Clones are cheap and share the connection, the leases and the background thread.
 ///
 /// # Example
 /// ```no_run
@@ -45,8 +45,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, authenticates and reads once, so that a wrong address, user or permission is told here; with
-    /// [`Connect::Lazily`] only a bad configuration is, and the rest happens when etcd is there.
+    /// Connects, authenticates and reads once, so that a wrong address, user or permission is reported here.
+    /// With [`Connect::Lazily`] only a bad configuration is reported here, and the rest happens when etcd is
+    /// there.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad configuration, before anything is sent;

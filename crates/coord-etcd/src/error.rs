@@ -1,4 +1,5 @@
-//! What etcd and its client answer, as coord's errors. Nothing else looks at codes or messages.
+//! Conversion of the answers of etcd and its client to coord's errors. Nothing else looks at codes or
+//! messages.
 
 use std::{error::Error as _, time::Duration};
 
@@ -69,7 +70,7 @@ fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Sta
     }
 }
 
-/// What an answer means.
+/// Meaning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     /// Another user, or another role.
@@ -84,18 +85,18 @@ enum Meaning {
     NoAnswer,
     /// As `NoAnswer`, after all its time.
     Late,
-    /// The revision that was asked for is not kept any more,
+    /// Revision that is not kept any more.
     Compacted,
-    /// or not there yet.
+    /// Revision that is not there yet.
     Future,
-    /// Refused for a reason that nobody foresaw,
+    /// Refusal for a reason that nobody foresaw.
     Other,
-    /// or perhaps not only refused.
+    /// Failure that is perhaps not only a refusal.
     Strange,
 }
 
-/// etcd uses few codes for many things, and not the same ones in each version; its words have stayed. Whatever may be said
-/// after a write was handed on is `NoAnswer`.
+/// Words of etcd's messages. etcd uses few codes for many things, and not the same ones in each version; its
+/// words have stayed. Whatever may be said after a write was handed on is `NoAnswer`.
 const WORDS: &[(&str, Meaning)] = &[
     ("permission denied", Meaning::NotAllowed),
     // A wrong password, an unknown user, and no user where one is needed have the code of a bad argument.

@@ -1,6 +1,6 @@
-//! What must hold of the parsers of this crate, whatever they are given; for the fuzz targets and for tests.
+//! Invariants of the parsers of this crate, for any input; for the fuzz targets and for tests.
 //!
-//! Each panics if it does not hold.
+//! Each function panics if its invariant does not hold.
 
 pub use coord_kv::fuzz::{id_value, keys};
 

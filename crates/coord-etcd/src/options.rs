@@ -42,8 +42,8 @@ pub struct EtcdConfig {
     /// The user, where authentication is enabled.
     #[serde(default)]
     pub username: Option<String>,
-    /// The user's password; never printed. One that may be replaced while the service runs belongs into
-    /// `password_file`, or comes from a [provider](Self::credentials).
+    /// The user's password; never printed. A password that may be replaced while the service runs belongs
+    /// into `password_file`, or comes from a [provider](Self::credentials).
     #[serde(default)]
     pub password: Option<SecretString>,
     /// A file with the user's password, read again before each authentication. Line ends after the password are no part
@@ -58,7 +58,8 @@ pub struct EtcdConfig {
     /// Files for TLS. Without it, `https` endpoints are checked against the system's certificates.
     #[serde(default)]
     pub tls: Option<TlsFiles>,
-    /// What operators call this client, for example the service or the pod: shown to who asks who holds a lock.
+    /// Name that operators call this client by, for example the service or the pod. Shown to anybody who asks
+    /// who holds a lock.
     #[serde(default)]
     pub label: Option<String>,
     /// Whether etcd has to answer at the start. Default: it has to.
@@ -93,8 +94,8 @@ pub enum Connect {
 
 /// Whether a password may be sent to `http` endpoints.
 ///
-/// There is no exception for loopback: what listens on a port of this machine need not be etcd, and an address that is
-/// loopback in a test is another in production.
+/// There is no exception for loopback: a listener on a port of this machine need not be etcd, and an address
+/// that is loopback in a test is another in production.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlaintextPassword {
@@ -365,7 +366,7 @@ impl EtcdConfig {
     }
 }
 
-/// What [`EtcdConfig::check`] parsed.
+/// Result of [`EtcdConfig::check`], parsed.
 pub(crate) struct Checked {
     pub(crate) endpoints: Endpoints,
     pub(crate) roots: CheckedRoots,

@@ -74,13 +74,13 @@ impl fmt::Debug for EtcdStore {
     }
 }
 
-/// The tries of one request.
+/// Attempts at one request.
 #[derive(Debug)]
 struct EtcdAttempts {
     tries: coord_grpc::Attempts,
-    /// Whether it was tried over the connection of the caller's own runtime,
+    /// Whether the request was tried over the connection of the caller's own runtime.
     was_local: AtomicBool,
-    /// and was not sent there.
+    /// Whether the request was not sent over the connection of the caller's own runtime.
     was_unsent: AtomicBool,
 }
 

@@ -1,9 +1,10 @@
-//! The token of a user of etcd: got when the client connects, got anew when etcd refuses it, and put on every request.
+//! The token of a user of etcd: got when the client connects, got anew when etcd refuses it, and put on every
+//! request.
 //!
-//! One task per client authenticates, so that many requests whose token is refused at the same time cost one
-//! authentication, which is expensive for etcd. A request waits for it, and is sent once more with the new token: a
-//! request whose token was refused had no effect. Streams are opened once more by those who own them, for whom the new
-//! token is there by then.
+//! A single task per client authenticates: many requests whose token is refused at the same time cost one
+//! authentication. Authentication is expensive for etcd. A request waits for it, and is sent once more with
+//! the new token: a request whose token was refused had no effect. Streams are opened once more by their
+//! owners, for whom the new token is there by then.
 
 use std::{
     fmt,
@@ -28,8 +29,8 @@ use super::credentials::Source;
 /// Requests that can not be sent twice, since their bodies are conversations.
 const STREAMS: [&str; 2] = ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"];
 
-/// Between attempts to authenticate, jittered. An attempt costs etcd a tenth of a second of one core, and a secret that
-/// comes late should come in time for the shortest TTL.
+/// Returns the backoff between attempts to authenticate, with jitter. An attempt costs etcd a tenth of a
+/// second of one core. A secret that comes late should still come in time for the shortest TTL.
 fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
@@ -164,7 +165,7 @@ struct Authenticator {
 }
 
 impl Authenticator {
-    /// One attempt, with the credentials as they are now.
+    /// Authenticates once, with the credentials as they are now.
     async fn authenticate(&mut self) -> Result<Option<HeaderValue>, Status> {
         let attempt = async {
             let credentials = self.source.ask().await.map_err(no_credentials)?;

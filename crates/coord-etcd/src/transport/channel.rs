@@ -1,8 +1,8 @@
 //! The way to the members of etcd: one connection to each, and every request over one that works.
 //!
-//! coord-grpc's balancer does it. A member that is dead, frozen or cut off gets no requests; what it did not get
-//! goes to another one; and its streams break, so that they can be opened elsewhere. Which of the requests that
-//! failed may be made again, `request.rs` decides.
+//! coord-grpc's balancer does it. A member that is dead, frozen or cut off gets no requests. Requests that
+//! were not sent to it go to another member. Its streams break, so that they can be opened elsewhere.
+//! `retry.rs` of coord-kv decides which of the failed requests may be made again.
 
 use std::{
     convert::Infallible,
@@ -26,8 +26,8 @@ use super::endpoint::{Endpoints, Member};
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A member from which nothing came for so long while something is in flight to it is asked whether it is there, and
-/// given up when it does not answer in time.
+/// Silence after which a member is probed, while something is in flight to it. A member that does not answer
+/// the probe in time is given up.
 const SILENCE: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -58,7 +58,7 @@ const LOCAL_WAIT: Duration = Duration::from_millis(5);
 /// Instead of [`SILENCE`] where no streams are, so that no timer runs in an idle runtime of the user's.
 const SELDOM: Duration = Duration::from_secs(3600);
 
-/// What the transport is told by the configuration.
+/// Timeouts from the configuration.
 pub(crate) struct Timeouts {
     pub(crate) connect: Duration,
     pub(crate) request: Duration,
