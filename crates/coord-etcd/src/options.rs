@@ -94,7 +94,7 @@ pub enum Connect {
 
 /// Whether a password may be sent to `http` endpoints.
 ///
-/// There is no exception for loopback: a listener on a port of this machine need not be etcd, and an address
+/// There is no exception for loopback. A listener on a port of this machine need not be etcd, and an address
 /// that is loopback in a test is another in production.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

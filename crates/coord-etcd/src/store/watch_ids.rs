@@ -1,9 +1,9 @@
 //! The watches that one stream is asked for, and the numbers by which the server knows them. No I/O.
 //!
-//! etcd takes the ids that a client chooses, so watches are asked for without waiting for each other.
-//! etcd's gRPC proxy numbers watches itself, and may answer the second request before the first. The first
-//! answer on a stream tells which of both it is. A stream whose server numbers watches has one request in
-//! flight at a time, and learns the number from the answer.
+//! The client chooses the ids of its watches, where the server is etcd, so watches are asked for without
+//! waiting for each other. The gRPC proxy of etcd numbers watches itself, and may answer the second request
+//! before the first. The first answer on a stream tells which of both the server is. A stream whose server
+//! numbers watches has one request in flight at a time, and learns the number from the answer.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,4 @@
-//! One transaction that takes the first free one of some ids, or else tells which ids are not free.
+//! A transaction that takes the first free id of some candidates, or else tells which ids are not free.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,9 +24,9 @@ pub(super) struct Candidate {
     pub(super) conditions: Vec<Compare>,
 }
 
-/// What came of it.
+/// Outcome of a claim.
 pub(super) enum Answer {
-    /// The candidate was taken; what it was stamped with before.
+    /// The candidate was taken; with the high-water mark that its earlier holders left.
     Taken(u32, Stamped),
     /// None was free.
     Listed(Listed),
@@ -137,7 +137,7 @@ pub(super) fn number(kv: &KeyValue) -> Option<u32> {
     Keys::id_number(kv.key_str().ok()?)
 }
 
-/// What is stored of the stamps of one id.
+/// Stored high-water mark of the stamps of an id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamped {
     /// Up to when data may have been stamped with it.
@@ -160,7 +160,7 @@ impl Stamped {
     }
 }
 
-/// What the answer to a get of it tells.
+/// Returns the high-water mark that a get of it found.
 pub(super) fn stamped(answer: Option<&OpResult>) -> Stamped {
     pairs(answer).first().map(Stamped::of).unwrap_or_default()
 }

@@ -128,7 +128,7 @@ impl HighWaterMark {
                 return self.hold.check();
             }
             let found = stamped(found.get(1));
-            // What was written since the claim is of this hold: no other one has its mark.
+            // A high-water mark written since the claim is of this hold: no other hold has its claim marker.
             if found.revision > *revision {
                 self.latest.fetch_max(found.until.unwrap_or_default(), Ordering::SeqCst);
             }

@@ -33,7 +33,7 @@ use record::Record;
 #[cfg(feature = "fuzz")]
 pub(crate) use record::read_again;
 
-/// What the ids of one client share.
+/// State that the ids of one client share.
 #[derive(Debug)]
 pub(crate) struct Ids {
     rpc: Arc<Rpc>,
@@ -121,7 +121,7 @@ impl IdSource for Source {
     }
 }
 
-/// What came of looking for a free id.
+/// Outcome of looking for a free id.
 enum Found {
     Claimed(Box<Claimed>),
     /// Others came earlier.
@@ -151,7 +151,7 @@ impl Source {
             match area.sessions.on_session(area.ttl, claim).await {
                 Ok(Found::Claimed(claimed)) => return Ok(Some(claimed.place)),
                 Ok(Found::Queue | Found::Full) => return Ok(None),
-                // What this claim may have taken is given back; the next has another value.
+                // The id that this claim may have taken is given back; the next claim has another value.
                 Err(error) => area.retry_from_start(begun, error).await?,
             }
         }

@@ -1,13 +1,13 @@
 //! Ids whose holders vanished: how long they have rested, whoever looked at them meanwhile.
 //!
-//! Such an id rests from the moment at which somebody sees it first, since nobody knows when its key vanished. That
-//! moment has to outlive the process that saw it, which may be gone a second later, and the clocks of hosts differ. So it
-//! is kept by the clock of the store: a note beside the mark lives on a lease that was granted then, and the store tells how
-//! much of the lease is left.
+//! Such an id rests from the moment at which somebody sees it first, since nobody knows when its key
+//! vanished. The moment has to outlive the process that saw it, which may be gone a second later, and the
+//! clocks of hosts differ. So it is kept by the clock of the store: a note beside the mark lives on a lease
+//! that was granted then. The store tells how much of the lease is left.
 //!
-//! A lease that is gone proves nothing, since an operator may have revoked it. Then the note is gone as well, and the
-//! rest begins anew. So the lease is far longer than the rest, and only what is left of it counts. That is never less
-//! than it should be: a new leader of etcd grants the whole time again.
+//! A lease that is gone proves nothing, since an operator may have revoked it. Then the note is gone as well,
+//! and the rest begins anew. So the lease is far longer than the rest, and only the time that is left of it
+//! counts. The counted rest is never too short: a new leader of etcd grants the whole time again.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,7 +28,7 @@ use crate::{
 
 const OPERATION: &str = "claim an id";
 
-/// How long a note outlives the rest. Whoever looks less often than that does not find it again.
+/// Time for which a note outlives the rest. A client that looks less often does not find the note again.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// An id whose key is gone and whose mark is there.
@@ -156,7 +156,7 @@ impl Ending {
         Ok((over, resting))
     }
 
-    /// Those of the marks that are there still, with their notes.
+    /// Returns the marks that are still there, with their notes.
     async fn look(&self) -> Result<Vec<Orphaned>, Failure> {
         let keys = &self.ids.keys;
         let gets = self
@@ -174,7 +174,7 @@ impl Ending {
             let note = pairs(found.get(1)).first().map(note);
             Some(Orphaned { id: *id, revision: *revision, rest, note })
         });
-        // One that is older than the mark is about an earlier holder.
+        // A note older than the mark is about an earlier holder.
         let of_this = |vanished: &Orphaned| vanished.note.filter(|note| note.revision > vanished.revision);
         Ok(vanished.map(|vanished| Orphaned { note: of_this(&vanished), ..vanished }).collect())
     }

@@ -17,9 +17,8 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// The ids below `max_id` that are marked as held but are not there: their leases are over or were revoked, and
-    /// which of both nobody can tell.
-    /// With the revisions of their marks.
+    /// Returns the ids below `max_id` that are marked as held but are not there, with the revisions of their
+    /// marks. Their leases are over or were revoked; nobody can tell which.
     pub(super) fn vanished(&self, max_id: u32) -> Vec<(u32, i64)> {
         let below = self.marked.range(..max_id).map(|(id, revision)| (*id, *revision));
         below.filter(|(id, _)| !self.taken.contains(id)).collect()

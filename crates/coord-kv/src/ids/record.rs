@@ -1,4 +1,4 @@
-//! What is stored of an id, for people and for other processes.
+//! The stored record of an id, for people and for other processes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,7 +35,7 @@ impl Record {
         Self { owner, identity, since: now(), rest, attempt, resting: false }
     }
 
-    /// The same id when it rests.
+    /// Returns the record of the same id when it rests.
     pub(super) fn resting(&self) -> Self {
         Self { since: now(), resting: true, ..self.clone() }
     }
@@ -50,7 +50,7 @@ impl Record {
     }
 }
 
-/// What was read is written and read as the same again.
+/// Checks that a record that was read is written and read as the same again.
 #[cfg(feature = "fuzz")]
 pub(crate) fn read_again(value: &[u8]) {
     if let Some(record) = Record::read(value) {
@@ -65,7 +65,7 @@ fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
-/// Who holds the id of a key; `None` if it rests.
+/// Returns the holder of the id of a key; `None` if the id rests.
 pub(super) fn holder(key: &str, value: &[u8]) -> Option<IdHolder> {
     let id = Keys::id_number(key)?.try_into().ok()?;
     match Record::read(value) {

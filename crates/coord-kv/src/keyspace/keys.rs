@@ -34,7 +34,7 @@ impl Keys {
         LockName::parse(&first_segment(&self.0.locks, key)?).ok()
     }
 
-    /// One place in a queue.
+    /// Returns the key of an entry in a queue.
     pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64) -> String {
         format!("{queue}{lease:x}-{attempt:x}")
     }
@@ -54,7 +54,7 @@ impl Keys {
         format!("{}{}/", self.0.services, escaped(service.as_str()))
     }
 
-    /// One instance of a service.
+    /// Returns the key of an instance of a service.
     pub(crate) fn instance(&self, service: &ServiceName, id: &InstanceId) -> String {
         format!("{}{}", self.instances(service), escaped(id.as_str()))
     }
@@ -66,7 +66,7 @@ impl Keys {
         Some(format!("{service}/{}", id.replace("%2F", "/")))
     }
 
-    /// One config value, or what is kept beside it.
+    /// Returns the key of a config value, or of a value that is kept beside it.
     pub(crate) fn config(&self, key: &ConfigKey) -> String {
         if key.is_beside() {
             format!("{}config/{key}", self.0.internal)
@@ -106,7 +106,7 @@ impl Keys {
         self.ids_of(service, "ids")
     }
 
-    /// One id of a service.
+    /// Returns the key of an id of a service.
     pub(crate) fn id(&self, service: &ServiceName, id: u32) -> String {
         format!("{}{id}", self.ids(service))
     }
@@ -146,7 +146,7 @@ impl Keys {
         format!("{}{id}", self.ids_of(service, "vanished"))
     }
 
-    /// Who waits for an id below `max_id` of a service.
+    /// Returns the prefix of the queue for an id below `max_id` of a service.
     pub(crate) fn id_queue(&self, service: &ServiceName, max_id: u32) -> String {
         format!("{}{max_id}/", self.ids_of(service, "queue"))
     }

@@ -22,8 +22,8 @@ pub enum Layout {
     /// `/<namespace>/locks`, `/<namespace>/services`, `/<namespace>/config`, `/<namespace>/ids`.
     #[default]
     Namespace,
-    /// That of the Go original, so that Go and Rust processes are one fleet: `/locks`, `/services`, `/config`,
-    /// `/im-infra/allocators`.
+    /// Layout of the Go original, so that Go and Rust processes are one fleet: `/locks`, `/services`,
+    /// `/config`, `/im-infra/allocators`.
     GoOriginal,
     /// Any roots.
     Roots(Roots),
@@ -31,7 +31,8 @@ pub enum Layout {
 
 /// A root for each area: `/` and a name, none of them within another.
 ///
-/// What only coord reads, such as the marks of commits, is under `/<namespace>/internal` in every layout.
+/// Keys that only coord reads, such as the marks of commits, are under `/<namespace>/internal` in every
+/// layout.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

@@ -1,5 +1,6 @@
-//! The records that this client has registered. One watch for each service tells which of them someone else has
-//! deleted or overwritten, however many there are, and those who watch the service share it.
+//! The records that this client has registered. Each service has a single watch, which tells which of its
+//! records someone else has deleted or overwritten, however many there are. Users who watch the service share
+//! that watch.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -200,7 +201,7 @@ async fn guard(records: Arc<Records>, service: ServiceName, is_guarded: watch::S
     tokio::select! {
         () = records.closed() => {}
         () = async {
-            // What was written before the watch began is not in it.
+            // A write from before the watch began is not in the watch.
             let mut look = false;
             loop {
                 watch_once(&records, &service, &is_guarded, look).await;

@@ -135,7 +135,7 @@ async fn write_over_own(
     key: &str,
     record: &Bytes,
     session: Arc<Session>,
-    // What to find: nothing, or what we may replace, at this revision.
+    // The expected state: nothing, or the record that we may replace, at this revision.
     mut expected: i64,
 ) -> Result<OwnedKey> {
     let begun = Instant::now();

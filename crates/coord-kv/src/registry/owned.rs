@@ -46,7 +46,8 @@ impl OwnedRecords {
         }
     }
 
-    /// What a look at revision `now` found, that was sent after [`expected`](Self::expected) told what to expect.
+    /// Takes in a read at revision `now` that was sent after [`expected`](Self::expected) gave the expected
+    /// revision.
     pub(super) fn looked(&mut self, key: &str, expected: Option<i64>, found: Option<i64>, now: i64) {
         self.seen(key, found.unwrap_or(now));
         let current = self.0.get(key).and_then(|record| record.current.as_ref());
@@ -76,14 +77,15 @@ impl OwnedRecords {
     pub(super) fn begin(&mut self, key: &str) {
         let record = self.0.entry(key.to_owned()).or_default();
         if record.writing == 0 {
-            // What was seen before says nothing of this write, and may be of a store that lost its data since.
+            // Changes seen before say nothing of this write, and may be of a store that lost its data since.
             record.seen = 0;
         }
         record.writing += 1;
     }
 
-    /// A write took effect. Of two holders of one record the later one counts; one that is lost may have a larger
-    /// revision of a store that lost its data.
+    /// Takes note that a write took effect. If two writes of one record succeed, the larger revision wins. A
+    /// lost hold never wins: after a data loss the store counts anew, so the lost hold may have the larger
+    /// revision.
     pub(super) fn wrote(&mut self, key: &str, revision: i64, hold: Hold) {
         let Some(record) = self.0.get_mut(key) else { return };
         record.writing -= 1;

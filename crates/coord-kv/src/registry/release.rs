@@ -1,4 +1,4 @@
-//! One key of ours in the store, and how it is given back: only while it is still the one that we wrote.
+//! A key of ours in the store, and how it is given back: only while it is still as we wrote it.
 
 use std::{fmt, sync::Arc};
 
@@ -33,7 +33,7 @@ impl OwnedKey {
     }
 }
 
-/// What became of a key of ours.
+/// Outcome of deleting a key of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DeleteOutcome {
     /// We deleted it now.
@@ -72,9 +72,9 @@ impl Records {
         });
     }
 
-    /// Deletes a key with a value that only we can have written, by a request through the epoch of `session` whose answer
-    /// was known to be lost at `since`. Unless a later attempt writes the same, or has: only what was there before that
-    /// one began is deleted.
+    /// Deletes a key with a value that only we can have written. The request that wrote it went through the
+    /// epoch of `session`, and its answer was known to be lost at `since`. A key that a later attempt writes,
+    /// or has written, is left alone: only the state from before that attempt began is deleted.
     pub(crate) fn delete_stray(
         self: &Arc<Self>,
         key: String,

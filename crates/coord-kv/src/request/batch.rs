@@ -1,19 +1,25 @@
 //! Which waiting requests may travel in one transaction. No I/O.
 //!
-//! Two writes of one key can not. And places that are created in one transaction have the same create revision, so two
-//! contenders for one queue in one transaction would have no order. Hence a lane for each queue, or key of a value: its
-//! requests are sent in their order, at most one that enters in one transaction, and none while one before it is under
-//! way, unless it says that it may be. What has a condition on its queue never travels with others of its lane: the store looks
-//! at the conditions of nested transactions before it makes any operation of the outer one.
+//! Two writes of one key can not share a transaction. Places that are created in one transaction have the
+//! same create revision. So two contenders for one queue in one transaction would have no order.
+//!
+//! Hence there is a lane for each queue, or key of a value:
+//!
+//! - The requests of a lane are sent in their order.
+//! - At most one request that enters is in one transaction.
+//! - No request is sent while an earlier one of its lane is in flight, unless the later one says that it may
+//!   be.
+//! - A request with a condition on its queue never travels with others of its lane. The store checks the
+//!   conditions of nested transactions before it makes any operation of the outer one.
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
 };
 
-/// What a lane has to know of a request.
+/// Properties of a request that its lane has to know.
 pub(crate) trait Lined {
-    /// What names a queue.
+    /// Name of a queue.
     type Name: Clone + Eq + Hash;
 
     /// The queue it is about.

@@ -1,9 +1,11 @@
 //! The history of the store that this client has seen, and the marks by which it would know another one. No I/O.
 //!
-//! A store that was restored from a snapshot, or lost its data, counts its revisions from an earlier one on, and gives
-//! them to other changes. Everything that a client believes of the store is believed of one history: its leases, its
-//! places, how far its watches are. So each answer is compared with what is known, and whenever a connection was made
-//! anew the store is asked whether it knows what this client has written and seen ([`Marks`]; `verify.rs` asks).
+//! A store may be restored from a snapshot, or lose its data. It then counts its revisions from an earlier
+//! one on, and gives them to other changes. Everything that a client believes of the store is believed of one
+//! history: its leases, its places, how far its watches are.
+//!
+//! So each answer is compared with the known history. Whenever a connection was made anew the store is asked
+//! whether it knows what this client has written and seen ([`Marks`]; `verify.rs` asks).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +21,7 @@ use crate::store::{Change, KeyValue};
 const MOST_GIVEN_BACK: usize = 32;
 const MOST_SEEN: usize = 4;
 
-/// What is known of the store's history.
+/// Known history of the store.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     state: Mutex<State>,
@@ -63,7 +65,7 @@ pub(crate) enum Consistency {
     Local,
 }
 
-/// What an answer says of the history.
+/// Result of comparing an answer with the known history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
     /// Nothing new.
@@ -110,7 +112,7 @@ pub(crate) struct Marks {
     pub(crate) kept: Option<(String, Kept)>,
     /// Keys that are not there, or were created later.
     pub(crate) given_back: Vec<GivenBack>,
-    /// What the store had at some revisions.
+    /// Changes that the store had at some revisions.
     pub(crate) seen: Vec<Seen>,
     /// The deletion that came last, if it came after all others.
     pub(crate) last_given_back: Option<GivenBack>,

@@ -1,4 +1,4 @@
-//! What a request needs: the store, the keys, what is known of the store's history, and the limits of time.
+//! The context of a request: the store, the keys, the known history of the store, and the limits of time.
 
 use std::{
     collections::HashSet,
@@ -31,7 +31,7 @@ pub(crate) trait Beliefs: Send + Sync {
     fn lease_ended(&self, lease: LeaseId);
 }
 
-/// What a request needs. Background tasks hold this; it does not keep the client open.
+/// Context of a request. Background tasks hold this; it does not keep the client open.
 pub(crate) struct Rpc {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) keys: Keys,
@@ -45,7 +45,7 @@ pub(crate) struct Rpc {
     pub(crate) request_timeout: Duration,
     /// How this client calls itself in what it stores.
     pub(crate) owner: Owner,
-    /// The same as it is stored in a place of ours, for people who look there.
+    /// The owner as it is stored in a place of ours, for people who look there.
     pub(crate) holder: Arc<[u8]>,
     attempts: AtomicU64,
     closed: watch::Sender<bool>,

@@ -1,5 +1,6 @@
-//! Whether the store still has the history that this client has seen: asked whenever a connection was made anew, and when
-//! an answer raises a doubt. Where it has another one, all that was believed of the store ends here.
+//! Verification that the store still has the history that this client has seen. It is made whenever a
+//! connection was made anew, and when an answer raises a doubt. If the store has another history, all that
+//! was believed of the store ends here.
 
 use std::sync::{
     Weak,
@@ -86,14 +87,14 @@ impl<S, T: Answered> Answered for (S, T) {
 /// Verifications that share one request.
 #[derive(Debug, Default)]
 pub(crate) struct Verifications {
-    /// How many began,
+    /// Number of verifications that began.
     begun: AtomicU64,
-    /// and which of them was done last, with the revision up to which the history is known to be the store's; locked
-    /// while one is made.
+    /// Number of the verification that was done last, with the revision up to which the known history is the
+    /// store's. Locked while a verification is made.
     done: tokio::sync::Mutex<(u64, i64)>,
 }
 
-/// What a look at the marks tells.
+/// Outcome of a look at the marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// The store has this history up to a revision.
@@ -121,7 +122,7 @@ impl Rpc {
         let member = if self.members() > 1 { attempts.member() } else { None };
         let from = (header.cluster, member.as_deref());
         match self.history.heard(sent, from, header.revision, consistency) {
-            // One that is alone is never behind.
+            // The only member of a store is never behind.
             Heard::Behind if self.members() == 1 => self.history.doubts.notify_one(),
             Heard::Same | Heard::Behind => {}
             Heard::Replaced => self.end_beliefs("an answer is of an earlier revision"),
@@ -144,8 +145,8 @@ impl Rpc {
         }
     }
 
-    /// Makes sure that the store has the history that is known, or ends what was believed. The revision up to which that
-    /// is shown. Those who ask at the same time share one request.
+    /// Makes sure that the store has the known history, or ends what was believed. Returns the revision up to
+    /// which the history is shown. Callers that ask at the same time share one request.
     pub(crate) async fn verify(&self) -> Result<i64, Failure> {
         let verifications = &self.verifications;
         let mark = verifications.begun.load(Ordering::SeqCst);
@@ -308,7 +309,7 @@ impl Rpc {
     }
 }
 
-/// What was found of marks.
+/// Answers to a look at the marks.
 struct Found {
     answers: Vec<OpResult>,
     past: bool,
@@ -322,7 +323,7 @@ fn judged(marks: &Marks, found: &Found) -> Verdict {
     let mut shown = 0;
     if let Some((_, kept)) = &marks.kept {
         let is_kept = kept.is(next());
-        // One that somebody deleted was there all the same.
+        // A key that somebody deleted was there all the same.
         let was_kept = if found.past { kept.is(next()) } else { is_kept };
         if !was_kept {
             return if found.past { Verdict::Replaced } else { Verdict::Again };

@@ -1,4 +1,4 @@
-//! What a store has to do for coord, in coord's own words: the one trait that a backend implements.
+//! The trait that a backend implements: all that coord needs of a store, in coord's own words.
 //!
 //! A store keeps keys with values, each with the revisions at which it was created and last written. A revision is a
 //! number that grows with each transaction that writes. Keys may live on a lease, and go with it. All that coord builds on
@@ -29,7 +29,7 @@ pub type Revision = i64;
 /// The number of a lease, which the client chooses.
 pub type LeaseId = i64;
 
-/// What a store is.
+/// Description of a store.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// Its name in errors, for example `etcd`.
@@ -110,10 +110,10 @@ impl Attempts for OneMember {
     }
 }
 
-/// One attempt at a request.
+/// Attempt at a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// What is done, for errors.
+    /// Name of the operation, for errors.
     pub operation: &'static str,
     /// The time that is left for it, for errors: the caller drops the future when it is over.
     pub limit: Duration,
@@ -128,7 +128,7 @@ pub struct Call<'a> {
 pub enum Route {
     /// The fastest, which may depend on the runtime of the caller.
     Fastest,
-    /// One that nobody else can starve.
+    /// The route that nobody else can starve.
     Main,
 }
 
@@ -141,7 +141,7 @@ pub struct Granted {
     pub ttl: i64,
 }
 
-/// What a store knows of a lease.
+/// State of a lease, as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseStatus {
     /// The origin of the answer.
@@ -154,7 +154,7 @@ pub struct LeaseStatus {
     pub keys: Vec<Vec<u8>>,
 }
 
-/// What a look-up of a lease tells.
+/// Detail of a look-up of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseDetail {
     /// Its times.
@@ -184,15 +184,16 @@ pub trait RenewalStream: fmt::Debug + Send + Sync {
 /// A store of keys with leases and watches.
 ///
 /// # Contract
-/// - Transactions take effect one after the other, each whole or not at all, and each that writes has a revision of its own,
-///   larger than all before.
-/// - Reads that are not [serializable](GetOptions::with_serializable) tell of every write that was acknowledged before
-///   they began. So does a transaction that writes, or has such a read.
+/// - Transactions take effect one after the other, each whole or not at all. Each that writes has a revision
+///   of its own, larger than all before.
+/// - Reads that are not [serializable](GetOptions::with_serializable) tell of every write that was
+///   acknowledged before they began. So does a transaction that writes, or has such a read.
 /// - A key on a lease is gone once the lease is, with all others on it at one revision.
-/// - No lease ends before its time to live is over, counted from the last acknowledged request for it, unless it is revoked.
+/// - No lease ends before its time to live is over, counted from the last acknowledged request for it, unless
+///   it is revoked.
 /// - A failure tells whether the request may have taken effect, now or later. When in doubt it may.
-/// - One call is one attempt: what may be made again is made again by the caller. A store may move an attempt that was
-///   certainly not sent to another member.
+/// - Each call is one attempt: the caller repeats a request that may be repeated. A store may move an attempt
+///   that was certainly not sent to another member.
 ///
 /// # Cancel safety
 /// Each future may be dropped at any point; whether its request takes effect is open then.
@@ -231,7 +232,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`Lost`](coord_api::Error::Lost) if there is no such lease.
     async fn revoke(&self, call: Call<'_>, lease: LeaseId) -> Result<Header, Failure>;
 
-    /// Looks up a lease. One that is gone has nothing left.
+    /// Looks up a lease. A lease that is gone has nothing left.
     ///
     /// # Errors
     /// As every request.

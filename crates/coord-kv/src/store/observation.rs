@@ -1,4 +1,4 @@
-//! What a client tells of its work, for a backend that counts and times it.
+//! Events that a client tells of its work, for a backend that counts and times it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use coord_api::LossReason;
 pub enum Observation {
     /// A request with all its attempts is over.
     Requested {
-        /// What was asked for.
+        /// Name of the operation.
         operation: &'static str,
         /// How long it took.
         took: Duration,

@@ -9,7 +9,7 @@ use super::{Header, LeaseId, Revision};
 /// A key or every key with a prefix. Shared, since each watch is known by it in several places.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Range {
-    /// One key.
+    /// A single key.
     Key(Arc<str>),
     /// All keys that begin so.
     Prefix(Arc<str>),
@@ -83,7 +83,7 @@ pub enum Extent {
     Until(Vec<u8>),
 }
 
-/// What is told of the keys that are found.
+/// Detail in which the found keys are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
     /// All of them, with their values.
@@ -95,12 +95,12 @@ pub enum Detail {
     Count,
 }
 
-/// What of a key or range is read.
+/// Options of a read of a key or range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GetOptions {
     /// Which keys are meant.
     pub extent: Extent,
-    /// What of each is told.
+    /// Detail in which each key is told.
     pub detail: Detail,
     /// The most pairs; zero for all.
     pub limit: i64,

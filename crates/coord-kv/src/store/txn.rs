@@ -49,7 +49,7 @@ pub struct Compare {
     pub is_prefix: bool,
     /// How the store's side relates to the target.
     pub op: CompareOp,
-    /// What is compared, with the value that it is compared to.
+    /// Property that is compared, with the value that it is compared to.
     pub target: Target,
 }
 
@@ -66,7 +66,7 @@ pub enum CompareOp {
     Less,
 }
 
-/// What of a key is compared, with the other side. A key that is not there has only zeros.
+/// Property of a key that is compared, with the other side. A key that is not there has only zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The revision at which it was created.
@@ -131,14 +131,14 @@ impl PutOptions {
     }
 }
 
-/// One operation of a transaction.
+/// Operation of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Reads.
     Get {
         /// The key, or where a range begins.
         key: Vec<u8>,
-        /// What of it is read.
+        /// Options of the read.
         options: GetOptions,
     },
     /// Writes a key.

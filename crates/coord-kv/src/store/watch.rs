@@ -17,10 +17,10 @@ pub struct WatchRequest {
     pub from: Option<Revision>,
 }
 
-/// One change of one key.
+/// Change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The key. One that is not UTF-8 is not told, since coord never writes such.
+    /// The key. A key that is not UTF-8 is not told, since coord never writes such keys.
     pub key: String,
     /// The revision of the change.
     pub revision: Revision,
@@ -30,7 +30,7 @@ pub struct Change {
     pub value: Option<Bytes>,
 }
 
-/// One answer on a stream of watches.
+/// Answer on a stream of watches.
 #[derive(Debug)]
 pub struct WatchAnswer {
     /// The origin of the answer.

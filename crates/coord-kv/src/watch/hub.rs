@@ -1,4 +1,4 @@
-//! One watch stream for all watches of a client, reopened and resumed where each of them stood.
+//! The watch stream for all watches of a client, reopened and resumed where each of them stood.
 //!
 //! All that subscribe to the same keys share one watch on the server, which ends with the last of them. Each has
 //! a bounded queue of its own: one that is behind loses its place alone.
@@ -78,7 +78,7 @@ enum Command {
     Stop,
 }
 
-/// What a subscription receives. When its channel ends, changes may have been missed: read the state anew.
+/// Message to a subscription. When its channel ends, changes may have been missed: read the state anew.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     /// Every change from this revision on will be delivered.
@@ -89,7 +89,7 @@ pub(crate) enum Delivery {
     Refused(Box<Error>),
 }
 
-/// One user of a watch. When the last of them is dropped, the watch is cancelled at the server.
+/// User of a watch. When the last user is dropped, the watch is cancelled at the server.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     range: Range,
@@ -364,7 +364,7 @@ impl Task {
     /// Passes one answer on; the id of a watch that the server should stop, since nobody listens any more.
     fn take(&mut self, answer: WatchAnswer) -> Option<i64> {
         let (id, revision) = (answer.id?, answer.header.revision);
-        // One that nobody uses any more ended before its number was known.
+        // A watch that nobody uses any more ended before its number was known.
         let Some(watched) = self.watches.get_mut(id) else {
             let goes_on = answer.is_created && answer.canceled.is_none();
             return goes_on.then_some(id);
@@ -398,8 +398,9 @@ impl Task {
         self.watches.end_if_unused(id)
     }
 
-    /// Makes sure that the store has the history that deliveries were of, and ends the watches for which that can not be
-    /// shown, which the stream has to be told of; `None` if the store can not be asked.
+    /// Makes sure that the store has the history that deliveries were of. Ends the watches for which that can
+    /// not be shown, and returns their ids, for the stream to be told of. Returns `None` if the store can not
+    /// be asked.
     async fn unproven(&mut self) -> Option<Vec<i64>> {
         match self.prove().await {
             Ok(unproven) => Some(unproven),
@@ -427,8 +428,8 @@ impl Task {
         Ok(unproven)
     }
 
-    /// Finds out why a watch was refused. If it was for the token of the stream, the watch is kept, and the stream ends;
-    /// else its users are told, who decide what to do.
+    /// Finds out why a watch was refused. A watch that was refused for the token of the stream is kept, and
+    /// the stream ends. The users of a watch that was refused for itself are told, and decide what to do.
     async fn refuse_or_try_again(&mut self, id: i64, reason: Error) -> Option<Served> {
         let watched = self.watches.get(id)?;
         let verdict = match self.rpc.upgrade() {
@@ -440,7 +441,7 @@ impl Task {
                 tracing::debug!("the token of the watch stream is no longer good, opening another");
                 return Some(Served::HasOldToken);
             }
-            // Those that have begun go on when there are credentials again.
+            // Watches that have begun go on when there are credentials again.
             Verdict::NoToken(error) if watched.progress.has_started() => {
                 tracing::debug!(%error, "watches wait for credentials");
                 return Some(Served::Broken { answered: false });
@@ -458,7 +459,7 @@ impl Task {
     fn refuse_if_not_allowed(&mut self, error: &Error) {
         tracing::debug!(%error, "watch stream could not be opened, trying again");
         if matches!(error, Error::Unauthenticated { .. }) {
-            // Those that have begun go on when there are credentials again.
+            // Watches that have begun go on when there are credentials again.
             for refused in self.watches.end_unbegun() {
                 refused.refuse(error);
             }
@@ -474,7 +475,7 @@ async fn cancel(stream: &mut dyn WatchStream, ids: Vec<i64>) -> Result<(), Failu
     Ok(())
 }
 
-/// What the stream has to be told.
+/// Request to send on the stream.
 enum Told {
     /// To begin the watch with this id.
     Watch(i64),

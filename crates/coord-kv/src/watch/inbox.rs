@@ -82,7 +82,7 @@ impl Inbox {
     ///
     /// May be dropped and called again.
     pub(super) async fn next(&mut self) -> Option<Delivery> {
-        // One that never runs dry must not keep others from running.
+        // An inbox that never runs dry must not keep others from running.
         tokio::task::consume_budget().await;
         poll_fn(|cx| {
             let mut state = self.0.lock();
@@ -100,7 +100,7 @@ impl Inbox {
         .await
     }
 
-    /// What is there now, for tests.
+    /// Returns the delivery that is there now, for tests.
     #[cfg(test)]
     pub(super) fn poll(&mut self) -> Poll<Option<Delivery>> {
         futures::FutureExt::now_or_never(self.next()).map_or(Poll::Pending, Poll::Ready)

@@ -9,7 +9,7 @@ pub(crate) struct ResumePoint {
     started: bool,
 }
 
-/// What an answer of the server means.
+/// Meaning of an answer of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The watch has begun, for the first time.

@@ -18,7 +18,7 @@ pub(super) struct Watches {
     last_id: i64,
 }
 
-/// One watch with those that share it.
+/// Watch with the users that share it.
 #[derive(Debug)]
 pub(super) struct Watched {
     range: Range,
@@ -93,8 +93,8 @@ impl Watches {
         }
     }
 
-    /// Returns the watches whose users know more than what the store is known to have had, its revision `shown`, each with
-    /// the read that would show it.
+    /// Returns the watches whose users know more than the store is known to have had, its revision `shown`.
+    /// Each comes with the read that would show it.
     pub(super) fn beyond(&self, shown: i64) -> Vec<(i64, Range, Option<Read>)> {
         let started = self.iter().filter(|(_, watched)| watched.progress.has_started());
         let beyond = started.filter_map(|(id, watched)| {
@@ -129,11 +129,11 @@ impl Watched {
         WatchRequest { id, range: self.range.clone(), from: self.progress.next() }
     }
 
-    /// Delivers to every user. One whose queue is full is dropped, which tells it that it missed something once
-    /// it has read what waits for it.
+    /// Delivers to every user. A user whose queue is full is dropped: it drains the queue, sees the end of
+    /// the stream, and reads the state again.
     pub(super) fn deliver(&mut self, delivery: impl Fn() -> Delivery) {
         let range = &self.range;
-        // One that nobody takes from any more is removed by the command that its subscription sends.
+        // A sink that nobody takes from any more is removed by the command that its subscription sends.
         self.sinks.retain(|(_, sink)| {
             let has_room = sink.put(delivery()).is_ok();
             if !has_room {
