@@ -79,9 +79,9 @@ enum Meaning {
     NotAccepted,
     LeaseGone,
     Full,
-    /// It was not begun. Another member may do it, or this one later.
+    /// The request was not begun. Another member may do it, or this one later.
     NotNow,
-    /// It may have been done.
+    /// The request may have been done.
     NoAnswer,
     /// As `NoAnswer`, after all its time.
     Late,
@@ -157,7 +157,7 @@ fn unavailable(source: BoxError) -> Error {
     Error::Unavailable { what: "etcd".into(), source: Some(source) }
 }
 
-/// Why no member is ready, as the balancer says it.
+/// Returns the error for the balancer's words on why no member is ready.
 fn not_connected(words: &str) -> Error {
     match tls::hint(words) {
         Some(hint) => Error::Tls { what: "etcd".into(), hint, source: words.into() },

@@ -6,7 +6,8 @@ pub use coord_kv::fuzz::{id_value, keys};
 
 use crate::transport::endpoint;
 
-/// A list of endpoints, divided by commas, becomes URLs that are themselves good endpoints, or a refusal in one line.
+/// Checks that a list of endpoints, divided by commas, becomes URLs that are themselves good endpoints, or a
+/// refusal in one line.
 pub fn endpoints(text: &str) {
     let list: Vec<_> = text.split(',').map(str::to_owned).collect();
     for tls in [false, true] {

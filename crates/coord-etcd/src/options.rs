@@ -102,7 +102,7 @@ pub enum PlaintextPassword {
     /// Connecting with a password to `http` endpoints is refused before anything is sent.
     #[default]
     Refused,
-    /// It is sent. For tests, and for networks that encrypt by themselves.
+    /// The password is sent. For tests, and for networks that encrypt by themselves.
     Allowed,
 }
 
@@ -171,7 +171,7 @@ fn default_id_ttl() -> Duration {
 }
 
 impl EtcdConfig {
-    /// A configuration with defaults for all but the endpoints.
+    /// Makes a configuration with defaults for all but the endpoints.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),

@@ -41,7 +41,8 @@ pub fn keys(one: &str, other: &str) {
     let _ = Keys::id_number(one);
 }
 
-/// The value of an id's key is read, or is another program's; what is read is written and read as the same again.
+/// Checks that the value of an id's key is read, or is another program's. A value that is read is written and
+/// read as the same again.
 pub fn id_value(value: &[u8]) {
     ids::read_again(value);
 }

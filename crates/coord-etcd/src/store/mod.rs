@@ -63,7 +63,7 @@ pub(crate) struct EtcdStore {
     keep_alives: KeepAlives,
     made: Made,
     cluster: Cluster,
-    /// How long one member has for one request, where there are others.
+    /// Time that one member has for one request, where there are others.
     try_limit: Option<Duration>,
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// A new stream, which is to be asked for these watches.
+    /// Starts with a new stream, which is to be asked for these watches.
     pub(super) fn new(wanted: impl IntoIterator<Item = i64>) -> Self {
         Self { wanted: wanted.into_iter().collect(), ..Self::default() }
     }

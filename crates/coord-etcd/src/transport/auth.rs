@@ -96,7 +96,7 @@ impl Auth {
         self.token().await.map(drop)
     }
 
-    /// A number that is another one whenever the token is.
+    /// Returns a number that is another one whenever the token is.
     pub(crate) fn generation(&self) -> u64 {
         match &*self.state.borrow() {
             State::Valid(token) => token.generation,
@@ -104,7 +104,7 @@ impl Auth {
         }
     }
 
-    /// The token, or why there is none now; waits while it is asked for.
+    /// Returns the token, or why there is none now; waits while it is asked for.
     async fn token(&self) -> Result<Token, Status> {
         let mut state = self.state.subscribe();
         let known = state.wait_for(|state| !matches!(state, State::Wanted { .. })).await;
@@ -221,8 +221,8 @@ fn no_credentials(error: BoxError) -> Status {
     status
 }
 
-/// Whether etcd refused the token: it expired, the password or the store of users changed since, or authentication was
-/// enabled after it was asked for.
+/// Returns whether etcd refused the token. Either it expired, or the password or the store of users changed
+/// since, or authentication was enabled after it was asked for.
 fn is_refusal(headers: &HeaderMap) -> bool {
     Status::from_header_map(headers).is_some_and(|status| match status.code() {
         Code::Unauthenticated => true,
@@ -233,8 +233,8 @@ fn is_refusal(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The answer to one request, and whether etcd refused the token. A refusal has no message, so its status is in the head,
-/// or in trailers that come next where etcd serves TLS.
+/// Returns the answer to one request, and whether etcd refused the token. A refusal has no message, so its
+/// status is in the head, or in trailers that come next where etcd serves TLS.
 async fn with_verdict(answer: Response<Body>) -> (Response<Body>, bool) {
     let (head, mut body) = answer.into_parts();
     if is_refusal(&head.headers) {

@@ -43,7 +43,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const FAILURES: u32 = 3;
 const EJECTION_TIME: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// How long one member has for one request, where there are others.
+/// Returns how long one member has for one request, where there are others.
 pub(crate) fn try_limit(endpoints: &Endpoints, request_timeout: Duration) -> Option<Duration> {
     (endpoints.all.len() > 1).then(|| a_try(request_timeout))
 }
@@ -52,7 +52,7 @@ fn a_try(request_timeout: Duration) -> Duration {
     (request_timeout / 2).min(LONGEST_TRY)
 }
 
-/// How long a request waits for the short way, if its connection has just been lost. There is another way.
+/// How long a request waits for the fast path, if its connection has just been lost. There is another way.
 const LOCAL_WAIT: Duration = Duration::from_millis(5);
 
 /// Instead of [`SILENCE`] where no streams are, so that no timer runs in an idle runtime of the user's.
@@ -64,7 +64,7 @@ pub(crate) struct Timeouts {
     pub(crate) request: Duration,
 }
 
-/// How to connect to the members, without TLS.
+/// Returns the options to connect to the members, without TLS.
 pub(crate) fn options(endpoints: &Endpoints, timeouts: &Timeouts) -> ConnectOptions {
     let options = ConnectOptions::new()
         .connect_timeout(timeouts.connect)
@@ -90,8 +90,9 @@ fn outlier_detection() -> OutlierDetection {
         .max_ejection_time(EJECTION_TIME.1)
 }
 
-/// How to connect for the short way, made from the [`options`] for the other one. No stream is open there for which
-/// it would have to be looked after: it is given up when a try is not answered. There is another way.
+/// Returns the options of the fast path, made from the [`options`] of the main connection. No stream is open
+/// there for which it would have to be probed: it is given up when an attempt is not answered. There is
+/// another way.
 pub(crate) fn local(options: ConnectOptions, timeouts: &Timeouts) -> ConnectOptions {
     options.wait_timeout(LOCAL_WAIT).try_timeout(a_try(timeouts.request)).probe(
         ConnectOptions::ANY_METHOD,
@@ -100,7 +101,8 @@ pub(crate) fn local(options: ConnectOptions, timeouts: &Timeouts) -> ConnectOpti
     )
 }
 
-/// A connection to all of `members`, driven by the runtime on which it is made; its task ends with the last clone.
+/// Connects to all of `members`, driven by the runtime on which this is called; the task ends with the last
+/// clone.
 pub(crate) fn connection(service: &str, members: &[Member], options: ConnectOptions) -> Result<Connection> {
     let members = members.iter().map(|member| {
         let info = ServiceInfo::new("etcd", member.authority(), member.host.as_str(), member.port);
@@ -111,7 +113,7 @@ pub(crate) fn connection(service: &str, members: &[Member], options: ConnectOpti
     Connection::balance(service, members, options)
 }
 
-/// The connection as the client library takes it.
+/// Wraps the connection as the client library takes it.
 pub(crate) fn channel(connection: Connection) -> Channel {
     Channel::Custom(BoxCloneSyncService::new(Members(connection)))
 }

@@ -24,12 +24,12 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A user with its password.
+    /// Makes the credentials of a user with its password.
     pub fn new(username: impl Into<String>, password: impl Into<SecretString>) -> Self {
         Self { username: username.into(), password: password.into() }
     }
 
-    /// The user.
+    /// Returns the user.
     pub fn username(&self) -> &str {
         &self.username
     }
@@ -66,7 +66,7 @@ impl Credentials {
 /// ```
 #[async_trait]
 pub trait CredentialsProvider: Send + Sync {
-    /// The credentials as they are now.
+    /// Returns the credentials as they are now.
     ///
     /// # Errors
     /// Whatever keeps them from being known now; it is asked again later.

@@ -23,7 +23,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// As `host:port`.
+    /// Returns the endpoint as `host:port`.
     pub(crate) fn authority(&self) -> String {
         let Self { host, port } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }

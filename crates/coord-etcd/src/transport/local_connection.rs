@@ -32,7 +32,7 @@ impl LocalConnection {
         Self { runtime: runtime.id(), connection, kv }
     }
 
-    /// The short way, if whoever asks may take it.
+    /// Returns the fast path, if the caller may take it.
     pub(crate) fn kv(&self) -> Option<KvClient> {
         let here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime);
         (here && self.connection.is_ready()).then(|| self.kv.clone())

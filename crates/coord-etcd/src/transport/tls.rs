@@ -28,7 +28,7 @@ impl TlsSource {
         Self { files: Arc::new(files.unwrap_or_default()), warned: Arc::default() }
     }
 
-    /// The settings as the files are now.
+    /// Reads the settings as the files are now.
     ///
     /// # Errors
     /// Which file is missing, or is not what it should be; begins with [`FILES`].

@@ -134,7 +134,7 @@ impl Versions {
     }
 }
 
-/// HTTP/1.1, since etcd takes everything else on a port without TLS for gRPC.
+/// Asks over HTTP/1.1, since etcd takes everything else on a port without TLS for gRPC.
 async fn ask_plainly(member: &Member) -> Result<Vec<u8>, BoxError> {
     let stream = TcpStream::connect((member.host.as_str(), member.port)).await?;
     let (mut requests, connection) =
@@ -154,7 +154,8 @@ async fn ask_plainly(member: &Member) -> Result<Vec<u8>, BoxError> {
     }
 }
 
-/// HTTP/2, over the same means as everything else: with TLS etcd tells requests apart by their content.
+/// Asks over HTTP/2, over the same means as everything else: with TLS etcd tells requests apart by their
+/// content.
 async fn ask_encrypted(member: &Member, tls: &TlsSource) -> Result<Vec<u8>, BoxError> {
     let url = format!("https://{}", member.authority());
     let endpoint =

@@ -46,7 +46,8 @@ fn absent(key: String) -> Compare {
 }
 
 impl Claim<'_> {
-    /// An id that is free if nobody has it or may believe to have it, and nobody came earlier.
+    /// Returns an id as a candidate: it is free if nobody has it or may believe to have it, and nobody came
+    /// earlier.
     pub(super) fn free(&self, id: u32) -> Candidate {
         let (keys, service) = (self.keys, &self.range.service);
         let mut conditions = vec![absent(keys.id(service, id)), absent(keys.id_mark(service, id))];
@@ -60,7 +61,7 @@ impl Claim<'_> {
         self.keys.id_queue(&self.range.service, self.range.max_id)
     }
 
-    /// The transaction: nested, so that at most one of the candidates is taken.
+    /// Builds the transaction: nested, so that at most one of the candidates is taken.
     pub(super) fn txn(&self, candidates: Vec<Candidate>) -> Txn {
         let keys_only = || GetOptions::new().with_prefix().with_keys_only();
         let lists = vec![
@@ -109,7 +110,7 @@ impl Claim<'_> {
         })
     }
 
-    /// The look for ids with which a generator can be started, and how its answer is read: others count as taken.
+    /// Builds the look for ids with which a generator can be started. Other ids count as taken.
     pub(super) fn better(keys: &Keys, range: &IdRange) -> Look {
         let below = || GetOptions::new().with_prefix();
         Look::of([
@@ -128,7 +129,7 @@ impl Claim<'_> {
     }
 }
 
-/// The ids in an answer, with the revisions of their keys.
+/// Returns the ids in an answer, with the revisions of their keys.
 fn numbers(answer: Option<&OpResult>) -> impl Iterator<Item = (u32, i64)> {
     pairs(answer).iter().filter_map(|kv| Some((number(kv)?, kv.mod_revision)))
 }
@@ -152,7 +153,8 @@ impl Stamped {
         Self { until, revision: kv.mod_revision }
     }
 
-    /// Whether no holder whose clock is that of this machine has stamped that far: each stamps one TTL ahead.
+    /// Returns whether no holder whose clock is that of this machine has stamped that far: each stamps one
+    /// TTL ahead.
     pub(super) fn is_ahead(&self, ttl: Duration) -> bool {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let latest = (since + ttl + Duration::from_secs(1)).as_millis();

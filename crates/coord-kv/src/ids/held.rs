@@ -85,8 +85,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// The conditions that a mark is the one of this hold. A store with another history may give its revision to the mark of
-    /// another holder, whose value differs.
+    /// Returns the conditions that a mark is the one of this hold. A store with another history may give its
+    /// revision to the mark of another holder, whose value differs.
     pub(super) fn has_mark(&self, keys: &Keys) -> [Compare; 2] {
         let mark = keys.id_mark(&self.service, self.id);
         [

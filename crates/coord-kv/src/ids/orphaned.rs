@@ -63,7 +63,8 @@ impl Drop for Ending {
     }
 }
 
-/// For how long a lease has lived at least, in whole seconds; `None` if it is gone. etcd rounds down what is left.
+/// Returns for how long a lease has lived at least, in whole seconds; `None` if the lease is gone. The store
+/// rounds down the time that is left, as etcd does.
 fn age(granted: i64, left: i64) -> Option<Duration> {
     let lived = granted.saturating_sub(left).saturating_sub(1).max(0);
     (left > 0).then(|| Duration::from_secs(lived.unsigned_abs()))
@@ -108,7 +109,7 @@ impl Ids {
         freed
     }
 
-    /// For how long a lease has lived.
+    /// Asks for how long a lease has lived.
     async fn age_of(&self, lease: i64) -> Result<Option<Duration>, Failure> {
         let status = self.lease_status(OPERATION, lease, LeaseDetail::Times).await?;
         Ok(age(status.granted, status.left))

@@ -20,7 +20,7 @@ pub(super) struct Record {
     /// How long others have to let it rest if its holder vanished.
     #[serde(with = "humantime_serde")]
     pub(super) rest: Duration,
-    /// Which of the client's attempts this is.
+    /// Number of this attempt among the client's.
     attempt: u64,
     /// Whether it is not held any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -28,7 +28,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// An id that is held from now on. A holder that vanished may believe in it for one TTL.
+    /// Makes the record of an id that is held from now on. A holder that vanished may believe in it for one
+    /// TTL.
     pub(super) fn held(owner: &Owner, range: &IdRange, ttl: Duration, attempt: u64) -> Self {
         let (owner, identity) = (owner.clone(), range.identity.clone());
         let rest = range.quarantine.max(ttl);
@@ -44,7 +45,7 @@ impl Record {
         serde_json::to_vec(self).expect("strings and numbers always serialize")
     }
 
-    /// `None` for what another program has written.
+    /// Parses a record; `None` for a value that another program has written.
     pub(super) fn read(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
     }
@@ -59,7 +60,7 @@ pub(crate) fn read_again(value: &[u8]) {
     holder("/shop/ids/svc/ids/7", value);
 }
 
-/// In whole seconds, for people.
+/// Returns the present in whole seconds, for people.
 fn now() -> SystemTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())

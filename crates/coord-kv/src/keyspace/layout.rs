@@ -48,7 +48,7 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// The four roots.
+    /// Makes the four roots.
     pub fn new(
         locks: impl Into<String>,
         services: impl Into<String>,

@@ -84,7 +84,7 @@ impl Records {
         Some(changed)
     }
 
-    /// The revision of a record that is held.
+    /// Returns the revision of a record that is held.
     pub(crate) fn revision(&self, service: &ServiceName, key: &str) -> Option<i64> {
         self.lock().get(service)?.known.revision(key)
     }
@@ -96,7 +96,7 @@ impl Records {
         }
     }
 
-    /// Whether someone relies on a record, or is just writing it.
+    /// Returns whether someone relies on a record, or is just writing it.
     pub(crate) fn is_wanted(&self, key: &str) -> bool {
         self.lock().values().any(|service| service.known.is_wanted(key))
     }
@@ -112,7 +112,8 @@ pub(crate) struct Writing {
 }
 
 impl Writing {
-    /// The record was written. It is held until its lease is lost or someone else changes it, and then deleted.
+    /// Takes note that the record was written. It is held until its lease is lost or someone else changes it,
+    /// and then deleted.
     pub(crate) fn done(mut self, own: OwnedKey, kept: &Kept<Records>) -> Place {
         let (hold, revision) = (Hold::on(own.session.lease.clone()), own.written);
         self.is_done = true;

@@ -59,13 +59,13 @@ impl OwnedRecords {
         }
     }
 
-    /// The revision of a record that is held.
+    /// Returns the revision of a record that is held.
     pub(super) fn revision(&self, key: &str) -> Option<i64> {
         let written = self.0.get(key)?.current.as_ref()?;
         written.hold.loss().is_none().then_some(written.revision)
     }
 
-    /// Whether someone relies on a record, or is just writing it.
+    /// Returns whether someone relies on a record, or is just writing it.
     pub(super) fn is_wanted(&self, key: &str) -> bool {
         let is_held = |written: &Written| written.hold.loss().is_none();
         self.0
@@ -73,7 +73,7 @@ impl OwnedRecords {
             .is_some_and(|record| record.writing > 0 || record.current.as_ref().is_some_and(is_held))
     }
 
-    /// A write begins; [`wrote`](Self::wrote) or [`gave_up`](Self::gave_up) follows.
+    /// Takes note that a write begins; [`wrote`](Self::wrote) or [`gave_up`](Self::gave_up) follows.
     pub(super) fn begin(&mut self, key: &str) {
         let record = self.0.entry(key.to_owned()).or_default();
         if record.writing == 0 {
@@ -103,7 +103,7 @@ impl OwnedRecords {
         record.settle();
     }
 
-    /// A write failed, or nobody waits for it any more.
+    /// Takes note that a write failed, or that nobody waits for it any more.
     pub(super) fn gave_up(&mut self, key: &str) {
         let Some(record) = self.0.get_mut(key) else { return };
         record.writing -= 1;
@@ -111,7 +111,7 @@ impl OwnedRecords {
         self.forget_if_unused(key);
     }
 
-    /// A record was changed at this revision, by whomever.
+    /// Takes note that a record was changed at this revision, by anybody.
     pub(super) fn seen(&mut self, key: &str, revision: i64) {
         if let Some(record) = self.0.get_mut(key) {
             record.seen = record.seen.max(revision);
@@ -119,8 +119,8 @@ impl OwnedRecords {
         }
     }
 
-    /// Nobody relies any more on the record with this hold. Not told by its revision: a store that lost its data
-    /// gives the same one again.
+    /// Takes note that nobody relies any more on the record with this hold. The revision does not tell the
+    /// hold: a store that lost its data gives the same one again.
     pub(super) fn released(&mut self, key: &str, hold: &Hold) {
         let Some(record) = self.0.get_mut(key) else { return };
         record.current.take_if(|written| written.hold.is_same(hold));

@@ -22,8 +22,8 @@ pub(crate) struct OwnedKey {
 }
 
 impl OwnedKey {
-    /// The conditions that it is still the one that we wrote. A store with another history gives its revision to
-    /// something else, but no lease of ours to anybody else.
+    /// Returns the conditions that the key is still as we wrote it. A store with another history gives its
+    /// revision to something else, but no lease of ours to anybody else.
     pub(crate) fn is_there(&self) -> [Compare; 2] {
         let key = self.key.as_str();
         [
@@ -38,9 +38,9 @@ impl OwnedKey {
 enum DeleteOutcome {
     /// We deleted it now.
     Deleted,
-    /// It was deleted before; somebody may have created another one since.
+    /// The key was deleted before; somebody may have created another one since.
     Gone,
-    /// It was never deleted, but written after we wrote it.
+    /// The key was never deleted, but written after we wrote it.
     Overwritten,
 }
 

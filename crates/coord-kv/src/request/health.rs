@@ -26,7 +26,7 @@ impl Rpc {
         }
     }
 
-    /// How long a linearizable read takes.
+    /// Measures how long a linearizable read takes.
     async fn answers_within(&self, limit: Duration) -> Result<Duration, Failure> {
         let deadline = Instant::now() + limit;
         let each = if self.members() > 1 { limit / TRIES } else { limit };

@@ -39,7 +39,7 @@ struct State {
     cluster: u64,
     /// The member that answered with this cluster last; empty if that is not known.
     member: String,
-    /// The latest revision that an answer told of.
+    /// Latest revision that an answer told of.
     revision: i64,
     /// The keys that this client keeps in the store: when each was written, and its lease.
     kept: HashMap<String, Kept>,
@@ -59,7 +59,7 @@ pub(crate) struct Sent {
 /// Whether an answer shows the latest state of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consistency {
-    /// It was given after all that was known when the request was sent.
+    /// The answer was given after all that was known when the request was sent.
     Linearizable,
     /// The member that gave it may be behind the others.
     Local,
@@ -123,18 +123,18 @@ impl History {
         self.state.lock().expect("nothing panics while this is locked")
     }
 
-    /// The moment now, to be taken before a request is sent.
+    /// Returns the present moment, to be taken before a request is sent.
     pub(crate) fn now(&self) -> Sent {
         let state = self.lock();
         Sent { epoch: state.epoch, revision: state.revision }
     }
 
-    /// The cluster that answered last; 0 before any has.
+    /// Returns the cluster that answered last; 0 before any has.
     pub(crate) fn cluster(&self) -> u64 {
         self.lock().cluster
     }
 
-    /// The latest revision that an answer told of.
+    /// Returns the latest revision that an answer told of.
     #[cfg(test)]
     fn revision(&self) -> i64 {
         self.lock().revision
@@ -224,7 +224,7 @@ impl History {
         }
     }
 
-    /// Whether there is anything by which the history is known.
+    /// Returns whether there is anything by which the history is known.
     pub(crate) fn has_marks(&self) -> bool {
         let state = self.lock();
         !(state.kept.is_empty() && state.given_back.is_empty() && state.seen.is_empty())
@@ -242,7 +242,8 @@ impl History {
         self.lock().kept.retain(|_, kept| is_alive(kept.lease));
     }
 
-    /// The marks by which this history is known; `is_held` tells which leases this client believes in.
+    /// Returns the marks by which this history is known; `is_held` tells which leases this client believes
+    /// in.
     pub(crate) fn marks(&self, is_held: impl Fn(i64) -> bool) -> Marks {
         let state = self.lock();
         let kept = state.kept.iter().filter(|(_, kept)| is_held(kept.lease));
@@ -258,7 +259,7 @@ impl History {
 }
 
 impl Sent {
-    /// The history that the moment is of.
+    /// Returns the epoch of the history that the moment is of.
     pub(crate) fn epoch(self) -> u64 {
         self.epoch
     }
@@ -271,14 +272,14 @@ impl State {
 }
 
 impl Kept {
-    /// Whether it is what was found.
+    /// Returns whether the key was found as it was kept.
     pub(crate) fn is(&self, found: Option<&KeyValue>) -> bool {
         found.is_some_and(|kv| kv.mod_revision == self.revision && kv.lease == self.lease)
     }
 }
 
 impl GivenBack {
-    /// Whether the key that was found is that which was deleted: then it never was, in this store.
+    /// Returns whether the key that was found is the deleted one: then it was never deleted, in this store.
     pub(crate) fn is_back(&self, found: Option<&KeyValue>) -> bool {
         found.is_some_and(|kv| kv.create_revision <= self.revision)
     }
@@ -290,7 +291,7 @@ impl Seen {
         Self { key: change.key.clone(), revision: change.revision, put }
     }
 
-    /// Whether a store that has this at the revision of the change can be the one that made it.
+    /// Returns whether a store that has this at the revision of the change can be the one that made it.
     pub(crate) fn is(&self, found: Option<&KeyValue>) -> bool {
         match (self.put, found) {
             (None, None) => true,
@@ -301,7 +302,7 @@ impl Seen {
         }
     }
 
-    /// Whether the key was deleted.
+    /// Returns whether the key was deleted.
     pub(crate) fn is_deletion(&self) -> bool {
         self.put.is_none()
     }

@@ -35,7 +35,8 @@ pub(crate) trait Answered {
     /// Returns its origin.
     fn header(&self) -> Header;
 
-    /// Whether it is given after all that was answered before; `None` if that depends on what was asked.
+    /// Returns whether the answer is given after all that was answered before; `None` if that depends on the
+    /// question.
     fn is_linearizable(&self) -> Option<bool> {
         Some(true)
     }

@@ -82,8 +82,8 @@ pub trait Attempts: fmt::Debug + Send + Sync {
     /// Returns how many members were tried.
     fn count(&self) -> usize;
 
-    /// Whether the last attempt was not sent over one connection of the store, and the next one takes another, so that it
-    /// need not wait. Told once.
+    /// Returns whether the next attempt takes another connection of the store, since the last one was not
+    /// sent over the first. The next attempt need not wait then. Told once.
     fn takes_other_route(&self) -> bool {
         false
     }
@@ -166,7 +166,7 @@ pub enum LeaseDetail {
 /// An answer to a request for renewal: the time to live, `None` if the store does not know the lease.
 pub type Renewed = Result<Option<Duration>, RenewalEnded>;
 
-/// Why a request for renewal got no answer.
+/// Reason why a request for renewal got no answer.
 #[derive(Debug)]
 pub enum RenewalEnded {
     /// The stream ended, for whatever reason.

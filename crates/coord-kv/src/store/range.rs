@@ -98,7 +98,7 @@ pub enum Detail {
 /// Options of a read of a key or range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GetOptions {
-    /// Which keys are meant.
+    /// Extent of the keys that are meant.
     pub extent: Extent,
     /// Detail in which each key is told.
     pub detail: Detail,

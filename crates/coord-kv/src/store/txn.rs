@@ -58,7 +58,7 @@ pub struct Compare {
 pub enum CompareOp {
     /// Both are the same.
     Equal,
-    /// They differ.
+    /// Both sides differ.
     NotEqual,
     /// The store's side is larger.
     Greater,

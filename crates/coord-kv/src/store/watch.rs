@@ -39,13 +39,13 @@ pub struct WatchAnswer {
     pub id: Option<i64>,
     /// Whether it says that the watch has begun: every change after its revision will be told.
     pub is_created: bool,
-    /// Why the watch is over, if it is.
+    /// Reason why the watch is over, if it is.
     pub canceled: Option<Canceled>,
     /// Changes, in their order. All changes of one revision are in one answer.
     pub changes: Vec<Change>,
 }
 
-/// Why the store has ended a watch.
+/// Reason why the store has ended a watch.
 #[derive(Debug)]
 pub enum Canceled {
     /// Changes that were asked for are not kept any more, or can not be told for another reason.

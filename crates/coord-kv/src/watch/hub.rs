@@ -99,7 +99,7 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The next delivery; `None` when changes may have been missed, or the client is gone.
+    /// Waits for the next delivery; `None` when changes may have been missed, or the client is gone.
     ///
     /// May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Option<Delivery> {
@@ -255,7 +255,7 @@ impl Task {
         }
     }
 
-    /// The next command; `None` when the client is closed or gone.
+    /// Waits for the next command; `None` when the client is closed or gone.
     async fn command(&mut self) -> Option<Command> {
         self.inbox.recv().await.filter(|command| !matches!(command, Command::Stop))
     }
@@ -485,7 +485,7 @@ enum Told {
     CancelAll(Vec<i64>),
 }
 
-/// Why [`Task::serve`] returned.
+/// Reason why [`Task::serve`] returned.
 enum Served {
     /// The client is gone.
     Done,

@@ -35,7 +35,7 @@ struct State {
     has_ended: bool,
 }
 
-/// An inbox with room for `limit` deliveries.
+/// Makes an inbox with room for `limit` deliveries.
 pub(super) fn inbox(limit: usize) -> (Sink, Inbox) {
     let shared = Arc::new(Shared { limit, state: Mutex::default() });
     (Sink(shared.clone()), Inbox(shared))
@@ -78,7 +78,7 @@ impl Drop for Sink {
 }
 
 impl Inbox {
-    /// The next delivery; `None` when the sink is dropped and nothing waits any more.
+    /// Waits for the next delivery; `None` when the sink is dropped and nothing waits any more.
     ///
     /// May be dropped and called again.
     pub(super) async fn next(&mut self) -> Option<Delivery> {

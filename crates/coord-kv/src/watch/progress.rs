@@ -26,17 +26,18 @@ pub(crate) enum Step {
 }
 
 impl ResumePoint {
-    /// Whether every change from a moment in the past on will be delivered.
+    /// Returns whether every change from a moment in the past on will be delivered.
     pub(crate) fn has_started(&self) -> bool {
         self.started
     }
 
-    /// The revision to ask for; `None` for "now".
+    /// Returns the revision to ask for; `None` for "now".
     pub(crate) fn next(&self) -> Option<i64> {
         self.next
     }
 
-    /// The revision up to which everything was delivered, or was there before the watch; 0 before it started.
+    /// Returns the revision up to which everything was delivered, or was there before the watch; 0 before it
+    /// started.
     pub(crate) fn delivered_to(&self) -> i64 {
         self.next.map_or(0, |next| next - 1)
     }
@@ -57,13 +58,13 @@ impl ResumePoint {
         if std::mem::replace(&mut self.started, true) { Step::Nothing } else { Step::Started }
     }
 
-    /// Whether more was delivered than a store at `revision` has. If that is the store's own revision, a watch would
-    /// wait in silence for a future one.
+    /// Returns whether more was delivered than a store at `revision` has. If that is the store's own
+    /// revision, a watch would wait in silence for a future one.
     fn is_ahead_of(&self, revision: i64) -> bool {
         self.next.is_some_and(|next| revision + 1 < next)
     }
 
-    /// Everything up to `revision` was delivered.
+    /// Takes note that everything up to `revision` was delivered.
     pub(crate) fn delivered(&mut self, revision: i64) {
         self.next = self.next.max(Some(revision + 1));
     }
