@@ -10,10 +10,10 @@ use tonic::Code;
 
 use crate::transport::{auth::NoCredentials, tls};
 
-/// When no member can be reached.
+/// Advice for the case that no member can be reached.
 pub(crate) const WHAT_TO_DO: &str = "check the endpoints, and that etcd runs and can be reached from here";
 
-/// When etcd has raised its alarm about space.
+/// Advice for the case that etcd has raised its alarm about space.
 const FREE_SPACE: &str = "it has reached its quota; compact and defragment it, or raise --quota-backend-bytes, and then \
                           run `etcdctl alarm disarm`";
 
@@ -83,7 +83,7 @@ enum Meaning {
     NotNow,
     /// The request may have been done.
     NoAnswer,
-    /// As `NoAnswer`, after all its time.
+    /// No answer, after all the time of the request.
     Late,
     /// Revision that is not kept any more.
     Compacted,

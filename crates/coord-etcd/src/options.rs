@@ -1,4 +1,4 @@
-//! How to reach etcd, and where in it to work.
+//! Configuration: how to reach etcd, and where in it to work.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,8 +12,8 @@ use crate::transport::{
     endpoint::{self, Endpoints, Scheme},
 };
 
-/// How to reach etcd, and where in it to work; deserializable, so that it can be a part of a service's own
-/// configuration.
+/// Configuration of how to reach etcd, and where in it to work; deserializable, so that it can be a part of a
+/// service's own configuration.
 ///
 /// ```
 /// use coord_etcd::EtcdConfig;
@@ -65,13 +65,13 @@ pub struct EtcdConfig {
     /// Whether etcd has to answer at the start. Default: it has to.
     #[serde(default)]
     pub connect: Connect,
-    /// How long connecting may take. Default: 5 s.
+    /// Longest time that connecting may take. Default: 5 s.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// How long one request may take. Default: 5 s.
+    /// Longest time that one request may take. Default: 5 s.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// How long `close` may take. Default: 5 s.
+    /// Longest time that `close` may take. Default: 5 s.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub close_timeout: Duration,
     /// The time to live of instance ids. Default: 30 s.
@@ -115,7 +115,7 @@ impl fmt::Debug for Provider {
     }
 }
 
-/// PEM files for TLS, read again for each new connection: whoever replaces them need not restart anything.
+/// PEM files for TLS, read again for each new connection: replacing them needs no restart.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

@@ -34,11 +34,11 @@ use crate::{
 pub struct Options {
     /// The roots of its keys.
     pub roots: CheckedRoots,
-    /// How it calls itself in what it stores.
+    /// Name of this client in the keys that it stores.
     pub owner: Owner,
-    /// How long one request may take, with all its attempts.
+    /// Longest time that one request may take, with all its attempts.
     pub request_timeout: Duration,
-    /// How long closing may take.
+    /// Longest time that closing may take.
     pub close_timeout: Duration,
     /// The time to live of instance ids.
     pub id_ttl: Ttl,

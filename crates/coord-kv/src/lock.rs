@@ -117,7 +117,7 @@ fn token(created: i64) -> FencingToken {
 
 fn guard(store: &dyn Store, name: LockName, ticket: Ticket, asked: Instant) -> LockGuard {
     let key = ticket.key().to_owned();
-    // The revision at which the place was created: whoever comes later has a larger one.
+    // The revision at which the place was created: a later contender has a larger one.
     let token = token(ticket.created());
     store.observe(Observation::Acquired { waited: asked.elapsed() });
     tracing::debug!(lock = %name, %token, waited = ?asked.elapsed(), "lock acquired");

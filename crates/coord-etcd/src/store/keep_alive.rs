@@ -39,7 +39,7 @@ use crate::{
 /// Name of the operation, for errors.
 const RENEW: &str = "renew a lease";
 
-/// How many requests may wait to be sent. There is one for each lease at a time.
+/// Most requests that may wait to be sent. There is one for each lease at a time.
 const MOST_WAITING: usize = 1 << 12;
 
 #[derive(Clone, PartialEq, prost::Message)]

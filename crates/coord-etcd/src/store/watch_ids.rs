@@ -15,7 +15,8 @@ use tokio::time::Instant;
 /// The number in answers that belong to no watch.
 const NO_WATCH: i64 = -1;
 
-/// How long a server that numbers watches may take to answer a request, for which all later ones wait.
+/// Longest time that a server that numbers watches may take to answer a request. All later requests wait for
+/// the answer.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// The side that numbers the watches of a stream.

@@ -21,14 +21,16 @@ use tower_service::Service;
 
 use super::endpoint::{Endpoints, Member};
 
-/// How often a connection with open streams is pinged, and how long the answer may take. Pings more often than every
-/// 5 s are punished by etcd, as are those without an open stream.
+/// Interval at which a connection with open streams is pinged. etcd punishes pings more often than every 5 s,
+/// and pings without an open stream.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest time that the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Silence after which a member is probed, while something is in flight to it. A member that does not answer
 /// the probe in time is given up.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Longest time that the answer to a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The longest time that one member has to begin its answer, where there are others. A leader that dies takes what was
@@ -52,10 +54,11 @@ fn a_try(request_timeout: Duration) -> Duration {
     (request_timeout / 2).min(LONGEST_TRY)
 }
 
-/// How long a request waits for the fast path, if its connection has just been lost. There is another way.
+/// Time that a request waits for the fast path, if its connection has just been lost. There is another way.
 const LOCAL_WAIT: Duration = Duration::from_millis(5);
 
-/// Instead of [`SILENCE`] where no streams are, so that no timer runs in an idle runtime of the user's.
+/// Time used instead of [`SILENCE`] where no streams are, so that no timer runs in an idle runtime of the
+/// user's.
 const SELDOM: Duration = Duration::from_secs(3600);
 
 /// Timeouts from the configuration.
@@ -119,11 +122,12 @@ pub(crate) fn channel(connection: Connection) -> Channel {
 }
 
 tokio::task_local! {
-    /// The client library makes the requests, so what they should carry along is found here.
+    /// Attempts at the request of this task. The client library makes the requests, so they find here what
+    /// they should carry along.
     static TRIES: Attempts;
 }
 
-/// Runs a request so that each try of it is noted in `tries`.
+/// Runs a request so that each attempt at it is noted in `tries`.
 pub(crate) async fn noted<T>(tries: &Attempts, request: impl Future<Output = T>) -> T {
     TRIES.scope(tries.clone(), request).await
 }

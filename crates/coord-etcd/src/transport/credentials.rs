@@ -39,8 +39,8 @@ impl Credentials {
     }
 }
 
-/// Where credentials come from: a secret store, an environment, a file of your own form. Closures that return such a
-/// future are providers too.
+/// Provider of credentials: a secret store, an environment, a file of your own form. Closures that return
+/// such a future are providers too.
 ///
 /// # Contract
 /// The provider is asked when the client connects, and again whenever etcd no longer accepts the client's
@@ -84,7 +84,7 @@ where
     }
 }
 
-/// Where the credentials of one client come from, as its configuration says.
+/// Source of the credentials of one client, as its configuration says.
 #[derive(Clone)]
 pub(crate) enum Source {
     Fixed(Credentials),

@@ -14,10 +14,10 @@ pub(crate) struct Endpoints {
     pub(crate) scheme: Scheme,
 }
 
-/// Where one member listens.
+/// Address at which one member listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// In lower case; without brackets if it is an IPv6 address.
+    /// Host in lower case; without brackets if it is an IPv6 address.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
@@ -30,7 +30,7 @@ impl Member {
     }
 }
 
-/// How to talk to all of them.
+/// Scheme of all endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Http,

@@ -14,7 +14,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use super::{endpoint::Scheme, files};
 use crate::options::TlsFiles;
 
-/// Where the settings for TLS come from, asked for each new connection.
+/// Source of the settings for TLS, asked for each new connection.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsSource {
     /// Without files, the system's authorities are trusted.
@@ -69,7 +69,7 @@ impl TlsSource {
     }
 }
 
-/// How errors of [`TlsSource::load`] begin.
+/// Beginning of the errors of [`TlsSource::load`].
 const FILES: &str = "the files for TLS can not be used: ";
 
 async fn read(path: &Path, kind: &str) -> Result<Vec<u8>, BoxError> {

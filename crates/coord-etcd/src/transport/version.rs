@@ -1,4 +1,4 @@
-//! Which version of etcd the members run, and what is known to be wrong with it.
+//! The version of etcd that each member runs, and its known faults.
 
 use std::{fmt, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
     tls::TlsSource,
 };
 
-/// How long one member has to answer.
+/// Time that one member has to answer.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The largest answer that is read.
 const MOST_BYTES: usize = 4096;

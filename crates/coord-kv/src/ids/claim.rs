@@ -28,7 +28,7 @@ pub(super) struct Candidate {
 pub(super) enum Answer {
     /// The candidate was taken; with the high-water mark that its earlier holders left.
     Taken(u32, Stamped),
-    /// None was free.
+    /// No candidate was free.
     Listed(Listed),
 }
 
@@ -141,7 +141,7 @@ pub(super) fn number(kv: &KeyValue) -> Option<u32> {
 /// Stored high-water mark of the stamps of an id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamped {
-    /// Up to when data may have been stamped with it.
+    /// Time up to which data may have been stamped with the id.
     pub(super) until: Option<u64>,
     /// The revision at which that was written; 0 if it never was.
     pub(super) revision: i64,

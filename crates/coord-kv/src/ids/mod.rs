@@ -93,7 +93,7 @@ impl InstanceIds for KvIds {
     }
 }
 
-/// Where one allocator's ids come from.
+/// Source of the ids of one allocator.
 #[derive(Clone, Debug)]
 struct Source {
     ids: Kept<Ids>,
@@ -126,7 +126,7 @@ enum Found {
     Claimed(Box<Claimed>),
     /// Others came earlier.
     Queue,
-    /// None is free.
+    /// No id is free.
     Full,
 }
 

@@ -1,4 +1,4 @@
-//! Ids whose holders vanished: how long they have rested, whoever looked at them meanwhile.
+//! Ids whose holders vanished: how long they have rested, no matter which clients looked at them meanwhile.
 //!
 //! Such an id rests from the moment at which somebody sees it first, since nobody knows when its key
 //! vanished. The moment has to outlive the process that saw it, which may be gone a second later, and the
@@ -41,7 +41,7 @@ struct Orphaned {
     note: Option<Note>,
 }
 
-/// Where it is written down when it was first seen so.
+/// Note of when the id was first seen so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Note {
     revision: i64,
@@ -53,7 +53,7 @@ struct Ending {
     ids: Arc<Ids>,
     service: ServiceName,
     marks: Vec<(u32, i64)>,
-    /// When they were seen. In another history of the store these revisions are those of others.
+    /// Moment at which they were seen. In another history of the store these revisions belong to others.
     seen: Sent,
 }
 
@@ -71,8 +71,8 @@ fn age(granted: i64, left: i64) -> Option<Duration> {
 }
 
 impl Ids {
-    /// Frees the ids of `marks` that have rested, and tells which. The others are freed when they have, by this client if
-    /// it stays and by whoever looks then if not.
+    /// Frees the ids of `marks` that have rested, and tells which. The others are freed when they have
+    /// rested: by this client if it stays, or by a client that looks then.
     pub(super) async fn free_orphaned(
         self: &Arc<Self>,
         service: &ServiceName,

@@ -1,8 +1,9 @@
-//! Which ids to try. No I/O.
+//! The choice of ids to try. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many ids one transaction tries. With half of the ids taken one in 16 claims needs a second transaction.
+/// Number of ids that one transaction tries. With half of the ids taken one in 16 claims needs a second
+/// transaction.
 pub(super) const TRIES: usize = 4;
 
 /// Ids of a service that are not free.

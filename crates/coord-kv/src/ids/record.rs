@@ -14,10 +14,10 @@ pub(super) struct Record {
     owner: Owner,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<String>,
-    /// Since when it is held, or rests.
+    /// Time since which the id is held, or rests.
     #[serde(with = "humantime_serde")]
     since: SystemTime,
-    /// How long others have to let it rest if its holder vanished.
+    /// Time for which others have to let the id rest if its holder vanished.
     #[serde(with = "humantime_serde")]
     pub(super) rest: Duration,
     /// Number of this attempt among the client's.

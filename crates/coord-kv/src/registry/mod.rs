@@ -25,7 +25,8 @@ use crate::{
     watch::follow,
 };
 
-/// On how many leases a record is written before one that is lost at once is left to the recovery of registrations.
+/// Most leases on which a record is written one after the other. If each is lost at once, the record is left
+/// to the recovery of registrations.
 const MOST_LEASES: usize = 3;
 
 /// The registry of one client.
@@ -160,9 +161,9 @@ async fn write_over_own(
 }
 
 enum Write {
-    /// Written at this revision.
+    /// The record was written at this revision.
     Done(i64),
-    /// Not written: the key may have another revision than expected, or not exist any more.
+    /// The record was not written: the key may have another revision than expected, or not exist any more.
     Found(Option<KeyValue>),
     /// The answer was lost. It was not written, and never will be.
     Never(Error),

@@ -1,4 +1,4 @@
-//! Which records are still as they were written, from the changes that are seen. No I/O.
+//! The records that are still as they were written, by the changes that are seen. No I/O.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ pub(super) struct OwnedRecords(HashMap<String, OwnedRecord>);
 
 #[derive(Debug, Default)]
 struct OwnedRecord {
-    /// How many writes have begun and not ended. Meanwhile nobody can say whose a change is.
+    /// Number of writes that have begun and not ended. Meanwhile nobody can say whose a change is.
     writing: usize,
     /// The revision of the latest change.
     seen: i64,
@@ -28,8 +28,9 @@ impl OwnedRecords {
         self.0.is_empty()
     }
 
-    /// Begins to look at the store after changes may have been missed: what should be there, unless it is just
-    /// being written. Revisions that were seen before are forgotten, since a store that lost its data counts anew.
+    /// Begins to look at the store after changes may have been missed. Returns what should be there, except
+    /// where it is just being written. Revisions that were seen before are forgotten, since a store that lost
+    /// its data counts anew.
     pub(super) fn expected(&mut self) -> Vec<(String, Option<i64>)> {
         let expected = self.0.iter_mut().map(|(key, record)| {
             record.seen = 0;

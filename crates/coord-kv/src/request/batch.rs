@@ -1,4 +1,4 @@
-//! Which waiting requests may travel in one transaction. No I/O.
+//! The choice of waiting requests that travel in one transaction: batches. No I/O.
 //!
 //! Two writes of one key can not share a transaction. Places that are created in one transaction have the
 //! same create revision. So two contenders for one queue in one transaction would have no order.
@@ -46,7 +46,7 @@ pub(crate) struct Lanes<R: Lined> {
     ready: VecDeque<R::Name>,
     /// Number of operations that all waiting requests would take.
     waiting: usize,
-    /// How many of those that wait enter a queue and may overlap with others.
+    /// Number of waiting requests that enter a queue and may overlap with others.
     overlapping: usize,
     /// The most operations of one transaction here.
     most: usize,
@@ -55,7 +55,7 @@ pub(crate) struct Lanes<R: Lined> {
 #[derive(Debug)]
 struct Lane<R> {
     waiting: VecDeque<R>,
-    /// How many batches are in flight.
+    /// Number of batches in flight.
     under_way: usize,
 }
 

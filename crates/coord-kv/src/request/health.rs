@@ -10,7 +10,8 @@ use crate::{
     store::{Failure, GetOptions, Route},
 };
 
-/// Into how many tries the time is divided where there are several members: one that hangs must not use it up.
+/// Number of attempts into which the time is divided where there are several members: a member that hangs
+/// must not use it up.
 const TRIES: u32 = 3;
 
 const OPERATION: &str = "health";

@@ -17,8 +17,9 @@ use tokio::sync::Notify;
 
 use crate::store::{Change, KeyValue};
 
-/// How many keys that were given back are kept as marks, and how many changes that were seen.
+/// Most given-back keys that are kept as marks.
 const MOST_GIVEN_BACK: usize = 32;
+/// Most seen changes that are kept as marks.
 const MOST_SEEN: usize = 4;
 
 /// Known history of the store.
@@ -33,7 +34,7 @@ pub(crate) struct History {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many histories ended before this one.
+    /// Number of histories that ended before this one.
     epoch: u64,
     /// The cluster that answered last.
     cluster: u64,
@@ -101,7 +102,7 @@ pub(crate) struct GivenBack {
 pub(crate) struct Seen {
     pub(crate) key: String,
     pub(crate) revision: i64,
-    /// When the key was created, and a print of its value; `None` for a deletion.
+    /// Revision at which the key was created, and a print of its value; `None` for a deletion.
     put: Option<(i64, u64)>,
 }
 

@@ -9,7 +9,7 @@ use crate::{
     store::{Compare, Failure, GetOptions, KeyValue, Op, OpResult, Range, Revision, Txn},
 };
 
-/// How many pairs one answer may have.
+/// Most pairs of one answer.
 const PAGE: i64 = 200;
 
 impl Rpc {

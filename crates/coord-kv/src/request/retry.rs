@@ -15,11 +15,11 @@ use crate::{
     },
 };
 
-/// Between two beginnings of the same thing.
+/// Pause between two beginnings of the same work.
 const SHORTEST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// When a request may be made again.
+/// Condition under which a request may be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
     /// Always: it is idempotent, since it changes nothing, or the same again.

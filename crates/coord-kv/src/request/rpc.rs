@@ -19,7 +19,7 @@ use crate::{
     store::{LeaseId, Limits, Store},
 };
 
-/// All that is believed of the store, by the floors above.
+/// Beliefs of the floors above about the store.
 pub(crate) trait Beliefs: Send + Sync {
     /// Returns the leases that this client believes in.
     fn leases(&self) -> HashSet<LeaseId>;
@@ -43,7 +43,7 @@ pub(crate) struct Rpc {
     pub(crate) connectivity: Connectivity,
     pub(crate) runtime: runtime::Handle,
     pub(crate) request_timeout: Duration,
-    /// How this client calls itself in what it stores.
+    /// Name of this client in the keys that it stores.
     pub(crate) owner: Owner,
     /// The owner as it is stored in a place of ours, for people who look there.
     pub(crate) holder: Arc<[u8]>,

@@ -27,10 +27,10 @@ const OPERATION: &str = "verify the history";
 /// The most keys of one watch that are compared with what was read of them.
 const MOST_READ: i64 = 10_000;
 
-/// How often marks are looked for that changed while they were looked for.
+/// Most looks for marks that changed while they were looked for.
 const MOST_LOOKS: usize = 3;
 
-/// An answer of the store, whatever it was asked.
+/// Answer of the store, to any request.
 pub(crate) trait Answered {
     /// Returns its origin.
     fn header(&self) -> Header;
@@ -109,7 +109,7 @@ impl Rpc {
     /// Compares an answer with what is known. All that was believed ends if it is of another history.
     ///
     /// # Errors
-    /// When it is of another cluster, beside the one that is known.
+    /// Fails if the answer is of another cluster while the known cluster is still there.
     pub(crate) async fn heard<T: Answered>(
         &self,
         sent: Sent,

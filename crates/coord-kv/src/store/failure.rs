@@ -9,7 +9,7 @@ use coord_api::{BoxError, Error};
 pub enum Effect {
     /// The store refused it, or it was never sent.
     None,
-    /// Nobody knows: the answer was lost. It may also take effect later.
+    /// The effect is unknown: the answer was lost. The request may also take effect later.
     Unknown,
 }
 

@@ -36,7 +36,7 @@ pub struct Description {
     pub name: &'static str,
     /// An advice for the case that no member can be reached.
     pub if_unreachable: &'static str,
-    /// How many members can be asked. A store with one member is never behind itself.
+    /// Number of members that can be asked. A store with one member is never behind itself.
     pub members: usize,
     /// The addresses of the members, which tell two stores apart before one of them has answered.
     pub addresses: Vec<String>,
@@ -60,7 +60,7 @@ pub struct Limits {
 pub enum Lateness {
     /// Never: a request that was given up is over.
     Never,
-    /// At any time later, as by a server that was frozen.
+    /// Possibly at any time later, as by a server that was frozen.
     Possible,
 }
 
@@ -223,7 +223,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Grants a lease with a number that the caller has chosen.
     ///
     /// # Errors
-    /// If the number is taken, beside what every request may fail with.
+    /// Fails if the number is taken, and as every request may.
     async fn grant(&self, call: Call<'_>, lease: LeaseId, ttl: i64) -> Result<Granted, Failure>;
 
     /// Ends a lease, with all keys on it.

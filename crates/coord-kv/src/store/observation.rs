@@ -11,14 +11,14 @@ pub enum Observation {
     Requested {
         /// Name of the operation.
         operation: &'static str,
-        /// How long it took.
+        /// Time that the request took.
         took: Duration,
         /// Whether it was answered.
         succeeded: bool,
     },
     /// A lock was acquired.
     Acquired {
-        /// How long its caller waited.
+        /// Time that its caller waited.
         waited: Duration,
     },
     /// A renewal was not acknowledged; others follow until the deadline of the lease.

@@ -57,14 +57,14 @@ pub struct GetAnswer {
     pub kvs: Vec<KeyValue>,
     /// Whether there are more than the limit.
     pub more: bool,
-    /// How many keys are in the range.
+    /// Number of keys in the range.
     pub count: i64,
 }
 
 /// The order of what is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// By key.
+    /// Order by key.
     #[default]
     ByKey,
     /// The key that was created last comes first.

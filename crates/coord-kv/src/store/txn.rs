@@ -47,13 +47,13 @@ pub struct Compare {
     pub key: Vec<u8>,
     /// Whether it is about all keys that begin so. It holds if there are none.
     pub is_prefix: bool,
-    /// How the store's side relates to the target.
+    /// Relation of the store's side to the target.
     pub op: CompareOp,
     /// Property that is compared, with the value that it is compared to.
     pub target: Target,
 }
 
-/// How two sides of a condition relate.
+/// Relation of the two sides of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompareOp {
     /// Both are the same.
@@ -111,7 +111,7 @@ impl Compare {
     }
 }
 
-/// How a key is written.
+/// Options of a write of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PutOptions {
     /// The lease that the key lives on from now on; zero for none.
@@ -147,7 +147,7 @@ pub enum Op {
         key: Vec<u8>,
         /// Its value.
         value: Vec<u8>,
-        /// How it is written.
+        /// Options of the write.
         options: PutOptions,
     },
     /// Deletes a key, if it is there.

@@ -30,13 +30,13 @@ use crate::{
     store::{Attempts, Canceled, Change, Effect, Failure, Observation, Range, WatchAnswer, WatchStream},
 };
 
-/// How many deliveries may wait for one consumer. A consumer that is further behind reads the state anew.
+/// Most deliveries that may wait for one consumer. A consumer that is further behind reads the state anew.
 const QUEUE: usize = 128;
 
-/// How long the server may take to open the stream.
+/// Longest time that the server may take to open the stream.
 const OPENING: Duration = Duration::from_secs(5);
 
-/// How many reads are made at once to show that watches may go on.
+/// Number of reads that are made at once to show that watches may go on.
 const PROVEN_AT_ONCE: usize = 16;
 
 /// The way to the task that owns the stream.
@@ -168,7 +168,7 @@ impl Hub {
 }
 
 struct Task {
-    /// To look at the store itself.
+    /// Context for reads of the store itself.
     rpc: Weak<Rpc>,
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: Watches,
@@ -477,11 +477,11 @@ async fn cancel(stream: &mut dyn WatchStream, ids: Vec<i64>) -> Result<(), Failu
 
 /// Request to send on the stream.
 enum Told {
-    /// To begin the watch with this id.
+    /// Request to begin the watch with this id.
     Watch(i64),
-    /// To end the watch with this id.
+    /// Request to end the watch with this id.
     Cancel(i64),
-    /// To end the watches with these ids.
+    /// Request to end the watches with these ids.
     CancelAll(Vec<i64>),
 }
 

@@ -10,11 +10,11 @@ use std::{
 
 use super::hub::Delivery;
 
-/// Where deliveries are put. Dropping it ends the inbox, once what waits was taken.
+/// Sender of deliveries. Dropping it ends the inbox, once the waiting deliveries were taken.
 #[derive(Debug)]
 pub(super) struct Sink(Arc<Shared>);
 
-/// Where they are taken.
+/// Receiver of deliveries.
 #[derive(Debug)]
 pub(super) struct Inbox(Arc<Shared>);
 

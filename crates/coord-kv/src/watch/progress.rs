@@ -1,4 +1,4 @@
-//! Where one watch stands: which revision it needs next, whatever happens to the stream. No I/O.
+//! The resume point of one watch: the revision that it needs next, whatever happens to the stream. No I/O.
 
 /// The progress of one watch, which begins with what comes from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) enum Step {
     Started,
     /// The answer has changes to deliver.
     Changes,
-    /// Nothing to tell.
+    /// The answer has nothing to tell.
     Nothing,
     /// Changes were missed, or will be: the consumer has to read the state anew.
     Gap,

@@ -1,4 +1,4 @@
-//! Why the store refuses a watch: for what is watched, or only for the credentials of the stream.
+//! Reasons why the store refuses a watch: for the watched keys, or only for the credentials of the stream.
 
 use coord_api::Error;
 

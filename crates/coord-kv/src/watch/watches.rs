@@ -25,7 +25,7 @@ pub(super) struct Watched {
     pub(super) progress: ResumePoint,
     /// The last that a user read of what is watched.
     read: Option<Read>,
-    /// In no order.
+    /// Sinks of its users, in no order.
     sinks: Vec<(u64, Sink)>,
 }
 
