@@ -102,9 +102,9 @@ impl Client {
         Ok(Self { inner, versions: Arc::new(versions) })
     }
 
-    /// Asks each endpoint which version of etcd runs there; what is known to be wrong with one,
-    /// [`faults`](crate::ServerVersion::faults) tells. When a client connects this is done in the background, and
-    /// faults are logged as warnings.
+    /// Asks each endpoint which version of etcd runs there. [`faults`](crate::ServerVersion::faults) tells
+    /// the known faults of a version. When a client connects this is done in the background, and faults are
+    /// logged as warnings.
     ///
     /// # Cancel safety
     /// May be dropped at any point.

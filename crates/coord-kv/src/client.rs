@@ -42,7 +42,7 @@ pub struct Options {
     pub close_timeout: Duration,
     /// The time to live of instance ids.
     pub id_ttl: Ttl,
-    /// The runtime for all that has to happen in time. It should be one that nobody else keeps busy.
+    /// The runtime for all that has to happen in time. Nobody else should keep it busy.
     pub runtime: runtime::Handle,
 }
 

@@ -37,7 +37,7 @@ impl Queue for LockQueue<'_> {
     }
 
     async fn pause(&self) {
-        // Many lose their places at one moment. Closed: that is told by what is tried next.
+        // Many lose their places at one moment. The client is closed: the next request tells.
         let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(20..150)));
         tokio::select! {
             () = self.queues.closed() => {}
@@ -106,7 +106,8 @@ impl DistributedLock for KvLock {
     }
 }
 
-/// Reads one key of a queue; one that is not UTF-8 was not written by a program that uses it as a lock.
+/// Reads one key of a queue. A key that is not UTF-8 was not written by a program that uses the queue as a
+/// lock.
 fn holder(kv: &KeyValue) -> Option<Holder> {
     Some(Holder::new(serde_json::from_slice(&kv.value).ok(), kv.key_str().ok()?, token(kv.create_revision)))
 }

@@ -1,4 +1,4 @@
-//! coord's words for what is asked and answered, and etcd's.
+//! Conversion of requests and answers between coord's types and etcd's.
 
 use bytes::Bytes;
 use coord_kv::store::{

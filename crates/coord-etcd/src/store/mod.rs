@@ -67,7 +67,7 @@ pub(crate) struct EtcdStore {
     try_limit: Option<Duration>,
 }
 
-/// Not derived, since some handles of the client library print secrets.
+/// Written by hand, since some handles of the client library print secrets.
 impl fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdStore").field("description", &self.description).finish_non_exhaustive()

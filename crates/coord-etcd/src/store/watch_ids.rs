@@ -37,7 +37,7 @@ pub(super) struct Asked {
     numbering: Numbering,
     /// Watches that the stream is not asked for yet.
     wanted: VecDeque<i64>,
-    /// Requests without an answer, in their order, which is that of the answers.
+    /// Requests without an answer, in their order, which is the order of the answers.
     unanswered: VecDeque<i64>,
     /// The moment of the last request.
     last: Option<Instant>,

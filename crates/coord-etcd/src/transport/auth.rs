@@ -265,7 +265,7 @@ impl Service<Request<Body>> for WithToken {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The one that is ready is used, and a fresh one left in its place.
+        // The clone that is ready is used, and a fresh clone left in its place.
         let fresh = self.channel.clone();
         let channel = std::mem::replace(&mut self.channel, fresh);
         let auth = self.auth.clone();

@@ -1,4 +1,4 @@
-//! The way to the members of etcd: one connection to each, and every request over one that works.
+//! The connections to the members of etcd: one to each, and every request over a connection that works.
 //!
 //! coord-grpc's balancer does it. A member that is dead, frozen or cut off gets no requests. Requests that
 //! were not sent to it go to another member. Its streams break, so that they can be opened elsewhere.
@@ -33,15 +33,15 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Longest time that the answer to a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The longest time that one member has to begin its answer, where there are others. A leader that dies takes what was
-/// on its way to it along, and followers wait for that in vain.
+/// The longest time that one member has to begin its answer, where there are others. A leader that dies takes
+/// the requests on their way to it along, and followers wait for them in vain.
 const LONGEST_TRY: Duration = Duration::from_millis(1500);
 
 /// The longest pause before a member that can not be reached is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A member that answers that it has no leader so often gets no requests for a while. Not for long, since a
-/// whole cluster answers that while it elects one.
+/// A member that answers that it has no leader so often gets no requests for a while. The time is short,
+/// since a whole cluster answers so while it elects a leader.
 const FAILURES: u32 = 3;
 const EJECTION_TIME: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 

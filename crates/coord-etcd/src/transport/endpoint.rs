@@ -37,7 +37,7 @@ pub(crate) enum Scheme {
     Https,
 }
 
-/// Parses endpoints; those without a scheme are `https` when `tls` is configured.
+/// Parses endpoints; an endpoint without a scheme is `https` when `tls` is configured.
 pub(crate) fn parse(endpoints: &[String], tls: bool) -> Result<Endpoints> {
     if endpoints.is_empty() {
         return Err(refuse("the list is empty, it needs at least one `host:port`"));
@@ -76,7 +76,7 @@ fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, Member)> {
         None => (default, endpoint),
     };
     if authority.contains('@') {
-        // Not echoed: what stands before the `@` may be a password.
+        // The endpoint is not echoed: the part before the `@` may be a password.
         return Err(refuse("an endpoint contains `@`: set `username` and `password` instead"));
     }
     let shown = Shown(authority);

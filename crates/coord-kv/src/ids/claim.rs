@@ -153,8 +153,7 @@ impl Stamped {
         Self { until, revision: kv.mod_revision }
     }
 
-    /// Returns whether no holder whose clock is that of this machine has stamped that far: each stamps one
-    /// TTL ahead.
+    /// Returns whether no holder with this machine's clock has stamped that far: each stamps one TTL ahead.
     pub(super) fn is_ahead(&self, ttl: Duration) -> bool {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let latest = (since + ttl + Duration::from_secs(1)).as_millis();

@@ -84,7 +84,7 @@ impl fmt::Debug for HighWaterMark {
 }
 
 impl HighWaterMark {
-    /// Takes what was stored at the claim.
+    /// Takes the high-water mark that was stored at the claim.
     pub(super) fn new(ids: &Arc<Ids>, id: Held, hold: Hold, stamped: Stamped) -> Self {
         Self {
             ids: Arc::downgrade(ids),

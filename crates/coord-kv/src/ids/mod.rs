@@ -1,4 +1,4 @@
-//! Instance ids: a key for each id that is held or rests, and a queue for those who wait for one.
+//! Instance ids: a key for each id that is held or rests, and a queue for the clients that wait for one.
 
 mod claim;
 mod claimed;

@@ -208,7 +208,7 @@ impl Ending {
         answer.map(drop)
     }
 
-    /// Ends marks, with their notes. May be repeated: what is compared is of that very mark.
+    /// Ends marks, with their notes. May be repeated: the conditions are about that very mark.
     async fn end(&self, over: &[Orphaned]) -> Result<(), Failure> {
         let is_over = self.ids.history.now().epoch() != self.seen.epoch();
         if over.is_empty() || is_over {

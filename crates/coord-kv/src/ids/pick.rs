@@ -25,7 +25,7 @@ impl Listed {
         below.filter(|(id, _)| !self.taken.contains(id)).collect()
     }
 
-    /// Returns some free ids below `max_id` in random order, so that those who claim at the same moment
+    /// Returns some free ids below `max_id` in random order, so that clients that claim at the same moment
     /// seldom meet.
     pub(super) fn some_free(&self, max_id: u32) -> Vec<u32> {
         let free = (1..max_id).filter(|id| !self.taken.contains(id) && !self.marked.contains_key(id));

@@ -73,7 +73,7 @@ impl Records {
         self.by_service.lock().expect("nothing panics while this is locked")
     }
 
-    /// Changes what is known of a service; forgets it with its last record.
+    /// Changes the known records of a service; forgets the service with its last record.
     fn update<T>(&self, service: &ServiceName, change: impl FnOnce(&mut OwnedRecords) -> T) -> Option<T> {
         let mut services = self.lock();
         let Entry::Occupied(mut found) = services.entry(service.clone()) else { return None };
@@ -197,7 +197,8 @@ impl Records {
     }
 }
 
-/// Tells the holders of a service's records when those are changed, until there are none or the client is closed.
+/// Tells the holders of a service's records when their records are changed, until there are none or the
+/// client is closed.
 async fn guard(records: Arc<Records>, service: ServiceName, is_guarded: watch::Sender<bool>) {
     tokio::select! {
         () = records.closed() => {}

@@ -60,7 +60,7 @@ impl ServiceRegistry for KvRegistry {
         let all = Range::Prefix(records.keys.services().into());
         let (_, pairs) = records.read("list services", &all).await?;
         let name = |kv: &KeyValue| kv.key_str().ok().and_then(|key| records.keys.service_of(key));
-        // Ordered by key, so what is below one service is together.
+        // The pairs are ordered by key, so all records of one service are together.
         let services = pairs.chunk_by(|one, next| name(one) == name(next)).filter_map(|pairs| {
             let service = name(&pairs[0])?;
             let instances = instances(records, &service, pairs);

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct OwnedKey {
     pub(crate) key: String,
-    /// The revision of our last write: it shows that the key is still the one that we wrote.
+    /// The revision of our last write: it shows that the key is still as we wrote it.
     pub(crate) written: i64,
     pub(crate) session: Arc<Session>,
 }
@@ -45,7 +45,7 @@ enum DeleteOutcome {
 }
 
 impl Records {
-    /// Deletes the key if it is still the one that we wrote.
+    /// Deletes the key if it is still as we wrote it.
     async fn delete_own(&self, own: &OwnedKey) -> Result<DeleteOutcome, Failure> {
         let delete = Txn::new()
             .when(own.is_there())
@@ -92,7 +92,8 @@ impl Records {
     async fn delete_if_stray(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
         let found = self.get("clean up", key, None).await?;
         let Some(stray) = found.kvs.first().filter(|kv| kv.value == value) else { return Ok(()) };
-        // After reading: an attempt that begins later replaces what was found, and then this deletes nothing.
+        // Asked after reading: an attempt that begins later replaces the found value, and then this deletes
+        // nothing.
         if self.is_wanted(key) {
             return Ok(());
         }

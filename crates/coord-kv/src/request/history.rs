@@ -109,7 +109,7 @@ pub(crate) struct Seen {
 /// The marks by which one history is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
-    /// The key that this client wrote last of those that it keeps. It is there, as it was written.
+    /// The key that this client wrote last, of all keys that it keeps. It is there, as it was written.
     pub(crate) kept: Option<(String, Kept)>,
     /// Keys that are not there, or were created later.
     pub(crate) given_back: Vec<GivenBack>,
@@ -141,7 +141,8 @@ impl History {
         self.lock().revision
     }
 
-    /// Compares an answer by `member` of `cluster` at `revision` to a request that was sent at `sent` with what is known.
+    /// Compares an answer by `member` of `cluster` at `revision` to a request that was sent at `sent` with
+    /// the known history.
     pub(crate) fn heard(
         &self,
         sent: Sent,
@@ -176,7 +177,7 @@ impl History {
         Heard::Same
     }
 
-    /// Begins another history, unless that of `sent` has ended already.
+    /// Begins another history, unless the history of `sent` has ended already.
     pub(crate) fn end(&self, sent: Sent) -> bool {
         let mut state = self.lock();
         let ends = state.epoch == sent.epoch;
@@ -238,7 +239,7 @@ impl History {
         marks.kept.as_ref().is_some_and(|(key, kept)| state.kept.get(key) == Some(kept))
     }
 
-    /// Forgets what was kept on leases that are over.
+    /// Forgets the keys that were kept on leases that are over.
     pub(crate) fn keep_on(&self, is_alive: impl Fn(i64) -> bool) {
         self.lock().kept.retain(|_, kept| is_alive(kept.lease));
     }
@@ -292,7 +293,8 @@ impl Seen {
         Self { key: change.key.clone(), revision: change.revision, put }
     }
 
-    /// Returns whether a store that has this at the revision of the change can be the one that made it.
+    /// Returns whether a store that has this at the revision of the change can be the store that made the
+    /// change.
     pub(crate) fn is(&self, found: Option<&KeyValue>) -> bool {
         match (self.put, found) {
             (None, None) => true,

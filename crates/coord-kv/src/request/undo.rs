@@ -81,7 +81,7 @@ impl Rpc {
             tokio::select! {
                 () = tokio::time::sleep(pauses.after(&failed)) => {}
                 () = heard_again(&mut connectivity) => {
-                    // Not all that waits at once.
+                    // Waiting clean-ups do not all begin at once.
                     tokio::time::sleep(SHORTEST.mul_f64(fastrand::f64())).await;
                 }
             }

@@ -24,7 +24,7 @@ use crate::{
 
 const OPERATION: &str = "verify the history";
 
-/// The most keys of one watch that are compared with what was read of them.
+/// The most keys of one watch that are compared with an earlier read.
 const MOST_READ: i64 = 10_000;
 
 /// Most looks for marks that changed while they were looked for.
@@ -106,7 +106,7 @@ enum Verdict {
 }
 
 impl Rpc {
-    /// Compares an answer with what is known. All that was believed ends if it is of another history.
+    /// Compares an answer with the known history. All that was believed ends if it is of another history.
     ///
     /// # Errors
     /// Fails if the answer is of another cluster while the known cluster is still there.
@@ -134,7 +134,8 @@ impl Rpc {
         Ok(())
     }
 
-    /// Compares an answer on a stream with what is known. It may be overtaken by others, so its revision raises no doubt.
+    /// Compares an answer on a stream with the known history. It may be overtaken by others, so its revision
+    /// raises no doubt.
     pub(crate) fn heard_on_stream(&self, header: Header, attempts: &dyn Attempts) {
         let member = if self.members() > 1 { attempts.member() } else { None };
         let from = (header.cluster, member.as_deref());
@@ -152,7 +153,7 @@ impl Rpc {
         let verifications = &self.verifications;
         let mark = verifications.begun.load(Ordering::SeqCst);
         let mut done = verifications.done.lock().await;
-        // Only one that began after the mark was certainly sent after whatever raised the doubt.
+        // Only a verification that began after the mark was certainly sent after the doubt was raised.
         if done.0 > mark {
             return Ok(done.1);
         }
@@ -203,8 +204,8 @@ impl Rpc {
         })
     }
 
-    /// Returns whether the store had what was read of a range, at the revision of the read. If it had something else, it has
-    /// another history. It may have compacted that, or not tell it in one answer.
+    /// Returns whether the store had the pairs that were read of a range, at the revision of the read. If it
+    /// had something else, it has another history. It may have compacted that, or not tell it in one answer.
     pub(crate) async fn has_read(&self, range: &Range, read: Option<Read>) -> Result<bool, Failure> {
         let Some(read) = read else { return Ok(false) };
         let sent = self.history.now();
@@ -231,7 +232,7 @@ impl Rpc {
         Ok(is_same)
     }
 
-    /// Asks for marks; with `past` also for what was at their revisions.
+    /// Asks for marks; with `past` also for the state at their revisions.
     async fn find(&self, marks: &Marks, past: bool) -> Result<Found, Failure> {
         let keys_only = || GetOptions::new().with_keys_only();
         let mut looks = Vec::new();
@@ -248,7 +249,7 @@ impl Rpc {
             for Seen { key, revision, .. } in &marks.seen {
                 looks.push(Op::get(key.as_str(), Some(GetOptions::new().with_revision(*revision))));
             }
-            // A deletion is shown by what was there before it.
+            // A deletion is shown by the state before it.
             let seen = marks.seen.iter().filter(|seen| seen.is_deletion());
             let deletions = seen.map(|seen| (&seen.key, seen.revision));
             let given_back = marks.last_given_back.iter().map(|last| (&last.key, last.revision));
@@ -289,8 +290,8 @@ impl Rpc {
         self.refusal.check()
     }
 
-    /// Judges an answer of another store than the one that is known: the store was replaced, or two of the members are of
-    /// different stores. `members` are who answered for the known one, and now.
+    /// Judges an answer of another store than the known one: the store was replaced, or two of the members
+    /// are of different stores. `members` are who answered for the known one, and now.
     async fn judge_cluster(&self, sent: Sent, (known, now): (&str, Option<&str>)) -> Result<(), Failure> {
         if self.members() > 1 && now != Some(known) {
             self.check_clusters().await.map_err(|error| Failure { error, effect: Effect::None })?;
@@ -317,7 +318,7 @@ struct Found {
     now: i64,
 }
 
-/// Judges what was found of marks, in the order in which [`Rpc::find`] asks for them.
+/// Judges the answers to a look at the marks, in the order in which [`Rpc::find`] asks for them.
 fn judged(marks: &Marks, found: &Found) -> Verdict {
     let mut answers = found.answers.iter();
     let mut next = || pairs(answers.next()).first();

@@ -61,7 +61,7 @@ pub struct GetAnswer {
     pub count: i64,
 }
 
-/// The order of what is found.
+/// The order of the found keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// Order by key.
@@ -106,7 +106,7 @@ pub struct GetOptions {
     pub limit: i64,
     /// The revision to look at; zero for the present.
     pub revision: Revision,
-    /// The order of what is found.
+    /// The order of the found keys.
     pub order: Order,
     /// The largest revision at which a key may be created to be found; zero for any.
     pub max_create_revision: Revision,
@@ -138,19 +138,19 @@ impl GetOptions {
         Self { limit, ..self }
     }
 
-    /// Reads what was there at a revision; zero for now.
+    /// Reads the state at a revision; zero for now.
     #[must_use]
     pub fn with_revision(self, revision: Revision) -> Self {
         Self { revision, ..self }
     }
 
-    /// Tells what was created last first.
+    /// Tells the key that was created last first.
     #[must_use]
     pub fn latest_first(self) -> Self {
         Self { order: Order::LatestFirst, ..self }
     }
 
-    /// Leaves out what was created later.
+    /// Leaves out keys that were created later.
     #[must_use]
     pub fn with_max_create_revision(self, revision: Revision) -> Self {
         Self { max_create_revision: revision, ..self }

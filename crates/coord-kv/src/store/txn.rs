@@ -1,4 +1,4 @@
-//! Transactions: conditions, the operations if all of them hold, and those if one does not.
+//! Transactions: conditions, the operations if all of them hold, and the operations if a condition does not.
 
 use super::{GetAnswer, GetOptions, Header, LeaseId, Revision};
 
@@ -73,7 +73,7 @@ pub enum Target {
     CreateRevision(Revision),
     /// The revision at which it was written last.
     ModRevision(Revision),
-    /// Its value. No value is equal to that of a key that is not there.
+    /// Its value. No value is equal to the value of a key that is not there.
     Value(Vec<u8>),
     /// The lease that it lives on.
     Lease(LeaseId),
@@ -84,12 +84,13 @@ impl Compare {
         Self { key: key.into(), is_prefix: false, op, target }
     }
 
-    /// Compares the revision at which a key was created; that of a key that is not there is zero.
+    /// Compares the revision at which a key was created; the revision of a key that is not there is zero.
     pub fn create_revision(key: impl Into<Vec<u8>>, op: CompareOp, revision: Revision) -> Self {
         Self::of(key, op, Target::CreateRevision(revision))
     }
 
-    /// Compares the revision at which a key was written last; that of a key that is not there is zero.
+    /// Compares the revision at which a key was written last; the revision of a key that is not there is
+    /// zero.
     pub fn mod_revision(key: impl Into<Vec<u8>>, op: CompareOp, revision: Revision) -> Self {
         Self::of(key, op, Target::ModRevision(revision))
     }

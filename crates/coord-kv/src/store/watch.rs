@@ -13,7 +13,7 @@ pub struct WatchRequest {
     pub id: i64,
     /// The keys that are watched.
     pub range: Range,
-    /// The first revision whose changes are told; `None` for those after the present.
+    /// The first revision whose changes are told; `None` for all changes after the present.
     pub from: Option<Revision>,
 }
 

@@ -1,7 +1,7 @@
 //! The watch stream for all watches of a client, reopened and resumed where each of them stood.
 //!
-//! All that subscribe to the same keys share one watch on the server, which ends with the last of them. Each has
-//! a bounded queue of its own: one that is behind loses its place alone.
+//! All that subscribe to the same keys share one watch on the server, which ends with the last of them. Each
+//! has a bounded queue of its own: a user that is behind loses its place alone.
 
 use std::{
     ops::Deref,
@@ -67,7 +67,7 @@ enum Command {
         range: Range,
         id: u64,
     },
-    /// A user has read what is watched.
+    /// A user has read the watched keys.
     Read {
         range: Range,
         read: Read,
@@ -108,8 +108,8 @@ impl Subscription {
 }
 
 impl Subscription {
-    /// Takes note that its user has read what is watched. If the store can not be shown to have had that when the stream
-    /// was opened again, the subscription ends.
+    /// Takes note that its user has read the watched keys. If the store can not be shown to have had that
+    /// when the stream was opened again, the subscription ends.
     pub(crate) fn has_read(&self, read: Read) {
         let _ = self.commands.send(Command::Read { range: self.range.clone(), read });
     }
@@ -177,9 +177,9 @@ struct Task {
     refused: Option<(i64, Error)>,
     /// The generation of the credentials that the stream was opened with, which it keeps.
     generation: u64,
-    /// Whether the member that the stream is open to has not seen what was delivered.
+    /// Whether the member that the stream is open to has not seen the delivered changes.
     is_behind: bool,
-    /// Whether a stream was open before, and deliveries may be of what was known then.
+    /// Whether a stream was open before, and deliveries may be of the history that was known then.
     is_reopened: bool,
     /// The member that the stream goes to.
     attempts: Box<dyn Attempts>,

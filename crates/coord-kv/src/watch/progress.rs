@@ -20,8 +20,8 @@ pub(crate) enum Step {
     Nothing,
     /// Changes were missed, or will be: the consumer has to read the state anew.
     Gap,
-    /// The member that answers has not seen yet what was delivered. Either it is behind the others, or the store has
-    /// another history.
+    /// The member that answers has not seen the delivered changes yet. Either it is behind the others, or the
+    /// store has another history.
     Behind,
 }
 

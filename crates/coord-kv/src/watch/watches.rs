@@ -1,4 +1,4 @@
-//! The watches of one stream, each with those that share it. No I/O.
+//! The watches of one stream, each with the users that share it. No I/O.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ pub(super) struct Watches {
 pub(super) struct Watched {
     range: Range,
     pub(super) progress: ResumePoint,
-    /// The last that a user read of what is watched.
+    /// Latest read of the watched keys by a user.
     read: Option<Read>,
     /// Sinks of its users, in no order.
     sinks: Vec<(u64, Sink)>,
@@ -79,14 +79,14 @@ impl Watches {
         self.by_id.get(&id)?.sinks.is_empty().then(|| self.end(id)).flatten().map(|_| id)
     }
 
-    /// Forgets a watch. Dropping what is returned tells its users that changes may have been missed.
+    /// Forgets a watch. Dropping the returned watch tells its users that changes may have been missed.
     pub(super) fn end(&mut self, id: i64) -> Option<Watched> {
         let ended = self.by_id.remove(&id)?;
         self.ids.remove(&ended.range);
         Some(ended)
     }
 
-    /// Takes note of what a user read of what is watched.
+    /// Takes note of a user's read of the watched keys.
     pub(super) fn has_read(&mut self, range: &Range, read: Read) {
         if let Some(watched) = self.ids.get(range).and_then(|id| self.by_id.get_mut(id)) {
             watched.read = watched.read.filter(|last| last.revision > read.revision).or(Some(read));
