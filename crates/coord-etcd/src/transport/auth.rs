@@ -2,8 +2,8 @@
 //! request.
 //!
 //! A single task per client authenticates: many requests whose token is refused at the same time cost one
-//! authentication. Authentication is expensive for etcd. A request waits for it, and is sent once more with
-//! the new token: a request whose token was refused had no effect. Streams are opened once more by their
+//! authentication. Authentication is expensive for etcd. A request waits for the new token, and is sent once
+//! more with it: a request whose token was refused had no effect. Streams are opened once more by their
 //! owners, for whom the new token is there by then.
 
 use std::{
@@ -222,7 +222,7 @@ fn no_credentials(error: BoxError) -> Status {
 }
 
 /// Returns whether etcd refused the token. Either it expired, or the password or the store of users changed
-/// since, or authentication was enabled after it was asked for.
+/// since, or authentication was enabled after the token was asked for.
 fn is_refusal(headers: &HeaderMap) -> bool {
     Status::from_header_map(headers).is_some_and(|status| match status.code() {
         Code::Unauthenticated => true,

@@ -7,7 +7,8 @@
 //!
 //! A lease that is gone proves nothing, since an operator may have revoked it. Then the note is gone as well,
 //! and the rest begins anew. So the lease is far longer than the rest, and only the time that is left of it
-//! counts. The counted rest is never too short: a new leader of etcd grants the whole time again.
+//! counts. The time that is left is never less than it should be: a new leader of etcd grants the whole time
+//! again.
 
 use std::{
     collections::{BTreeSet, HashMap},
