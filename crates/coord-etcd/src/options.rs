@@ -194,8 +194,9 @@ impl EtcdConfig {
 
     /// Parses `etcd://host:port[,host:port…][/namespace]`.
     ///
-    /// # Errors [`Error::InvalidArgument`] with the mistake. Credentials do not belong in a URL, where logs
-    /// and process lists show them: they are refused here and taken from the fields.
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the mistake. Credentials do not belong in a URL, where logs and
+    /// process lists show them: they are refused here and taken from the fields.
     ///
     /// ```
     /// use coord_etcd::EtcdConfig;

@@ -34,7 +34,7 @@ use crate::{
 pub struct Options {
     /// The roots of its keys.
     pub roots: CheckedRoots,
-    /// Name of this client in the keys that it stores.
+    /// Name of this client in the values that it stores.
     pub owner: Owner,
     /// Longest time that one request may take, with all its attempts.
     pub request_timeout: Duration,

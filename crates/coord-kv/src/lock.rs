@@ -37,7 +37,7 @@ impl Queue for LockQueue<'_> {
     }
 
     async fn pause(&self) {
-        // Many lose their places at one moment. The client is closed: the next request tells.
+        // Many lose their places at one moment. If the client is closed, the next request tells.
         let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(20..150)));
         tokio::select! {
             () = self.queues.closed() => {}

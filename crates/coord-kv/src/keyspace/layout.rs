@@ -72,7 +72,8 @@ pub struct CheckedRoots {
 impl CheckedRoots {
     /// Checks the roots of a layout without any I/O.
     ///
-    /// # Errors [`Error::InvalidArgument`] with the mistake.
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the mistake.
     pub fn of(layout: &Layout, namespace: &str) -> Result<Self> {
         layout.check(namespace)
     }

@@ -69,9 +69,9 @@ impl Rpc {
 /// A transaction that only reads, by which something is decided.
 ///
 /// etcd lets any member answer a transaction by itself, from a state of any age, if all its gets are
-/// serializable. This is also so for a transaction without gets, which has only conditions. Both of its
-/// branches count, taken or not. So each look has a linearizable get in the branch that is taken when a
-/// condition is not met.
+/// serializable. This is also so for a transaction without gets, which has only conditions. Both branches
+/// count, taken or not. So each look has a linearizable get in the branch that is taken when a condition is
+/// not met.
 #[derive(Clone, Debug)]
 pub(crate) struct Look {
     conditions: Vec<Compare>,

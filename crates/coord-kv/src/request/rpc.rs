@@ -43,7 +43,7 @@ pub(crate) struct Rpc {
     pub(crate) connectivity: Connectivity,
     pub(crate) runtime: runtime::Handle,
     pub(crate) request_timeout: Duration,
-    /// Name of this client in the keys that it stores.
+    /// Name of this client in the values that it stores.
     pub(crate) owner: Owner,
     /// The owner as it is stored in a place of ours, for people who look there.
     pub(crate) holder: Arc<[u8]>,

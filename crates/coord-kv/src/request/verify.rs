@@ -291,7 +291,8 @@ impl Rpc {
     }
 
     /// Judges an answer of another store than the known one: the store was replaced, or two of the members
-    /// are of different stores. `members` are who answered for the known one, and now.
+    /// are of different stores. The members are the one that answered for the known store, and the one that
+    /// answered now.
     async fn judge_cluster(&self, sent: Sent, (known, now): (&str, Option<&str>)) -> Result<(), Failure> {
         if self.members() > 1 && now != Some(known) {
             self.check_clusters().await.map_err(|error| Failure { error, effect: Effect::None })?;
