@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// One client of etcd. Clones are cheap and share the connection, the leases and the background thread.
+/// Client of etcd. Clones are cheap and share the connection, the leases and the background thread.
 ///
 /// # Example
 /// ```no_run
@@ -45,8 +45,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, authenticates and reads once, so that a wrong address, user or permission is told here; with
-    /// [`Connect::Lazily`] only a bad configuration is, and the rest happens when etcd is there.
+    /// Connects, authenticates and reads once, so that a wrong address, user or permission is reported here.
+    /// With [`Connect::Lazily`] only a bad configuration is reported here, and the rest happens when etcd is
+    /// there.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad configuration, before anything is sent;
@@ -101,9 +102,9 @@ impl Client {
         Ok(Self { inner, versions: Arc::new(versions) })
     }
 
-    /// Asks each endpoint which version of etcd runs there; what is known to be wrong with one,
-    /// [`faults`](crate::ServerVersion::faults) tells. When a client connects this is done in the background, and
-    /// faults are logged as warnings.
+    /// Asks each endpoint which version of etcd runs there. [`faults`](crate::ServerVersion::faults) tells
+    /// the known faults of a version. When a client connects this is done in the background, and faults are
+    /// logged as warnings.
     ///
     /// # Cancel safety
     /// May be dropped at any point.

@@ -1,4 +1,5 @@
-//! What etcd and its client answer, as coord's errors. Nothing else looks at codes or messages.
+//! Conversion of the answers of etcd and its client to coord's errors. Nothing else looks at codes or
+//! messages.
 
 use std::{error::Error as _, time::Duration};
 
@@ -9,10 +10,10 @@ use tonic::Code;
 
 use crate::transport::{auth::NoCredentials, tls};
 
-/// When no member can be reached.
+/// Advice for the case that no member can be reached.
 pub(crate) const WHAT_TO_DO: &str = "check the endpoints, and that etcd runs and can be reached from here";
 
-/// When etcd has raised its alarm about space.
+/// Advice for the case that etcd has raised its alarm about space.
 const FREE_SPACE: &str = "it has reached its quota; compact and defragment it, or raise --quota-backend-bytes, and then \
                           run `etcdctl alarm disarm`";
 
@@ -69,7 +70,7 @@ fn classify_status(operation: &'static str, limit: Duration, status: &tonic::Sta
     }
 }
 
-/// What an answer means.
+/// Meaning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     /// Another user, or another role.
@@ -78,24 +79,24 @@ enum Meaning {
     NotAccepted,
     LeaseGone,
     Full,
-    /// It was not begun. Another member may do it, or this one later.
+    /// The request was not begun. Another member may do it, or this one later.
     NotNow,
-    /// It may have been done.
+    /// The request may have been done.
     NoAnswer,
-    /// As `NoAnswer`, after all its time.
+    /// No answer, after all the time of the request.
     Late,
-    /// The revision that was asked for is not kept any more,
+    /// Revision that is not kept any more.
     Compacted,
-    /// or not there yet.
+    /// Revision that is not there yet.
     Future,
-    /// Refused for a reason that nobody foresaw,
+    /// Refusal for a reason that nobody foresaw.
     Other,
-    /// or perhaps not only refused.
+    /// Failure that is perhaps not only a refusal.
     Strange,
 }
 
-/// etcd uses few codes for many things, and not the same ones in each version; its words have stayed. Whatever may be said
-/// after a write was handed on is `NoAnswer`.
+/// Words of etcd's messages. etcd uses few codes for many things, and not the same ones in each version; its
+/// words have stayed. Whatever may be said after a write was handed on is `NoAnswer`.
 const WORDS: &[(&str, Meaning)] = &[
     ("permission denied", Meaning::NotAllowed),
     // A wrong password, an unknown user, and no user where one is needed have the code of a bad argument.
@@ -156,7 +157,7 @@ fn unavailable(source: BoxError) -> Error {
     Error::Unavailable { what: "etcd".into(), source: Some(source) }
 }
 
-/// Why no member is ready, as the balancer says it.
+/// Returns the error for the balancer's words on why no member is ready.
 fn not_connected(words: &str) -> Error {
     match tls::hint(words) {
         Some(hint) => Error::Tls { what: "etcd".into(), hint, source: words.into() },

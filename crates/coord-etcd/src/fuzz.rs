@@ -1,12 +1,13 @@
-//! What must hold of the parsers of this crate, whatever they are given; for the fuzz targets and for tests.
+//! Invariants of the parsers of this crate, for any input; for the fuzz targets and for tests.
 //!
-//! Each panics if it does not hold.
+//! Each function panics if its invariant does not hold.
 
 pub use coord_kv::fuzz::{id_value, keys};
 
 use crate::transport::endpoint;
 
-/// A list of endpoints, divided by commas, becomes URLs that are themselves good endpoints, or a refusal in one line.
+/// Checks that a list of endpoints, divided by commas, becomes URLs that are themselves good endpoints, or a
+/// refusal in one line.
 pub fn endpoints(text: &str) {
     let list: Vec<_> = text.split(',').map(str::to_owned).collect();
     for tls in [false, true] {

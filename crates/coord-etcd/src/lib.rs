@@ -1,9 +1,8 @@
 //! The etcd backend of coord. Services depend on the crate `coord` with the feature `etcd`; this crate is for
-//! those who want nothing else.
+//! users who want nothing else.
 //!
 //! Everything that must happen in time (renewals, deadlines, clean-up, the connection itself) runs on one
-//! thread of this crate's own, where a busy runtime of the user's can not starve it. See
-//! [`Client::connect`].
+//! thread of this crate's own. A busy runtime of the user's can not starve it there. See [`Client::connect`].
 
 mod background;
 mod client;

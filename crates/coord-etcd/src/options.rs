@@ -1,4 +1,4 @@
-//! How to reach etcd, and where in it to work.
+//! Configuration: how to reach etcd, and where in it to work.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,8 +12,8 @@ use crate::transport::{
     endpoint::{self, Endpoints, Scheme},
 };
 
-/// How to reach etcd, and where in it to work; deserializable, so that it can be a part of a service's own
-/// configuration.
+/// Configuration of how to reach etcd, and where in it to work; deserializable, so that it can be a part of a
+/// service's own configuration.
 ///
 /// ```
 /// use coord_etcd::EtcdConfig;
@@ -42,8 +42,8 @@ pub struct EtcdConfig {
     /// The user, where authentication is enabled.
     #[serde(default)]
     pub username: Option<String>,
-    /// The user's password; never printed. One that may be replaced while the service runs belongs into
-    /// `password_file`, or comes from a [provider](Self::credentials).
+    /// The user's password; never printed. A password that may be replaced while the service runs belongs
+    /// into `password_file`, or comes from a [provider](Self::credentials).
     #[serde(default)]
     pub password: Option<SecretString>,
     /// A file with the user's password, read again before each authentication. Line ends after the password are no part
@@ -58,19 +58,20 @@ pub struct EtcdConfig {
     /// Files for TLS. Without it, `https` endpoints are checked against the system's certificates.
     #[serde(default)]
     pub tls: Option<TlsFiles>,
-    /// What operators call this client, for example the service or the pod: shown to who asks who holds a lock.
+    /// Name that operators call this client by, for example the service or the pod. Shown to anybody who asks
+    /// who holds a lock.
     #[serde(default)]
     pub label: Option<String>,
     /// Whether etcd has to answer at the start. Default: it has to.
     #[serde(default)]
     pub connect: Connect,
-    /// How long connecting may take. Default: 5 s.
+    /// Longest time that connecting may take. Default: 5 s.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// How long one request may take. Default: 5 s.
+    /// Longest time that one request may take. Default: 5 s.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// How long `close` may take. Default: 5 s.
+    /// Longest time that `close` may take. Default: 5 s.
     #[serde(default = "default_timeout", with = "humantime_serde")]
     pub close_timeout: Duration,
     /// The time to live of instance ids. Default: 30 s.
@@ -93,15 +94,15 @@ pub enum Connect {
 
 /// Whether a password may be sent to `http` endpoints.
 ///
-/// There is no exception for loopback: what listens on a port of this machine need not be etcd, and an address that is
-/// loopback in a test is another in production.
+/// There is no exception for loopback. A listener on a port of this machine need not be etcd, and an address
+/// that is loopback in a test is another in production.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlaintextPassword {
     /// Connecting with a password to `http` endpoints is refused before anything is sent.
     #[default]
     Refused,
-    /// It is sent. For tests, and for networks that encrypt by themselves.
+    /// The password is sent. For tests, and for networks that encrypt by themselves.
     Allowed,
 }
 
@@ -114,7 +115,7 @@ impl fmt::Debug for Provider {
     }
 }
 
-/// PEM files for TLS, read again for each new connection: whoever replaces them need not restart anything.
+/// PEM files for TLS, read again for each new connection: replacing them needs no restart.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -170,7 +171,7 @@ fn default_id_ttl() -> Duration {
 }
 
 impl EtcdConfig {
-    /// A configuration with defaults for all but the endpoints.
+    /// Makes a configuration with defaults for all but the endpoints.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
@@ -194,7 +195,7 @@ impl EtcdConfig {
     /// Parses `etcd://host:port[,host:port…][/namespace]`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] with what is wrong. Credentials do not belong in a URL, where logs and
+    /// [`Error::InvalidArgument`] with the mistake. Credentials do not belong in a URL, where logs and
     /// process lists show them: they are refused here and taken from the fields.
     ///
     /// ```
@@ -365,7 +366,7 @@ impl EtcdConfig {
     }
 }
 
-/// What [`EtcdConfig::check`] parsed.
+/// Result of [`EtcdConfig::check`], parsed.
 pub(crate) struct Checked {
     pub(crate) endpoints: Endpoints,
     pub(crate) roots: CheckedRoots,

@@ -1,5 +1,5 @@
-//! What a client counts and times, through the facade of the `metrics` crate: nothing, where a program installs no recorder.
-//! `docs/production.md` lists the names.
+//! Counters and timers of a client, through the facade of the `metrics` crate. Nothing is counted where a
+//! program installs no recorder. `docs/production.md` lists the names.
 
 use coord_kv::store::Observation;
 

@@ -34,19 +34,19 @@ use crate::{
 pub struct Options {
     /// The roots of its keys.
     pub roots: CheckedRoots,
-    /// How it calls itself in what it stores.
+    /// Name of this client in the values that it stores.
     pub owner: Owner,
-    /// How long one request may take, with all its attempts.
+    /// Longest time that one request may take, with all its attempts.
     pub request_timeout: Duration,
-    /// How long closing may take.
+    /// Longest time that closing may take.
     pub close_timeout: Duration,
     /// The time to live of instance ids.
     pub id_ttl: Ttl,
-    /// The runtime for all that has to happen in time. It should be one that nobody else keeps busy.
+    /// The runtime for all that has to happen in time. Nobody else should keep it busy.
     pub runtime: runtime::Handle,
 }
 
-/// One of each area, and the order in which they end.
+/// The areas of a client, and the order in which they end.
 #[derive(Debug)]
 struct Areas {
     rpc: Arc<Rpc>,
@@ -118,11 +118,12 @@ impl Areas {
     }
 }
 
-/// One client of a store, with all four areas over it. Clones are cheap and share the leases.
+/// Client of a store, with all four areas over it. Clones are cheap and share the leases.
 #[derive(Clone)]
 pub struct Client {
     areas: Kept<Areas>,
-    /// One of each for all, so that what is shared by registry or by config center is shared by client.
+    /// Registry of all clones, so that whatever is shared by registry or by config center is shared by
+    /// client.
     registry: Arc<KvRegistry>,
     config: Arc<KvConfigCenter>,
 }
@@ -134,8 +135,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Makes a client of a store. When it and all that came of it are dropped, `on_last_drop` is given the last work to run,
-    /// which gives the leases back; nothing runs on the runtime after that.
+    /// Makes a client of a store. When the client and everything made from it are dropped, `on_last_drop` is
+    /// given the last work to run, which gives the leases back. Nothing runs on the runtime after that.
     pub fn new(
         store: Arc<dyn Store>,
         options: Options,

@@ -100,7 +100,8 @@ impl ConfigCenter for KvConfigCenter {
     }
 }
 
-/// Names what is covered as users do. Below a prefix other programs may have keys that no call takes: they are left out.
+/// Names the covered keys as users do. Below a prefix other programs may have keys that no call takes: they
+/// are left out.
 fn name(keys: &Keys, scope: Scope<'_>) -> impl Fn(&str) -> Option<String> + Send + Sync + 'static {
     let (keys, is_listed) = (keys.clone(), matches!(scope, Scope::Prefix(_)));
     move |key| Some(keys.config_name(key)).filter(|name| !is_listed || ConfigKey::is_key(name))

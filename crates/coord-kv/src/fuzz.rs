@@ -1,6 +1,6 @@
-//! What must hold of the parsers of this crate, whatever they are given; for the fuzz targets and for tests.
+//! Invariants of the parsers of this crate, for any input; for the fuzz targets and for tests.
 //!
-//! Each panics if it does not hold.
+//! Each function panics if its invariant does not hold.
 
 use coord_api::{ConfigKey, InstanceId, LockName, ServiceName};
 
@@ -9,8 +9,8 @@ use crate::{
     keyspace::{Keys, Layout},
 };
 
-/// Two names of a kind have the same keys if they are the same name, and no key of one is below those of the other. What
-/// was built of a name gives the name back.
+/// Checks that two names of a kind have the same keys if and only if they are the same name. No key of a name
+/// is below the keys of another. A key that was built of a name gives the name back.
 pub fn keys(one: &str, other: &str) {
     let keys = Keys::below(Layout::Namespace.check("shop").expect("is valid"));
     if let (Ok(one), Ok(other)) = (LockName::parse(one), LockName::parse(other)) {
@@ -41,7 +41,8 @@ pub fn keys(one: &str, other: &str) {
     let _ = Keys::id_number(one);
 }
 
-/// The value of an id's key is read, or is another program's; what is read is written and read as the same again.
+/// Checks that the value of an id's key is read, or is another program's. A value that is read is written and
+/// read as the same again.
 pub fn id_value(value: &[u8]) {
     ids::read_again(value);
 }

@@ -3,8 +3,14 @@
 //!
 //! Nothing in here does I/O of its own or knows a certain store. [`Client::new`] makes a provider of a store.
 //!
-//! Each floor imports only those below it, from the top: `client`; `lock`, `registry`, `config` and `ids`; `queue` and
-//! `commit`; `session` and `watch`; `request`; `keyspace` and `store`.
+//! Each floor imports only the floors below it. From the top:
+//!
+//! 1. `client`
+//! 2. `lock`, `registry`, `config` and `ids`
+//! 3. `queue` and `commit`
+//! 4. `session` and `watch`
+//! 5. `request`
+//! 6. `keyspace` and `store`
 
 mod client;
 mod commit;

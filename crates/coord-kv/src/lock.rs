@@ -37,7 +37,7 @@ impl Queue for LockQueue<'_> {
     }
 
     async fn pause(&self) {
-        // Many lose their places at one moment. Closed: that is told by what is tried next.
+        // Many lose their places at one moment. If the client is closed, the next request tells.
         let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(20..150)));
         tokio::select! {
             () = self.queues.closed() => {}
@@ -106,7 +106,8 @@ impl DistributedLock for KvLock {
     }
 }
 
-/// Reads one key of a queue; one that is not UTF-8 was not written by a program that uses it as a lock.
+/// Reads one key of a queue. A key that is not UTF-8 was not written by a program that uses the queue as a
+/// lock.
 fn holder(kv: &KeyValue) -> Option<Holder> {
     Some(Holder::new(serde_json::from_slice(&kv.value).ok(), kv.key_str().ok()?, token(kv.create_revision)))
 }
@@ -117,7 +118,7 @@ fn token(created: i64) -> FencingToken {
 
 fn guard(store: &dyn Store, name: LockName, ticket: Ticket, asked: Instant) -> LockGuard {
     let key = ticket.key().to_owned();
-    // The revision at which the place was created: whoever comes later has a larger one.
+    // The revision at which the place was created: a later contender has a larger one.
     let token = token(ticket.created());
     store.observe(Observation::Acquired { waited: asked.elapsed() });
     tracing::debug!(lock = %name, %token, waited = ?asked.elapsed(), "lock acquired");

@@ -1,4 +1,4 @@
-//! coord's words for what is asked and answered, and etcd's.
+//! Conversion of requests and answers between coord's types and etcd's.
 
 use bytes::Bytes;
 use coord_kv::store::{
@@ -10,9 +10,9 @@ use etcd_client::{Event, EventType, GetResponse, ResponseHeader, SortOrder, Sort
 /// Whether an answer tells its own origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// It does.
+    /// The answer tells its own origin.
     Own,
-    /// That of the transaction around it does.
+    /// The answer of the transaction around it tells the origin.
     Outer,
 }
 

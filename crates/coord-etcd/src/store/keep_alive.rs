@@ -1,10 +1,14 @@
 //! The stream for the renewals of all leases of a client.
 //!
-//! etcd renews any number of leases over one stream: it answers each request, in their order, and ends the stream when it
-//! refuses one, which is the first that has no answer. The client library has a stream for each lease, and drops what
-//! opening it was answered, so the call is made here. etcd's gRPC proxy answers a second request for a lease only with
-//! its own next renewal, up to a third of a time to live later. So a stream whose answer is late is only left for another
-//! one; it ends when nobody waits for it any more.
+//! etcd renews any number of leases over one stream. Requests are answered in their order. When etcd refuses
+//! a request, it ends the stream; the first request without an answer is the refused one.
+//!
+//! The client library has a stream for each lease, and drops the answer to its opening, so the call is made
+//! here.
+//!
+//! etcd's gRPC proxy answers a second request for a lease only with its own next renewal. This can be up to a
+//! third of a time to live later. So a stream whose answer is late is only left for another one; it ends when
+//! nobody waits for it any more.
 
 use std::{
     collections::VecDeque,
@@ -32,10 +36,10 @@ use crate::{
     transport::channel::noted,
 };
 
-/// What is tried, for errors.
+/// Name of the operation, for errors.
 const RENEW: &str = "renew a lease";
 
-/// How many requests may wait to be sent. There is one for each lease at a time.
+/// Most requests that may wait to be sent. There is one for each lease at a time.
 const MOST_WAITING: usize = 1 << 12;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -115,7 +119,7 @@ impl Asked {
         let at = self.unanswered.iter().position(|(asked, _)| *asked == id);
         if let Some((_, reply)) = at.and_then(|at| self.unanswered.remove(at)) {
             let ttl = u64::try_from(ttl).ok().filter(|ttl| *ttl > 0).map(Duration::from_secs);
-            // Whoever asked may have its answer from another stream.
+            // The caller may have its answer from another stream.
             let _ = reply.send(Ok(ttl));
         }
     }

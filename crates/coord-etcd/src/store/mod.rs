@@ -63,24 +63,24 @@ pub(crate) struct EtcdStore {
     keep_alives: KeepAlives,
     made: Made,
     cluster: Cluster,
-    /// How long one member has for one request, where there are others.
+    /// Time that one member has for one request, where there are others.
     try_limit: Option<Duration>,
 }
 
-/// Not derived, since some handles of the client library print secrets.
+/// Written by hand, since some handles of the client library print secrets.
 impl fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdStore").field("description", &self.description).finish_non_exhaustive()
     }
 }
 
-/// The tries of one request.
+/// Attempts at one request.
 #[derive(Debug)]
 struct EtcdAttempts {
     tries: coord_grpc::Attempts,
-    /// Whether it was tried over the connection of the caller's own runtime,
+    /// Whether the request was tried over the connection of the caller's own runtime.
     was_local: AtomicBool,
-    /// and was not sent there.
+    /// Whether the request was not sent over the connection of the caller's own runtime.
     was_unsent: AtomicBool,
 }
 

@@ -1,4 +1,4 @@
-//! The stream of watches of etcd, whoever numbers them.
+//! The stream of watches of etcd, no matter whether the client or the server numbers them.
 
 use std::{collections::HashMap, time::Duration};
 

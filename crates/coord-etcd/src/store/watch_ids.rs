@@ -1,9 +1,9 @@
 //! The watches that one stream is asked for, and the numbers by which the server knows them. No I/O.
 //!
-//! etcd takes the ids that a client chooses, so watches are asked for without waiting for each other. etcd's gRPC proxy
-//! numbers watches itself, and may answer the second request before the first. The first answer on a stream tells which
-//! of both it is. A stream whose server numbers watches has one request under way at a time, and learns the number from
-//! the answer.
+//! The client chooses the ids of its watches, where the server is etcd, so watches are asked for without
+//! waiting for each other. The gRPC proxy of etcd numbers watches itself, and may answer the second request
+//! before the first. The first answer on a stream tells which of both the server is. A stream whose server
+//! numbers watches has one request in flight at a time, and learns the number from the answer.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,7 +15,8 @@ use tokio::time::Instant;
 /// The number in answers that belong to no watch.
 const NO_WATCH: i64 = -1;
 
-/// How long a server that numbers watches may take to answer a request, for which all later ones wait.
+/// Longest time that a server that numbers watches may take to answer a request. All later requests wait for
+/// the answer.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// The side that numbers the watches of a stream.
@@ -36,7 +37,7 @@ pub(super) struct Asked {
     numbering: Numbering,
     /// Watches that the stream is not asked for yet.
     wanted: VecDeque<i64>,
-    /// Requests without an answer, in their order, which is that of the answers.
+    /// Requests without an answer, in their order, which is the order of the answers.
     unanswered: VecDeque<i64>,
     /// The moment of the last request.
     last: Option<Instant>,
@@ -45,7 +46,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// A new stream, which is to be asked for these watches.
+    /// Starts with a new stream, which is to be asked for these watches.
     pub(super) fn new(wanted: impl IntoIterator<Item = i64>) -> Self {
         Self { wanted: wanted.into_iter().collect(), ..Self::default() }
     }

@@ -1,9 +1,10 @@
-//! The token of a user of etcd: got when the client connects, got anew when etcd refuses it, and put on every request.
+//! The token of a user of etcd: got when the client connects, got anew when etcd refuses it, and put on every
+//! request.
 //!
-//! One task per client authenticates, so that many requests whose token is refused at the same time cost one
-//! authentication, which is expensive for etcd. A request waits for it, and is sent once more with the new token: a
-//! request whose token was refused had no effect. Streams are opened once more by those who own them, for whom the new
-//! token is there by then.
+//! A single task per client authenticates: many requests whose token is refused at the same time cost one
+//! authentication. Authentication is expensive for etcd. A request waits for the new token, and is sent once
+//! more with it: a request whose token was refused had no effect. Streams are opened once more by their
+//! owners, for whom the new token is there by then.
 
 use std::{
     fmt,
@@ -28,8 +29,8 @@ use super::credentials::Source;
 /// Requests that can not be sent twice, since their bodies are conversations.
 const STREAMS: [&str; 2] = ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"];
 
-/// Between attempts to authenticate, jittered. An attempt costs etcd a tenth of a second of one core, and a secret that
-/// comes late should come in time for the shortest TTL.
+/// Returns the backoff between attempts to authenticate, with jitter. An attempt costs etcd a tenth of a
+/// second of one core. A secret that comes late should still come in time for the shortest TTL.
 fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
@@ -95,7 +96,7 @@ impl Auth {
         self.token().await.map(drop)
     }
 
-    /// A number that is another one whenever the token is.
+    /// Returns a number that is another one whenever the token is.
     pub(crate) fn generation(&self) -> u64 {
         match &*self.state.borrow() {
             State::Valid(token) => token.generation,
@@ -103,7 +104,7 @@ impl Auth {
         }
     }
 
-    /// The token, or why there is none now; waits while it is asked for.
+    /// Returns the token, or why there is none now; waits while it is asked for.
     async fn token(&self) -> Result<Token, Status> {
         let mut state = self.state.subscribe();
         let known = state.wait_for(|state| !matches!(state, State::Wanted { .. })).await;
@@ -164,7 +165,7 @@ struct Authenticator {
 }
 
 impl Authenticator {
-    /// One attempt, with the credentials as they are now.
+    /// Authenticates once, with the credentials as they are now.
     async fn authenticate(&mut self) -> Result<Option<HeaderValue>, Status> {
         let attempt = async {
             let credentials = self.source.ask().await.map_err(no_credentials)?;
@@ -220,8 +221,8 @@ fn no_credentials(error: BoxError) -> Status {
     status
 }
 
-/// Whether etcd refused the token: it expired, the password or the store of users changed since, or authentication was
-/// enabled after it was asked for.
+/// Returns whether etcd refused the token. Either it expired, or the password or the store of users changed
+/// since, or authentication was enabled after the token was asked for.
 fn is_refusal(headers: &HeaderMap) -> bool {
     Status::from_header_map(headers).is_some_and(|status| match status.code() {
         Code::Unauthenticated => true,
@@ -232,8 +233,8 @@ fn is_refusal(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The answer to one request, and whether etcd refused the token. A refusal has no message, so its status is in the head,
-/// or in trailers that come next where etcd serves TLS.
+/// Returns the answer to one request, and whether etcd refused the token. A refusal has no message, so its
+/// status is in the head, or in trailers that come next where etcd serves TLS.
 async fn with_verdict(answer: Response<Body>) -> (Response<Body>, bool) {
     let (head, mut body) = answer.into_parts();
     if is_refusal(&head.headers) {
@@ -264,7 +265,7 @@ impl Service<Request<Body>> for WithToken {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The one that is ready is used, and a fresh one left in its place.
+        // The clone that is ready is used, and a fresh clone left in its place.
         let fresh = self.channel.clone();
         let channel = std::mem::replace(&mut self.channel, fresh);
         let auth = self.auth.clone();

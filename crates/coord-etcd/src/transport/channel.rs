@@ -1,8 +1,8 @@
-//! The way to the members of etcd: one connection to each, and every request over one that works.
+//! The connections to the members of etcd: one to each, and every request over a connection that works.
 //!
-//! coord-grpc's balancer does it. A member that is dead, frozen or cut off gets no requests; what it did not get
-//! goes to another one; and its streams break, so that they can be opened elsewhere. Which of the requests that
-//! failed may be made again, `request.rs` decides.
+//! coord-grpc's balancer does it. A member that is dead, frozen or cut off gets no requests. Requests that
+//! were not sent to it go to another member. Its streams break, so that they can be opened elsewhere.
+//! `retry.rs` of coord-kv decides which of the failed requests may be made again.
 
 use std::{
     convert::Infallible,
@@ -21,29 +21,31 @@ use tower_service::Service;
 
 use super::endpoint::{Endpoints, Member};
 
-/// How often a connection with open streams is pinged, and how long the answer may take. Pings more often than every
-/// 5 s are punished by etcd, as are those without an open stream.
+/// Interval at which a connection with open streams is pinged. etcd punishes pings more often than every 5 s,
+/// and pings without an open stream.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest time that the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A member from which nothing came for so long while something is in flight to it is asked whether it is there, and
-/// given up when it does not answer in time.
+/// Silence after which a member is probed, while something is in flight to it. A member that does not answer
+/// the probe in time is given up.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Longest time that the answer to a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The longest time that one member has to begin its answer, where there are others. A leader that dies takes what was
-/// on its way to it along, and followers wait for that in vain.
+/// The longest time that one member has to begin its answer, where there are others. A leader that dies takes
+/// the requests on their way to it along, and followers wait for them in vain.
 const LONGEST_TRY: Duration = Duration::from_millis(1500);
 
 /// The longest pause before a member that can not be reached is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A member that answers that it has no leader so often gets no requests for a while. Not for long, since a
-/// whole cluster answers that while it elects one.
+/// A member that answers that it has no leader so often gets no requests for a while. The time is short,
+/// since a whole cluster answers so while it elects a leader.
 const FAILURES: u32 = 3;
 const EJECTION_TIME: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// How long one member has for one request, where there are others.
+/// Returns how long one member has for one request, where there are others.
 pub(crate) fn try_limit(endpoints: &Endpoints, request_timeout: Duration) -> Option<Duration> {
     (endpoints.all.len() > 1).then(|| a_try(request_timeout))
 }
@@ -52,19 +54,20 @@ fn a_try(request_timeout: Duration) -> Duration {
     (request_timeout / 2).min(LONGEST_TRY)
 }
 
-/// How long a request waits for the short way, if its connection has just been lost. There is another way.
+/// Time that a request waits for the fast path, if its connection has just been lost. There is another way.
 const LOCAL_WAIT: Duration = Duration::from_millis(5);
 
-/// Instead of [`SILENCE`] where no streams are, so that no timer runs in an idle runtime of the user's.
+/// Time used instead of [`SILENCE`] where no streams are, so that no timer runs in an idle runtime of the
+/// user's.
 const SELDOM: Duration = Duration::from_secs(3600);
 
-/// What the transport is told by the configuration.
+/// Timeouts from the configuration.
 pub(crate) struct Timeouts {
     pub(crate) connect: Duration,
     pub(crate) request: Duration,
 }
 
-/// How to connect to the members, without TLS.
+/// Returns the options to connect to the members, without TLS.
 pub(crate) fn options(endpoints: &Endpoints, timeouts: &Timeouts) -> ConnectOptions {
     let options = ConnectOptions::new()
         .connect_timeout(timeouts.connect)
@@ -90,8 +93,9 @@ fn outlier_detection() -> OutlierDetection {
         .max_ejection_time(EJECTION_TIME.1)
 }
 
-/// How to connect for the short way, made from the [`options`] for the other one. No stream is open there for which
-/// it would have to be looked after: it is given up when a try is not answered. There is another way.
+/// Returns the options of the fast path, made from the [`options`] of the main connection. No stream is open
+/// there for which it would have to be probed: it is given up when an attempt is not answered. There is
+/// another way.
 pub(crate) fn local(options: ConnectOptions, timeouts: &Timeouts) -> ConnectOptions {
     options.wait_timeout(LOCAL_WAIT).try_timeout(a_try(timeouts.request)).probe(
         ConnectOptions::ANY_METHOD,
@@ -100,7 +104,8 @@ pub(crate) fn local(options: ConnectOptions, timeouts: &Timeouts) -> ConnectOpti
     )
 }
 
-/// A connection to all of `members`, driven by the runtime on which it is made; its task ends with the last clone.
+/// Connects to all of `members`, driven by the runtime on which this is called; the task ends with the last
+/// clone.
 pub(crate) fn connection(service: &str, members: &[Member], options: ConnectOptions) -> Result<Connection> {
     let members = members.iter().map(|member| {
         let info = ServiceInfo::new("etcd", member.authority(), member.host.as_str(), member.port);
@@ -111,17 +116,18 @@ pub(crate) fn connection(service: &str, members: &[Member], options: ConnectOpti
     Connection::balance(service, members, options)
 }
 
-/// The connection as the client library takes it.
+/// Wraps the connection as the client library takes it.
 pub(crate) fn channel(connection: Connection) -> Channel {
     Channel::Custom(BoxCloneSyncService::new(Members(connection)))
 }
 
 tokio::task_local! {
-    /// The client library makes the requests, so what they should carry along is found here.
+    /// Attempts at the request of this task. The client library makes the requests, so they find here what
+    /// they should carry along.
     static TRIES: Attempts;
 }
 
-/// Runs a request so that each try of it is noted in `tries`.
+/// Runs a request so that each attempt at it is noted in `tries`.
 pub(crate) async fn noted<T>(tries: &Attempts, request: impl Future<Output = T>) -> T {
     TRIES.scope(tries.clone(), request).await
 }

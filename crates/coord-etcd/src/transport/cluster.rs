@@ -12,13 +12,15 @@ use super::{
     version::Versions,
 };
 
-/// How long one member has to say of which cluster it is.
+/// Time that one member has to say of which cluster it is.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// How long a client that connects waits until all members have said it. Later ones are heard in the background.
+/// Time that a client that connects waits until all members have said their cluster. Later answers are heard
+/// in the background.
 pub(crate) const AT_THE_START: Duration = Duration::from_millis(500);
 
-/// Which two members are of different clusters, from the members that said it; none that is away says anything.
+/// Describes two members of different clusters, from the members that said theirs. A member that is away says
+/// nothing.
 fn difference(members: &[(String, u64)]) -> Option<String> {
     let (first, cluster) = members.first()?;
     let (second, other) = members.iter().find(|(_, other)| other != cluster)?;

@@ -1,4 +1,4 @@
-//! Who this client is to etcd. Credentials are asked for again before each authentication, so that a password can be
+//! Credentials of this client. They are asked for again before each authentication, so that a password can be
 //! replaced while the service runs.
 
 use std::{
@@ -24,12 +24,12 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A user with its password.
+    /// Makes the credentials of a user with its password.
     pub fn new(username: impl Into<String>, password: impl Into<SecretString>) -> Self {
         Self { username: username.into(), password: password.into() }
     }
 
-    /// The user.
+    /// Returns the user.
     pub fn username(&self) -> &str {
         &self.username
     }
@@ -39,14 +39,16 @@ impl Credentials {
     }
 }
 
-/// Where credentials come from: a secret store, an environment, a file of your own form. Closures that return such a
-/// future are providers too.
+/// Provider of credentials: a secret store, an environment, a file of your own form. Closures that return
+/// such a future are providers too.
 ///
 /// # Contract
-/// It is asked when the client connects, and again whenever etcd no longer accepts the token or the credentials that it
-/// had: after a token was idle past its life, after a password was changed, and then with growing pauses (0.1 s to about
-/// 2 s) until etcd accepts what it answers. It is asked by one task at a time. An answer that takes longer than the
-/// request timeout counts as a failure. It runs on the thread that renews the leases, so it must not block: give blocking
+/// The provider is asked when the client connects, and again whenever etcd no longer accepts the client's
+/// token or credentials. This happens after a token was idle past its life, or after a password was changed.
+/// The provider is then asked with growing pauses (0.1 s to about 2 s) until etcd accepts its answer.
+///
+/// The provider is asked by one task at a time. An answer that takes longer than the request timeout counts
+/// as a failure. The future runs on the thread that renews the leases, so it must not block: give blocking
 /// work to a thread of its own. Errors are shown in errors and logs, so they must not contain the secret.
 ///
 /// # Cancel safety
@@ -64,7 +66,7 @@ impl Credentials {
 /// ```
 #[async_trait]
 pub trait CredentialsProvider: Send + Sync {
-    /// The credentials as they are now.
+    /// Returns the credentials as they are now.
     ///
     /// # Errors
     /// Whatever keeps them from being known now; it is asked again later.
@@ -82,7 +84,7 @@ where
     }
 }
 
-/// Where the credentials of one client come from, as its configuration says.
+/// Source of the credentials of one client, as its configuration says.
 #[derive(Clone)]
 pub(crate) enum Source {
     Fixed(Credentials),
@@ -90,7 +92,7 @@ pub(crate) enum Source {
     Provider(Arc<dyn CredentialsProvider>),
 }
 
-/// What a provider prints of itself is its own matter, so it is not printed.
+/// Prints no provider: its own `Debug` may show a secret.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -14,30 +14,30 @@ pub(crate) struct Endpoints {
     pub(crate) scheme: Scheme,
 }
 
-/// Where one member listens.
+/// Address at which one member listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// In lower case; without brackets if it is an IPv6 address.
+    /// Host in lower case; without brackets if it is an IPv6 address.
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
 impl Member {
-    /// As `host:port`.
+    /// Returns the endpoint as `host:port`.
     pub(crate) fn authority(&self) -> String {
         let Self { host, port } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 }
 
-/// How to talk to all of them.
+/// Scheme of all endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Http,
     Https,
 }
 
-/// Parses endpoints; those without a scheme are `https` when `tls` is configured.
+/// Parses endpoints; an endpoint without a scheme is `https` when `tls` is configured.
 pub(crate) fn parse(endpoints: &[String], tls: bool) -> Result<Endpoints> {
     if endpoints.is_empty() {
         return Err(refuse("the list is empty, it needs at least one `host:port`"));
@@ -76,7 +76,7 @@ fn parse_one(endpoint: &str, default: Scheme) -> Result<(Scheme, Member)> {
         None => (default, endpoint),
     };
     if authority.contains('@') {
-        // Not echoed: what stands before the `@` may be a password.
+        // The endpoint is not echoed: the part before the `@` may be a password.
         return Err(refuse("an endpoint contains `@`: set `username` and `password` instead"));
     }
     let shown = Shown(authority);

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-/// What a file contains, and whether it is kept as a secret should be.
+/// Content of a file, and whether the file is kept as a secret should be.
 pub(crate) struct Content {
     pub(crate) bytes: Vec<u8>,
     pub(crate) others_may_read: bool,

@@ -14,7 +14,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use super::{endpoint::Scheme, files};
 use crate::options::TlsFiles;
 
-/// Where the settings for TLS come from, asked for each new connection.
+/// Source of the settings for TLS, asked for each new connection.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsSource {
     /// Without files, the system's authorities are trusted.
@@ -28,7 +28,7 @@ impl TlsSource {
         Self { files: Arc::new(files.unwrap_or_default()), warned: Arc::default() }
     }
 
-    /// The settings as the files are now.
+    /// Reads the settings as the files are now.
     ///
     /// # Errors
     /// Which file is missing, or is not what it should be; begins with [`FILES`].
@@ -47,7 +47,7 @@ impl TlsSource {
         if let Some(name) = server_name {
             tls = tls.domain_name(name);
         }
-        // What does not belong together is told now, with names, instead of by the connection, without.
+        // A mismatch is reported now, with names. The connection would report it without.
         match Endpoint::from_static("https://etcd.invalid").tls_config(tls.clone()) {
             Ok(_) => Ok(tls),
             Err(error) => Err(format!("{FILES}{}: {}", self.names(), innermost(&error)).into()),
@@ -69,14 +69,14 @@ impl TlsSource {
     }
 }
 
-/// How errors of [`TlsSource::load`] begin.
+/// Beginning of the errors of [`TlsSource::load`].
 const FILES: &str = "the files for TLS can not be used: ";
 
 async fn read(path: &Path, kind: &str) -> Result<Vec<u8>, BoxError> {
     Ok(read_pem(path, kind).await?.0)
 }
 
-/// The file, and whether others may read it. What it contains is never a part of an error.
+/// Reads a file, and whether others may read it. The content is never a part of an error.
 async fn read_pem(path: &Path, kind: &str) -> Result<(Vec<u8>, bool), BoxError> {
     let content = files::read(path).await.map_err(|error| format!("{FILES}{error}"))?;
     let marker = format!("{kind}-----");
@@ -89,8 +89,8 @@ async fn read_pem(path: &Path, kind: &str) -> Result<(Vec<u8>, bool), BoxError> 
 
 const NO_TLS: &str = "the server does not speak TLS: use http endpoints, or enable TLS in the server";
 
-/// What to do about a connection that failed for a reason of TLS; `None` for any other reason. `words` are those of the
-/// error and its causes: the library has no types for most of it.
+/// Returns advice about a connection that failed for a reason of TLS; `None` for any other reason. `words`
+/// are the messages of the error and its causes: the library has no types for most of it.
 pub(crate) fn hint(words: &str) -> Option<String> {
     if let Some((_, files)) = words.split_once(FILES) {
         return Some(format!("{FILES}{files}"));
@@ -127,8 +127,8 @@ pub(crate) fn hint(words: &str) -> Option<String> {
     known.iter().find(|(signs, _)| is_told(signs)).map(|(_, hint)| (*hint).to_owned())
 }
 
-/// The error of a first connection. That a server says nothing, or breaks a handshake off, is a sign of TLS only then: one
-/// that has spoken before is just on its way down or up.
+/// Returns the error of a first connection. A silent server, or a handshake broken off, is a sign of TLS only
+/// then. A server that has spoken before is just on its way down or up.
 pub(crate) fn at_the_start(scheme: Scheme, error: Error) -> Error {
     let (sign, hint) = match scheme {
         Scheme::Http => (

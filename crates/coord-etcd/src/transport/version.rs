@@ -1,4 +1,4 @@
-//! Which version of etcd the members run, and what is known to be wrong with it.
+//! The version of etcd that each member runs, and its known faults.
 
 use std::{fmt, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
     tls::TlsSource,
 };
 
-/// How long one member has to answer.
+/// Time that one member has to answer.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The largest answer that is read.
 const MOST_BYTES: usize = 4096;
@@ -44,14 +44,14 @@ impl ServerVersion {
         numbers.next().is_none().then_some(version)
     }
 
-    /// What is known to be wrong with this version that concerns users of coord, one line each; nothing for those that
-    /// are recommended: 3.5.33, 3.6.14 and newer.
+    /// Returns the known faults of this version that concern users of coord, one line each. The recommended
+    /// versions have none: 3.5.33, 3.6.14 and newer.
     pub fn faults(&self) -> Vec<&'static str> {
         KNOWN.iter().filter(|(mended, _)| self.is_before(mended)).map(|(_, fault)| *fault).collect()
     }
 
-    /// Whether it is older than the first good patch of its minor version; older minor versions than those in the list
-    /// got none, newer ones had it from the beginning.
+    /// Returns whether this version is older than the first good patch of its minor version. Minor versions
+    /// older than the listed ones got no patch; newer ones had it from the beginning.
     fn is_before(&self, mended: &[(u32, u32)]) -> bool {
         let line = (self.major, self.minor);
         match mended.iter().find(|(minor, _)| line == (3, *minor)) {
@@ -88,7 +88,7 @@ impl fmt::Display for ServerVersion {
     }
 }
 
-/// What one endpoint said of its version.
+/// Answer of one endpoint about its version.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct MemberVersion {
@@ -106,7 +106,7 @@ pub(crate) struct Versions {
     pub(crate) tls: Option<TlsSource>,
 }
 
-/// What etcd answers to `GET /version`, as far as it matters here.
+/// Answer of etcd to `GET /version`, as far as it matters here.
 #[derive(Deserialize)]
 struct Answer {
     etcdserver: String,
@@ -134,7 +134,7 @@ impl Versions {
     }
 }
 
-/// HTTP/1.1, since etcd takes everything else on a port without TLS for gRPC.
+/// Asks over HTTP/1.1, since etcd takes everything else on a port without TLS for gRPC.
 async fn ask_plainly(member: &Member) -> Result<Vec<u8>, BoxError> {
     let stream = TcpStream::connect((member.host.as_str(), member.port)).await?;
     let (mut requests, connection) =
@@ -154,7 +154,8 @@ async fn ask_plainly(member: &Member) -> Result<Vec<u8>, BoxError> {
     }
 }
 
-/// HTTP/2, over the same means as everything else: with TLS etcd tells requests apart by their content.
+/// Asks over HTTP/2, over the same means as everything else: with TLS etcd tells requests apart by their
+/// content.
 async fn ask_encrypted(member: &Member, tls: &TlsSource) -> Result<Vec<u8>, BoxError> {
     let url = format!("https://{}", member.authority());
     let endpoint =

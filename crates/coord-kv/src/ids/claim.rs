@@ -1,4 +1,4 @@
-//! One transaction that takes the first free one of some ids, or else tells which ids are not free.
+//! A transaction that takes the first free id of some candidates, or else tells which ids are not free.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,11 +24,11 @@ pub(super) struct Candidate {
     pub(super) conditions: Vec<Compare>,
 }
 
-/// What came of it.
+/// Outcome of a claim.
 pub(super) enum Answer {
-    /// The candidate was taken; what it was stamped with before.
+    /// The candidate was taken; with the high-water mark that its earlier holders left.
     Taken(u32, Stamped),
-    /// None was free.
+    /// No candidate was free.
     Listed(Listed),
 }
 
@@ -46,7 +46,8 @@ fn absent(key: String) -> Compare {
 }
 
 impl Claim<'_> {
-    /// An id that is free if nobody has it or may believe to have it, and nobody came earlier.
+    /// Returns an id as a candidate: it is free if nobody has it or may believe to have it, and nobody came
+    /// earlier.
     pub(super) fn free(&self, id: u32) -> Candidate {
         let (keys, service) = (self.keys, &self.range.service);
         let mut conditions = vec![absent(keys.id(service, id)), absent(keys.id_mark(service, id))];
@@ -60,7 +61,7 @@ impl Claim<'_> {
         self.keys.id_queue(&self.range.service, self.range.max_id)
     }
 
-    /// The transaction: nested, so that at most one of the candidates is taken.
+    /// Builds the transaction: nested, so that at most one of the candidates is taken.
     pub(super) fn txn(&self, candidates: Vec<Candidate>) -> Txn {
         let keys_only = || GetOptions::new().with_prefix().with_keys_only();
         let lists = vec![
@@ -109,7 +110,7 @@ impl Claim<'_> {
         })
     }
 
-    /// The look for ids with which a generator can be started, and how its answer is read: others count as taken.
+    /// Builds the look for ids with which a generator can be started. Other ids count as taken.
     pub(super) fn better(keys: &Keys, range: &IdRange) -> Look {
         let below = || GetOptions::new().with_prefix();
         Look::of([
@@ -128,7 +129,7 @@ impl Claim<'_> {
     }
 }
 
-/// The ids in an answer, with the revisions of their keys.
+/// Returns the ids in an answer, with the revisions of their keys.
 fn numbers(answer: Option<&OpResult>) -> impl Iterator<Item = (u32, i64)> {
     pairs(answer).iter().filter_map(|kv| Some((number(kv)?, kv.mod_revision)))
 }
@@ -137,10 +138,10 @@ pub(super) fn number(kv: &KeyValue) -> Option<u32> {
     Keys::id_number(kv.key_str().ok()?)
 }
 
-/// What is stored of the stamps of one id.
+/// Stored high-water mark of the stamps of an id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamped {
-    /// Up to when data may have been stamped with it.
+    /// Time up to which data may have been stamped with the id.
     pub(super) until: Option<u64>,
     /// The revision at which that was written; 0 if it never was.
     pub(super) revision: i64,
@@ -152,7 +153,7 @@ impl Stamped {
         Self { until, revision: kv.mod_revision }
     }
 
-    /// Whether no holder whose clock is that of this machine has stamped that far: each stamps one TTL ahead.
+    /// Returns whether no holder with this machine's clock has stamped that far: each stamps one TTL ahead.
     pub(super) fn is_ahead(&self, ttl: Duration) -> bool {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let latest = (since + ttl + Duration::from_secs(1)).as_millis();
@@ -160,7 +161,7 @@ impl Stamped {
     }
 }
 
-/// What the answer to a get of it tells.
+/// Returns the high-water mark that a get of it found.
 pub(super) fn stamped(answer: Option<&OpResult>) -> Stamped {
     pairs(answer).first().map(Stamped::of).unwrap_or_default()
 }

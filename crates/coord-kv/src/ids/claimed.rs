@@ -84,7 +84,7 @@ impl fmt::Debug for HighWaterMark {
 }
 
 impl HighWaterMark {
-    /// Takes what was stored at the claim.
+    /// Takes the high-water mark that was stored at the claim.
     pub(super) fn new(ids: &Arc<Ids>, id: Held, hold: Hold, stamped: Stamped) -> Self {
         Self {
             ids: Arc::downgrade(ids),
@@ -128,7 +128,7 @@ impl HighWaterMark {
                 return self.hold.check();
             }
             let found = stamped(found.get(1));
-            // What was written since the claim is of this hold: no other one has its mark.
+            // A high-water mark written since the claim is of this hold: no other hold has its claim marker.
             if found.revision > *revision {
                 self.latest.fetch_max(found.until.unwrap_or_default(), Ordering::SeqCst);
             }

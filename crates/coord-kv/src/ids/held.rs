@@ -1,9 +1,11 @@
 //! An id from its claim to the end of its rest.
 //!
-//! The key of an id lives on the lease of its holder. Beside it is a mark without a lease: should the key vanish,
-//! nobody can tell whether its lease was over or was revoked by an operator, and in the latter case the holder
-//! believes in it until its next renewal. So nobody takes a marked id. Its holder ends the mark when it knows that it
-//! lost, and lets the id rest. If the holder is gone, those who want the id end the mark, as `orphaned.rs` says.
+//! The key of an id lives on the lease of its holder. Beside it is a mark without a lease. If the key
+//! vanishes, nobody can tell whether its lease was over or was revoked by an operator. After a revocation the
+//! holder believes in the id until its next renewal. So nobody takes a marked id.
+//!
+//! The holder ends the mark when it knows that it lost, and lets the id rest. If the holder is gone, the
+//! clients that want the id end the mark, as `orphaned.rs` says.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +40,7 @@ pub(crate) struct HeldIds {
     ending: Mutex<HashSet<ClaimMarker>>,
 }
 
-/// One mark: a later holder of the same id has another.
+/// Marker of one hold: a later holder of the same id has another marker.
 type ClaimMarker = (ServiceName, u32, i64);
 
 impl HeldIds {
@@ -54,7 +56,7 @@ impl HeldIds {
         self.own.lock().expect("nothing panics while this is locked").values().cloned().collect()
     }
 
-    /// Those of some marks that are not about to be ended already.
+    /// Returns the marks that are not about to be ended already, out of some.
     pub(super) fn begin_ending(&self, service: &ServiceName, marks: Vec<(u32, i64)>) -> Vec<(u32, i64)> {
         let mut ending = self.ending.lock().expect("nothing panics while this is locked");
         let is_new = |(id, revision): &(u32, i64)| ending.insert((service.clone(), *id, *revision));
@@ -83,8 +85,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// The conditions that a mark is the one of this hold. A store with another history may give its revision to the mark of
-    /// another holder, whose value differs.
+    /// Returns the conditions that a mark is the one of this hold. A store with another history may give its
+    /// revision to the mark of another holder, whose value differs.
     pub(super) fn has_mark(&self, keys: &Keys) -> [Compare; 2] {
         let mark = keys.id_mark(&self.service, self.id);
         [
@@ -112,8 +114,8 @@ impl Held {
     }
 }
 
-/// Lets an id rest when it is lost. That someone deletes it by hand is found out here: others take that for the end
-/// of its lease, and get it a TTL after they saw that at the earliest.
+/// Lets an id rest when it is lost. This task also finds out that someone deleted the id by hand. Others take
+/// a deletion for the end of the lease, and get the id a TTL after they saw that at the earliest.
 async fn guard(ids: Arc<Ids>, lease: i64, hold: Hold, id: Held) {
     let reason = loop {
         let pause = hold.lease().ttl().mul_f64(fastrand::f64().mul_add(0.05, 0.3));
@@ -142,8 +144,8 @@ impl Ids {
         (self.limits().operations * 15 / 64).max(1)
     }
 
-    /// Ends the marks of ids that nobody holds any more, which rest from now on: for each, whether its mark was still
-    /// the one that we know. All of them rest equally long.
+    /// Ends the marks of ids that nobody holds any more, which rest from now on. Returns for each id whether
+    /// its mark was still the known one. All of the ids rest equally long.
     pub(super) async fn rest(&self, ids: &[Held]) -> Result<Vec<bool>, Failure> {
         for held in ids {
             self.history.leaves(&self.keys.id(&held.service, held.id));
@@ -176,7 +178,8 @@ impl Ids {
         Ok(self.txn("release an id", delete).await?.succeeded)
     }
 
-    /// Why an id is not there as it was written, if the store says so. One request that writes nothing, two if so.
+    /// Returns why an id is not there as it was written, if the store says so. Costs one request that writes
+    /// nothing, two if so.
     async fn look_for(&self, held: &Held, lease: i64) -> Option<LossReason> {
         let key = self.keys.id(&held.service, held.id);
         let mut unchanged = vec![Compare::mod_revision(key, CompareOp::Equal, held.revision)];
@@ -211,7 +214,7 @@ impl Ids {
 
     async fn grant_rest(&self, rest: Duration) -> Result<i64, Failure> {
         let seconds = i64::try_from(rest.as_secs()).unwrap_or(i64::MAX);
-        // One whose grant was not answered is not renewed by anyone, so it ends by itself.
+        // A lease whose grant was not answered is not renewed by anyone, so it ends by itself.
         let granted = self.grant_lease("release an id", seconds, |_unanswered| {}).await?;
         Ok(granted.id)
     }

@@ -1,4 +1,4 @@
-//! Instance ids: a key for each id that is held or rests, and a queue for those who wait for one.
+//! Instance ids: a key for each id that is held or rests, and a queue for the clients that wait for one.
 
 mod claim;
 mod claimed;
@@ -33,7 +33,7 @@ use record::Record;
 #[cfg(feature = "fuzz")]
 pub(crate) use record::read_again;
 
-/// What the ids of one client share.
+/// State that the ids of one client share.
 #[derive(Debug)]
 pub(crate) struct Ids {
     rpc: Arc<Rpc>,
@@ -93,7 +93,7 @@ impl InstanceIds for KvIds {
     }
 }
 
-/// Where one allocator's ids come from.
+/// Source of the ids of one allocator.
 #[derive(Clone, Debug)]
 struct Source {
     ids: Kept<Ids>,
@@ -121,12 +121,12 @@ impl IdSource for Source {
     }
 }
 
-/// What came of looking for a free id.
+/// Outcome of looking for a free id.
 enum Found {
     Claimed(Box<Claimed>),
     /// Others came earlier.
     Queue,
-    /// None is free.
+    /// No id is free.
     Full,
 }
 
@@ -151,7 +151,7 @@ impl Source {
             match area.sessions.on_session(area.ttl, claim).await {
                 Ok(Found::Claimed(claimed)) => return Ok(Some(claimed.place)),
                 Ok(Found::Queue | Found::Full) => return Ok(None),
-                // What this claim may have taken is given back; the next has another value.
+                // The id that this claim may have taken is given back; the next claim has another value.
                 Err(error) => area.retry_from_start(begun, error).await?,
             }
         }
@@ -185,7 +185,7 @@ impl Source {
         Ok(found)
     }
 
-    /// First tries some ids, then some of those that it was told to be free.
+    /// Tries some ids first, then some of the ids that were told to be free.
     async fn claim_some(
         &self,
         session: Arc<Session>,
@@ -252,7 +252,7 @@ impl Source {
         }
     }
 
-    /// The id that `identity` had last, if it can have that again, and other ids to try.
+    /// Looks up the id that `identity` had last, if it can have that again, and other ids to try.
     async fn look_for_own(&self, identity: &str) -> Result<(Option<Candidate>, Vec<u32>)> {
         let (area, service) = (self.ids(), &self.range.service);
         let below = || Some(GetOptions::new().with_prefix());
@@ -287,7 +287,8 @@ impl Source {
         Ok((own, others.some_free(self.range.max_id)))
     }
 
-    /// Which of some ids carries a value of ours, since when, and what it was stamped with before.
+    /// Finds out which of some ids carries a value of ours, since when, and with which high-water mark from
+    /// before.
     async fn read_back(&self, ids: &[u32], value: &[u8]) -> Result<Option<(u32, i64, Stamped)>, Failure> {
         let (area, service) = (self.ids(), &self.range.service);
         let looks = ids.iter().flat_map(|id| {
@@ -382,7 +383,7 @@ impl Source {
     }
 }
 
-/// Before who waits for an id tries again.
+/// Waits a moment before a waiter for an id tries again.
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
 }

@@ -1,13 +1,14 @@
-//! Ids whose holders vanished: how long they have rested, whoever looked at them meanwhile.
+//! Ids whose holders vanished: how long they have rested, no matter which clients looked at them meanwhile.
 //!
-//! Such an id rests from the moment at which somebody sees it first, since nobody knows when its key vanished. That
-//! moment has to outlive the process that saw it, which may be gone a second later, and the clocks of hosts differ. So it
-//! is kept by the clock of the store: a note beside the mark lives on a lease that was granted then, and the store tells how
-//! much of the lease is left.
+//! Such an id rests from the moment at which somebody sees it first, since nobody knows when its key
+//! vanished. The moment has to outlive the process that saw it, which may be gone a second later, and the
+//! clocks of hosts differ. So it is kept by the clock of the store: a note beside the mark lives on a lease
+//! that was granted then. The store tells how much of the lease is left.
 //!
-//! A lease that is gone proves nothing, since an operator may have revoked it. Then the note is gone as well, and the
-//! rest begins anew. So the lease is far longer than the rest, and only what is left of it counts. That is never less
-//! than it should be: a new leader of etcd grants the whole time again.
+//! A lease that is gone proves nothing, since an operator may have revoked it. Then the note is gone as well,
+//! and the rest begins anew. So the lease is far longer than the rest, and only the time that is left of it
+//! counts. The time that is left is never less than it should be: a new leader of etcd grants the whole time
+//! again.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,7 +29,7 @@ use crate::{
 
 const OPERATION: &str = "claim an id";
 
-/// How long a note outlives the rest. Whoever looks less often than that does not find it again.
+/// Time for which a note outlives the rest. A client that looks less often does not find the note again.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// An id whose key is gone and whose mark is there.
@@ -41,7 +42,7 @@ struct Orphaned {
     note: Option<Note>,
 }
 
-/// Where it is written down when it was first seen so.
+/// Note of when the id was first seen so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Note {
     revision: i64,
@@ -53,7 +54,7 @@ struct Ending {
     ids: Arc<Ids>,
     service: ServiceName,
     marks: Vec<(u32, i64)>,
-    /// When they were seen. In another history of the store these revisions are those of others.
+    /// Moment at which they were seen. In another history of the store these revisions belong to others.
     seen: Sent,
 }
 
@@ -63,15 +64,16 @@ impl Drop for Ending {
     }
 }
 
-/// For how long a lease has lived at least, in whole seconds; `None` if it is gone. etcd rounds down what is left.
+/// Returns for how long a lease has lived at least, in whole seconds; `None` if the lease is gone. The store
+/// rounds down the time that is left, as etcd does.
 fn age(granted: i64, left: i64) -> Option<Duration> {
     let lived = granted.saturating_sub(left).saturating_sub(1).max(0);
     (left > 0).then(|| Duration::from_secs(lived.unsigned_abs()))
 }
 
 impl Ids {
-    /// Frees the ids of `marks` that have rested, and tells which. The others are freed when they have, by this client if
-    /// it stays and by whoever looks then if not.
+    /// Frees the ids of `marks` that have rested, and tells which. The others are freed when they have
+    /// rested: by this client if it stays, or by a client that looks then.
     pub(super) async fn free_orphaned(
         self: &Arc<Self>,
         service: &ServiceName,
@@ -108,7 +110,7 @@ impl Ids {
         freed
     }
 
-    /// For how long a lease has lived.
+    /// Asks for how long a lease has lived.
     async fn age_of(&self, lease: i64) -> Result<Option<Duration>, Failure> {
         let status = self.lease_status(OPERATION, lease, LeaseDetail::Times).await?;
         Ok(age(status.granted, status.left))
@@ -156,7 +158,7 @@ impl Ending {
         Ok((over, resting))
     }
 
-    /// Those of the marks that are there still, with their notes.
+    /// Returns the marks that are still there, with their notes.
     async fn look(&self) -> Result<Vec<Orphaned>, Failure> {
         let keys = &self.ids.keys;
         let gets = self
@@ -174,7 +176,7 @@ impl Ending {
             let note = pairs(found.get(1)).first().map(note);
             Some(Orphaned { id: *id, revision: *revision, rest, note })
         });
-        // One that is older than the mark is about an earlier holder.
+        // A note older than the mark is about an earlier holder.
         let of_this = |vanished: &Orphaned| vanished.note.filter(|note| note.revision > vanished.revision);
         Ok(vanished.map(|vanished| Orphaned { note: of_this(&vanished), ..vanished }).collect())
     }
@@ -207,7 +209,7 @@ impl Ending {
         answer.map(drop)
     }
 
-    /// Ends marks, with their notes. May be repeated: what is compared is of that very mark.
+    /// Ends marks, with their notes. May be repeated: the conditions are about that very mark.
     async fn end(&self, over: &[Orphaned]) -> Result<(), Failure> {
         let is_over = self.ids.history.now().epoch() != self.seen.epoch();
         if over.is_empty() || is_over {

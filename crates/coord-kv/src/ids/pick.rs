@@ -1,11 +1,12 @@
-//! Which ids to try. No I/O.
+//! The choice of ids to try. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many ids one transaction tries. With half of the ids taken one in 16 claims needs a second transaction.
+/// Number of ids that one transaction tries. With half of the ids taken one in 16 claims needs a second
+/// transaction.
 pub(super) const TRIES: usize = 4;
 
-/// Which ids of a service are not free.
+/// Ids of a service that are not free.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     /// The ids that are held or rest.
@@ -17,22 +18,22 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// The ids below `max_id` that are marked as held but are not there: their leases are over or were revoked, and
-    /// which of both nobody can tell.
-    /// With the revisions of their marks.
+    /// Returns the ids below `max_id` that are marked as held but are not there, with the revisions of their
+    /// marks. Their leases are over or were revoked; nobody can tell which.
     pub(super) fn vanished(&self, max_id: u32) -> Vec<(u32, i64)> {
         let below = self.marked.range(..max_id).map(|(id, revision)| (*id, *revision));
         below.filter(|(id, _)| !self.taken.contains(id)).collect()
     }
 
-    /// Some free ids below `max_id` in random order, so that those who claim at the same moment seldom meet.
+    /// Returns some free ids below `max_id` in random order, so that clients that claim at the same moment
+    /// seldom meet.
     pub(super) fn some_free(&self, max_id: u32) -> Vec<u32> {
         let free = (1..max_id).filter(|id| !self.taken.contains(id) && !self.marked.contains_key(id));
         shuffled(fastrand::choose_multiple(free, TRIES))
     }
 }
 
-/// Some ids below `max_id` of which nothing is known.
+/// Returns some ids below `max_id` of which nothing is known.
 pub(super) fn some_of(max_id: u32) -> Vec<u32> {
     if (max_id as usize) <= 4 * TRIES {
         return Listed::default().some_free(max_id);

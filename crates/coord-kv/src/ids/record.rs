@@ -1,4 +1,4 @@
-//! What is stored of an id, for people and for other processes.
+//! The stored record of an id, for people and for other processes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,13 +14,13 @@ pub(super) struct Record {
     owner: Owner,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<String>,
-    /// Since when it is held, or rests.
+    /// Time since which the id is held, or rests.
     #[serde(with = "humantime_serde")]
     since: SystemTime,
-    /// How long others have to let it rest if its holder vanished.
+    /// Time for which others have to let the id rest if its holder vanished.
     #[serde(with = "humantime_serde")]
     pub(super) rest: Duration,
-    /// Which of the client's attempts this is.
+    /// Number of this attempt among the client's.
     attempt: u64,
     /// Whether it is not held any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -28,14 +28,15 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// An id that is held from now on. A holder that vanished may believe in it for one TTL.
+    /// Makes the record of an id that is held from now on. A holder that vanished may believe in it for one
+    /// TTL.
     pub(super) fn held(owner: &Owner, range: &IdRange, ttl: Duration, attempt: u64) -> Self {
         let (owner, identity) = (owner.clone(), range.identity.clone());
         let rest = range.quarantine.max(ttl);
         Self { owner, identity, since: now(), rest, attempt, resting: false }
     }
 
-    /// The same id when it rests.
+    /// Returns the record of the same id when it rests.
     pub(super) fn resting(&self) -> Self {
         Self { since: now(), resting: true, ..self.clone() }
     }
@@ -44,13 +45,13 @@ impl Record {
         serde_json::to_vec(self).expect("strings and numbers always serialize")
     }
 
-    /// `None` for what another program has written.
+    /// Parses a record; `None` for a value that another program has written.
     pub(super) fn read(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
     }
 }
 
-/// What was read is written and read as the same again.
+/// Checks that a record that was read is written and read as the same again.
 #[cfg(feature = "fuzz")]
 pub(crate) fn read_again(value: &[u8]) {
     if let Some(record) = Record::read(value) {
@@ -59,13 +60,13 @@ pub(crate) fn read_again(value: &[u8]) {
     holder("/shop/ids/svc/ids/7", value);
 }
 
-/// In whole seconds, for people.
+/// Returns the present in whole seconds, for people.
 fn now() -> SystemTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
-/// Who holds the id of a key; `None` if it rests.
+/// Returns the holder of the id of a key; `None` if the id rests.
 pub(super) fn holder(key: &str, value: &[u8]) -> Option<IdHolder> {
     let id = Keys::id_number(key)?.try_into().ok()?;
     match Record::read(value) {

@@ -9,64 +9,66 @@ use crate::{keyspace::CheckedRoots, store::Range};
 pub(crate) struct Keys(CheckedRoots);
 
 impl Keys {
-    /// Under these roots.
+    /// Makes the keys under these roots.
     pub(crate) fn below(roots: CheckedRoots) -> Self {
         Self(roots)
     }
 
-    /// A key that may be read with least privilege, to see whether the store answers.
+    /// Returns a key that may be read with least privilege, to see whether the store answers.
     pub(crate) fn probe(&self) -> String {
         self.0.probe()
     }
 
-    /// The queue of a lock. `etcdctl lock <prefix without the last slash>` stands in the same queue.
+    /// Returns the prefix of the queue of a lock. `etcdctl lock <prefix without the last slash>` stands in
+    /// the same queue.
     pub(crate) fn lock_queue(&self, name: &LockName) -> String {
         format!("{}{}/", self.0.locks, escaped(name.as_str()))
     }
 
-    /// All queues.
+    /// Returns the prefix of all queues.
     pub(crate) fn lock_queues(&self) -> &str {
         &self.0.locks
     }
 
-    /// The lock in whose queue a key stands: all that is below the queue's key stands in it.
+    /// Returns the lock in whose queue a key stands: all keys below the queue's key stand in it.
     pub(crate) fn lock_of(&self, key: &str) -> Option<LockName> {
         LockName::parse(&first_segment(&self.0.locks, key)?).ok()
     }
 
-    /// One place in a queue.
+    /// Returns the key of an entry in a queue.
     pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64) -> String {
         format!("{queue}{lease:x}-{attempt:x}")
     }
 
-    /// Everything below all services.
+    /// Returns the prefix of all services.
     pub(crate) fn services(&self) -> &str {
         &self.0.services
     }
 
-    /// The service that a key is below.
+    /// Returns the service that a key is below.
     pub(crate) fn service_of(&self, key: &str) -> Option<ServiceName> {
         ServiceName::parse(&first_segment(&self.0.services, key)?).ok()
     }
 
-    /// Everything below a service.
+    /// Returns the prefix of all instances of a service.
     pub(crate) fn instances(&self, service: &ServiceName) -> String {
         format!("{}{}/", self.0.services, escaped(service.as_str()))
     }
 
-    /// One instance of a service.
+    /// Returns the key of an instance of a service.
     pub(crate) fn instance(&self, service: &ServiceName, id: &InstanceId) -> String {
         format!("{}{}", self.instances(service), escaped(id.as_str()))
     }
 
-    /// `service/id` in the user's spelling, from a key below [`instances`](Self::instances). `None` for a key
-    /// with another `/`, which coord never writes: it belongs to another program's longer name.
+    /// Returns `service/id` in the user's spelling, from a key below [`instances`](Self::instances). Returns
+    /// `None` for a key with another `/`, which coord never writes: it belongs to another program's longer
+    /// name.
     pub(crate) fn instance_name(&self, service: &ServiceName, key: &str) -> Option<String> {
         let id = key.strip_prefix(&self.instances(service)).filter(|id| !id.contains('/'))?;
         Some(format!("{service}/{}", id.replace("%2F", "/")))
     }
 
-    /// One config value, or what is kept beside it.
+    /// Returns the key of a config value, or of a value that is kept beside it.
     pub(crate) fn config(&self, key: &ConfigKey) -> String {
         if key.is_beside() {
             format!("{}config/{key}", self.0.internal)
@@ -75,12 +77,12 @@ impl Keys {
         }
     }
 
-    /// Where config values are.
+    /// Returns the prefix of all config values.
     pub(crate) fn config_root(&self) -> &str {
         &self.0.config
     }
 
-    /// The keys that a config read or watch covers.
+    /// Returns the keys that a config read or watch covers.
     pub(crate) fn config_scope(&self, scope: Scope<'_>) -> coord_api::Result<Range> {
         Ok(match scope.parse()? {
             Covered::One(key) => Range::Key(self.config(&key).into()),
@@ -90,89 +92,93 @@ impl Keys {
         })
     }
 
-    /// The user's spelling of a config key, or the path of what is beside.
+    /// Returns the user's spelling of a config key, or the path of a sidecar key.
     pub(crate) fn config_name(&self, key: &str) -> String {
         let beside = || key.strip_prefix(&self.0.internal)?.strip_prefix("config/");
         key.strip_prefix(&self.0.config).or_else(beside).unwrap_or(key).into()
     }
 
-    /// Everything about the ids of a service. The Go original reads and writes only what is below `ids/`.
+    /// Returns the prefix of one part of the keys about the ids of a service. The Go original reads and
+    /// writes only the keys below `ids/`.
     fn ids_of(&self, service: &ServiceName, part: &str) -> String {
         format!("{}{}/{part}/", self.0.ids, escaped(service.as_str()))
     }
 
-    /// The ids of a service that are held or rest.
+    /// Returns the prefix of the ids of a service that are held or rest.
     pub(crate) fn ids(&self, service: &ServiceName) -> String {
         self.ids_of(service, "ids")
     }
 
-    /// One id of a service.
+    /// Returns the key of an id of a service.
     pub(crate) fn id(&self, service: &ServiceName, id: u32) -> String {
         format!("{}{id}", self.ids(service))
     }
 
-    /// The marks of ids that somebody may believe to hold. They have no lease.
+    /// Returns the prefix of the marks of ids that somebody may believe to hold. They have no lease.
     pub(crate) fn id_marks(&self, service: &ServiceName) -> String {
         self.ids_of(service, "held")
     }
 
-    /// The mark of one id.
+    /// Returns the key of the mark of one id.
     pub(crate) fn id_mark(&self, service: &ServiceName, id: u32) -> String {
         format!("{}{id}", self.id_marks(service))
     }
 
-    /// The identities that had the ids of a service last.
+    /// Returns the prefix of the identities that had the ids of a service last.
     pub(crate) fn id_identities(&self, service: &ServiceName) -> String {
         self.ids_of(service, "identity")
     }
 
-    /// The identity that had an id last.
+    /// Returns the key of the identity that had an id last.
     pub(crate) fn id_identity(&self, service: &ServiceName, id: u32) -> String {
         format!("{}{id}", self.id_identities(service))
     }
 
-    /// Up to when data may have been stamped with the ids of a service.
+    /// Returns the prefix of the high-water marks of the ids of a service: up to when data may have been
+    /// stamped with each.
     pub(crate) fn id_stamps(&self, service: &ServiceName) -> String {
         self.ids_of(service, "stamped")
     }
 
-    /// Up to when data may have been stamped with an id.
+    /// Returns the key of the high-water mark of an id: up to when data may have been stamped with the id.
     pub(crate) fn id_stamped(&self, service: &ServiceName, id: u32) -> String {
         format!("{}{id}", self.id_stamps(service))
     }
 
-    /// The note that the holder of an id was seen to have vanished.
+    /// Returns the key of the note that the holder of an id was seen to have vanished.
     pub(crate) fn id_vanished(&self, service: &ServiceName, id: u32) -> String {
         format!("{}{id}", self.ids_of(service, "vanished"))
     }
 
-    /// Who waits for an id below `max_id` of a service.
+    /// Returns the prefix of the queue for an id below `max_id` of a service.
     pub(crate) fn id_queue(&self, service: &ServiceName, max_id: u32) -> String {
         format!("{}{max_id}/", self.ids_of(service, "queue"))
     }
 
-    /// The number at the end of one of these keys.
+    /// Returns the number at the end of one of these keys.
     pub(crate) fn id_number(key: &str) -> Option<u32> {
         key.rsplit('/').next()?.parse().ok()
     }
 
-    /// The mark that shows whether a commit took effect.
+    /// Returns the key of the marker that shows whether a commit took effect.
     pub(crate) fn commit_marker(&self, lease: i64, marker: u64) -> String {
         format!("{}commits/{lease:x}-{marker:x}", self.0.internal)
     }
 
-    /// The epoch of a lease, which each request that takes something on it requires to be as it was.
+    /// Returns the key of the epoch of a lease. Each request that takes something on the lease requires the
+    /// epoch to be as it was.
     pub(crate) fn epoch(&self, lease: i64) -> String {
         format!("{}gates/{lease:x}", self.0.internal)
     }
 }
 
-/// An inner `/` would make `a/b` a part of `a`; names never contain `%`, so nothing else looks like this.
+/// Escapes a name. An inner `/` would make `a/b` a part of `a`; names never contain `%`, so nothing else
+/// looks like this.
 fn escaped(name: &str) -> String {
     name.replace('/', "%2F")
 }
 
-/// The first name below a root, as it was before it was escaped.
+/// Returns the first name below a root, as it was before it was escaped.
 fn first_segment(root: &str, key: &str) -> Option<String> {
     let (name, _) = key.strip_prefix(root)?.split_once('/')?;
     Some(name.replace("%2F", "/"))

@@ -22,8 +22,8 @@ pub enum Layout {
     /// `/<namespace>/locks`, `/<namespace>/services`, `/<namespace>/config`, `/<namespace>/ids`.
     #[default]
     Namespace,
-    /// That of the Go original, so that Go and Rust processes are one fleet: `/locks`, `/services`, `/config`,
-    /// `/im-infra/allocators`.
+    /// Layout of the Go original, so that Go and Rust processes are one fleet: `/locks`, `/services`,
+    /// `/config`, `/im-infra/allocators`.
     GoOriginal,
     /// Any roots.
     Roots(Roots),
@@ -31,7 +31,8 @@ pub enum Layout {
 
 /// A root for each area: `/` and a name, none of them within another.
 ///
-/// What only coord reads, such as the marks of commits, is under `/<namespace>/internal` in every layout.
+/// Keys that only coord reads, such as the marks of commits, are under `/<namespace>/internal` in every
+/// layout.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -47,7 +48,7 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// The four roots.
+    /// Makes the four roots.
     pub fn new(
         locks: impl Into<String>,
         services: impl Into<String>,
@@ -72,7 +73,7 @@ impl CheckedRoots {
     /// Checks the roots of a layout without any I/O.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] with what is wrong.
+    /// [`Error::InvalidArgument`] with the mistake.
     pub fn of(layout: &Layout, namespace: &str) -> Result<Self> {
         layout.check(namespace)
     }

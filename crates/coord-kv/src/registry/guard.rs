@@ -1,5 +1,6 @@
-//! The records that this client has registered. One watch for each service tells which of them someone else has
-//! deleted or overwritten, however many there are, and those who watch the service share it.
+//! The records that this client has registered. Each service has a single watch, which tells which of its
+//! records someone else has deleted or overwritten, however many there are. Users who watch the service share
+//! that watch.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -72,7 +73,7 @@ impl Records {
         self.by_service.lock().expect("nothing panics while this is locked")
     }
 
-    /// Changes what is known of a service; forgets it with its last record.
+    /// Changes the known records of a service; forgets the service with its last record.
     fn update<T>(&self, service: &ServiceName, change: impl FnOnce(&mut OwnedRecords) -> T) -> Option<T> {
         let mut services = self.lock();
         let Entry::Occupied(mut found) = services.entry(service.clone()) else { return None };
@@ -83,7 +84,7 @@ impl Records {
         Some(changed)
     }
 
-    /// The revision of a record that is held.
+    /// Returns the revision of a record that is held.
     pub(crate) fn revision(&self, service: &ServiceName, key: &str) -> Option<i64> {
         self.lock().get(service)?.known.revision(key)
     }
@@ -95,7 +96,7 @@ impl Records {
         }
     }
 
-    /// Whether someone relies on a record, or is just writing it.
+    /// Returns whether someone relies on a record, or is just writing it.
     pub(crate) fn is_wanted(&self, key: &str) -> bool {
         self.lock().values().any(|service| service.known.is_wanted(key))
     }
@@ -111,7 +112,8 @@ pub(crate) struct Writing {
 }
 
 impl Writing {
-    /// The record was written. It is held until its lease is lost or someone else changes it, and then deleted.
+    /// Takes note that the record was written. It is held until its lease is lost or someone else changes it,
+    /// and then deleted.
     pub(crate) fn done(mut self, own: OwnedKey, kept: &Kept<Records>) -> Place {
         let (hold, revision) = (Hold::on(own.session.lease.clone()), own.written);
         self.is_done = true;
@@ -195,12 +197,13 @@ impl Records {
     }
 }
 
-/// Tells the holders of a service's records when those are changed, until there are none or the client is closed.
+/// Tells the holders of a service's records when their records are changed, until there are none or the
+/// client is closed.
 async fn guard(records: Arc<Records>, service: ServiceName, is_guarded: watch::Sender<bool>) {
     tokio::select! {
         () = records.closed() => {}
         () = async {
-            // What was written before the watch began is not in it.
+            // A write from before the watch began is not in the watch.
             let mut look = false;
             loop {
                 watch_once(&records, &service, &is_guarded, look).await;

@@ -25,7 +25,8 @@ use crate::{
     watch::follow,
 };
 
-/// On how many leases a record is written before one that is lost at once is left to the recovery of registrations.
+/// Most leases on which a record is written one after the other. If each is lost at once, the record is left
+/// to the recovery of registrations.
 const MOST_LEASES: usize = 3;
 
 /// The registry of one client.
@@ -59,7 +60,7 @@ impl ServiceRegistry for KvRegistry {
         let all = Range::Prefix(records.keys.services().into());
         let (_, pairs) = records.read("list services", &all).await?;
         let name = |kv: &KeyValue| kv.key_str().ok().and_then(|key| records.keys.service_of(key));
-        // Ordered by key, so what is below one service is together.
+        // The pairs are ordered by key, so all records of one service are together.
         let services = pairs.chunk_by(|one, next| name(one) == name(next)).filter_map(|pairs| {
             let service = name(&pairs[0])?;
             let instances = instances(records, &service, pairs);
@@ -135,7 +136,7 @@ async fn write_over_own(
     key: &str,
     record: &Bytes,
     session: Arc<Session>,
-    // What to find: nothing, or what we may replace, at this revision.
+    // The expected state: nothing, or the record that we may replace, at this revision.
     mut expected: i64,
 ) -> Result<OwnedKey> {
     let begun = Instant::now();
@@ -160,9 +161,9 @@ async fn write_over_own(
 }
 
 enum Write {
-    /// Written at this revision.
+    /// The record was written at this revision.
     Done(i64),
-    /// Not written: the key may have another revision than expected, or not exist any more.
+    /// The record was not written: the key may have another revision than expected, or not exist any more.
     Found(Option<KeyValue>),
     /// The answer was lost. It was not written, and never will be.
     Never(Error),

@@ -1,4 +1,4 @@
-//! Which records are still as they were written, from the changes that are seen. No I/O.
+//! The records that are still as they were written, by the changes that are seen. No I/O.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ pub(super) struct OwnedRecords(HashMap<String, OwnedRecord>);
 
 #[derive(Debug, Default)]
 struct OwnedRecord {
-    /// How many writes have begun and not ended. Meanwhile nobody can say whose a change is.
+    /// Number of writes that have begun and not ended. Meanwhile nobody can say whose a change is.
     writing: usize,
     /// The revision of the latest change.
     seen: i64,
@@ -28,8 +28,9 @@ impl OwnedRecords {
         self.0.is_empty()
     }
 
-    /// Begins to look at the store after changes may have been missed: what should be there, unless it is just
-    /// being written. Revisions that were seen before are forgotten, since a store that lost its data counts anew.
+    /// Begins to look at the store after changes may have been missed. Returns what should be there, except
+    /// where it is just being written. Revisions that were seen before are forgotten, since a store that lost
+    /// its data counts anew.
     pub(super) fn expected(&mut self) -> Vec<(String, Option<i64>)> {
         let expected = self.0.iter_mut().map(|(key, record)| {
             record.seen = 0;
@@ -46,7 +47,8 @@ impl OwnedRecords {
         }
     }
 
-    /// What a look at revision `now` found, that was sent after [`expected`](Self::expected) told what to expect.
+    /// Takes in a read at revision `now` that was sent after [`expected`](Self::expected) gave the expected
+    /// revision.
     pub(super) fn looked(&mut self, key: &str, expected: Option<i64>, found: Option<i64>, now: i64) {
         self.seen(key, found.unwrap_or(now));
         let current = self.0.get(key).and_then(|record| record.current.as_ref());
@@ -58,13 +60,13 @@ impl OwnedRecords {
         }
     }
 
-    /// The revision of a record that is held.
+    /// Returns the revision of a record that is held.
     pub(super) fn revision(&self, key: &str) -> Option<i64> {
         let written = self.0.get(key)?.current.as_ref()?;
         written.hold.loss().is_none().then_some(written.revision)
     }
 
-    /// Whether someone relies on a record, or is just writing it.
+    /// Returns whether someone relies on a record, or is just writing it.
     pub(super) fn is_wanted(&self, key: &str) -> bool {
         let is_held = |written: &Written| written.hold.loss().is_none();
         self.0
@@ -72,18 +74,19 @@ impl OwnedRecords {
             .is_some_and(|record| record.writing > 0 || record.current.as_ref().is_some_and(is_held))
     }
 
-    /// A write begins; [`wrote`](Self::wrote) or [`gave_up`](Self::gave_up) follows.
+    /// Takes note that a write begins; [`wrote`](Self::wrote) or [`gave_up`](Self::gave_up) follows.
     pub(super) fn begin(&mut self, key: &str) {
         let record = self.0.entry(key.to_owned()).or_default();
         if record.writing == 0 {
-            // What was seen before says nothing of this write, and may be of a store that lost its data since.
+            // Changes seen before say nothing of this write, and may be of a store that lost its data since.
             record.seen = 0;
         }
         record.writing += 1;
     }
 
-    /// A write took effect. Of two holders of one record the later one counts; one that is lost may have a larger
-    /// revision of a store that lost its data.
+    /// Takes note that a write took effect. If two writes of one record succeed, the larger revision wins. A
+    /// lost hold never wins: after a data loss the store counts anew, so the lost hold may have the larger
+    /// revision.
     pub(super) fn wrote(&mut self, key: &str, revision: i64, hold: Hold) {
         let Some(record) = self.0.get_mut(key) else { return };
         record.writing -= 1;
@@ -101,7 +104,7 @@ impl OwnedRecords {
         record.settle();
     }
 
-    /// A write failed, or nobody waits for it any more.
+    /// Takes note that a write failed, or that nobody waits for it any more.
     pub(super) fn gave_up(&mut self, key: &str) {
         let Some(record) = self.0.get_mut(key) else { return };
         record.writing -= 1;
@@ -109,7 +112,7 @@ impl OwnedRecords {
         self.forget_if_unused(key);
     }
 
-    /// A record was changed at this revision, by whomever.
+    /// Takes note that a record was changed at this revision, by anybody.
     pub(super) fn seen(&mut self, key: &str, revision: i64) {
         if let Some(record) = self.0.get_mut(key) {
             record.seen = record.seen.max(revision);
@@ -117,8 +120,8 @@ impl OwnedRecords {
         }
     }
 
-    /// Nobody relies any more on the record with this hold. Not told by its revision: a store that lost its data
-    /// gives the same one again.
+    /// Takes note that nobody relies any more on the record with this hold. The revision does not tell the
+    /// hold: a store that lost its data gives the same one again.
     pub(super) fn released(&mut self, key: &str, hold: &Hold) {
         let Some(record) = self.0.get_mut(key) else { return };
         record.current.take_if(|written| written.hold.is_same(hold));

@@ -1,4 +1,4 @@
-//! One key of ours in the store, and how it is given back: only while it is still the one that we wrote.
+//! A key of ours in the store, and how it is given back: only while it is still as we wrote it.
 
 use std::{fmt, sync::Arc};
 
@@ -16,14 +16,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct OwnedKey {
     pub(crate) key: String,
-    /// The revision of our last write: it shows that the key is still the one that we wrote.
+    /// The revision of our last write: it shows that the key is still as we wrote it.
     pub(crate) written: i64,
     pub(crate) session: Arc<Session>,
 }
 
 impl OwnedKey {
-    /// The conditions that it is still the one that we wrote. A store with another history gives its revision to
-    /// something else, but no lease of ours to anybody else.
+    /// Returns the conditions that the key is still as we wrote it. A store with another history gives its
+    /// revision to something else, but no lease of ours to anybody else.
     pub(crate) fn is_there(&self) -> [Compare; 2] {
         let key = self.key.as_str();
         [
@@ -33,19 +33,19 @@ impl OwnedKey {
     }
 }
 
-/// What became of a key of ours.
+/// Outcome of deleting a key of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DeleteOutcome {
     /// We deleted it now.
     Deleted,
-    /// It was deleted before; somebody may have created another one since.
+    /// The key was deleted before; somebody may have created another one since.
     Gone,
-    /// It was never deleted, but written after we wrote it.
+    /// The key was never deleted, but written after we wrote it.
     Overwritten,
 }
 
 impl Records {
-    /// Deletes the key if it is still the one that we wrote.
+    /// Deletes the key if it is still as we wrote it.
     async fn delete_own(&self, own: &OwnedKey) -> Result<DeleteOutcome, Failure> {
         let delete = Txn::new()
             .when(own.is_there())
@@ -72,9 +72,9 @@ impl Records {
         });
     }
 
-    /// Deletes a key with a value that only we can have written, by a request through the epoch of `session` whose answer
-    /// was known to be lost at `since`. Unless a later attempt writes the same, or has: only what was there before that
-    /// one began is deleted.
+    /// Deletes a key with a value that only we can have written. The request that wrote it went through the
+    /// epoch of `session`, and its answer was known to be lost at `since`. A key that a later attempt writes,
+    /// or has written, is left alone: only the state from before that attempt began is deleted.
     pub(crate) fn delete_stray(
         self: &Arc<Self>,
         key: String,
@@ -92,7 +92,8 @@ impl Records {
     async fn delete_if_stray(&self, key: &str, value: &[u8]) -> Result<(), Failure> {
         let found = self.get("clean up", key, None).await?;
         let Some(stray) = found.kvs.first().filter(|kv| kv.value == value) else { return Ok(()) };
-        // After reading: an attempt that begins later replaces what was found, and then this deletes nothing.
+        // Asked after reading: an attempt that begins later replaces the found value, and then this deletes
+        // nothing.
         if self.is_wanted(key) {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use coord_api::{Error, Result};
 use tokio::{runtime, sync::oneshot};
 
-/// Runs `work` on `handle` to its end, also if the caller goes away: a place that was taken for a caller who
+/// Runs `work` on `handle` to its end, also if the caller goes away. A place that was taken for a caller who
 /// does not want it any more is then dropped there, and so given back.
 ///
 /// `work` gets a future that resolves when the caller is gone, so that waiting can stop.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Returns an exponential backoff with jitter, from 20 ms to 0.5 s, so that what the store lost is written again soon after
-/// it is back.
+/// Returns an exponential backoff with jitter, from 20 ms to 0.5 s. Keys that the store lost are written
+/// again soon after it is back.
 pub(crate) fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))

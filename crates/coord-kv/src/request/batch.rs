@@ -1,32 +1,40 @@
-//! Which waiting requests may travel in one transaction. No I/O.
+//! The choice of waiting requests that travel in one transaction: batches. No I/O.
 //!
-//! Two writes of one key can not. And places that are created in one transaction have the same create revision, so two
-//! contenders for one queue in one transaction would have no order. Hence a lane for each queue, or key of a value: its
-//! requests are sent in their order, at most one that enters in one transaction, and none while one before it is under
-//! way, unless it says that it may be. What has a condition on its queue never travels with others of its lane: the store looks
-//! at the conditions of nested transactions before it makes any operation of the outer one.
+//! Two writes of one key can not share a transaction. Places that are created in one transaction have the
+//! same create revision. So two contenders for one queue in one transaction would have no order.
+//!
+//! Hence there is a lane for each queue, or key of a value:
+//!
+//! - The requests of a lane are sent in their order.
+//! - At most one request that enters is in one transaction.
+//! - No request is sent while an earlier one of its lane is in flight, unless the later one says that it may
+//!   be.
+//! - A request with a condition on its queue never travels with others of its lane. The store checks the
+//!   conditions of nested transactions before it makes any operation of the outer one.
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
 };
 
-/// What a lane has to know of a request.
+/// Properties of a request that its lane has to know.
 pub(crate) trait Lined {
-    /// What names a queue.
+    /// Name of a queue.
     type Name: Clone + Eq + Hash;
 
-    /// The queue it is about.
+    /// Returns the queue that the request is about.
     fn lane(&self) -> &Self::Name;
-    /// The key that it writes or deletes.
+    /// Returns the key that the request writes or deletes.
     fn key(&self) -> &str;
-    /// Whether it enters the queue, so that what it finds there matters.
+    /// Returns whether the request enters the queue, so that the entries it finds there matter.
     fn enters(&self) -> bool;
-    /// Whether what it does depends on what is in the queue, by a condition of its own.
+    /// Returns whether the effect of the request depends on the state of the queue, by a condition of its
+    /// own.
     fn is_conditional(&self) -> bool;
-    /// How many operations it takes.
+    /// Returns how many operations the request takes.
     fn operations(&self) -> usize;
-    /// Whether it may be sent while others of its lane are in flight, and so be done before them.
+    /// Returns whether the request may be sent while others of its lane are in flight, and so be done before
+    /// them.
     fn overlaps(&self) -> bool;
 }
 
@@ -36,9 +44,9 @@ pub(crate) struct Lanes<R: Lined> {
     by_name: HashMap<R::Name, Lane<R>>,
     /// The lanes that have something to send, in the order in which they came.
     ready: VecDeque<R::Name>,
-    /// How many operations all that wait would take.
+    /// Number of operations that all waiting requests would take.
     waiting: usize,
-    /// How many of those that wait enter a queue and may overlap with others.
+    /// Number of waiting requests that enter a queue and may overlap with others.
     overlapping: usize,
     /// The most operations of one transaction here.
     most: usize,
@@ -47,7 +55,7 @@ pub(crate) struct Lanes<R: Lined> {
 #[derive(Debug)]
 struct Lane<R> {
     waiting: VecDeque<R>,
-    /// How many batches are in flight.
+    /// Number of batches in flight.
     under_way: usize,
 }
 
@@ -56,7 +64,7 @@ impl<R: Lined> Lane<R> {
         Self { waiting: VecDeque::new(), under_way: 0 }
     }
 
-    /// Whether it has something that can be sent.
+    /// Returns whether the lane has something that can be sent.
     fn is_ready(&self) -> bool {
         self.waiting.front().is_some_and(|next| self.under_way == 0 || next.overlaps())
     }
@@ -67,7 +75,7 @@ fn needs_its_own<R: Lined>(request: &R) -> usize {
 }
 
 impl<R: Lined> Lanes<R> {
-    /// For transactions of at most this many operations.
+    /// Makes lanes for transactions of at most this many operations.
     pub(crate) fn of(most: usize) -> Self {
         Self { by_name: HashMap::new(), ready: VecDeque::new(), waiting: 0, overlapping: 0, most }
     }
@@ -86,17 +94,18 @@ impl<R: Lined> Lanes<R> {
         }
     }
 
-    /// How many operations all that wait would take.
+    /// Returns how many operations all waiting requests would take.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Whether one waits that need not: it enters a queue, and so needs a transaction that no other one enters in.
+    /// Returns whether a request waits that need not: it enters a queue, and so needs a transaction that no
+    /// other one enters in.
     pub(crate) fn has_one_that_overlaps(&self) -> bool {
         self.overlapping > 0
     }
 
-    /// The requests of the next transaction; empty when nothing can be sent now.
+    /// Takes the requests of the next transaction; empty when nothing can be sent now.
     pub(crate) fn next_batch(&mut self) -> Vec<R> {
         let mut batch = Vec::new();
         let mut room = self.most;
@@ -139,7 +148,7 @@ impl<R: Lined> Lanes<R> {
     }
 }
 
-/// Whether a request may travel with others of its lane.
+/// Returns whether a request may travel with others of its lane.
 fn fits<R: Lined>(together: &[R], next: &R) -> bool {
     let two_enter = next.enters() && together.iter().any(Lined::enters);
     let is_conditional = next.is_conditional() || together.iter().any(Lined::is_conditional);

@@ -10,7 +10,8 @@ use crate::{
     store::{Failure, GetOptions, Route},
 };
 
-/// Into how many tries the time is divided where there are several members: one that hangs must not use it up.
+/// Number of attempts into which the time is divided where there are several members: a member that hangs
+/// must not use it up.
 const TRIES: u32 = 3;
 
 const OPERATION: &str = "health";
@@ -26,7 +27,7 @@ impl Rpc {
         }
     }
 
-    /// How long a linearizable read takes.
+    /// Measures how long a linearizable read takes.
     async fn answers_within(&self, limit: Duration) -> Result<Duration, Failure> {
         let deadline = Instant::now() + limit;
         let each = if self.members() > 1 { limit / TRIES } else { limit };

@@ -1,9 +1,11 @@
 //! The history of the store that this client has seen, and the marks by which it would know another one. No I/O.
 //!
-//! A store that was restored from a snapshot, or lost its data, counts its revisions from an earlier one on, and gives
-//! them to other changes. Everything that a client believes of the store is believed of one history: its leases, its
-//! places, how far its watches are. So each answer is compared with what is known, and whenever a connection was made
-//! anew the store is asked whether it knows what this client has written and seen ([`Marks`]; `verify.rs` asks).
+//! A store may be restored from a snapshot, or lose its data. It then counts its revisions from an earlier
+//! one on, and gives them to other changes. Everything that a client believes of the store is believed of one
+//! history: its leases, its places, how far its watches are.
+//!
+//! So each answer is compared with the known history. Whenever a connection was made anew the store is asked
+//! whether it knows what this client has written and seen ([`Marks`]; `verify.rs` asks).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,11 +17,12 @@ use tokio::sync::Notify;
 
 use crate::store::{Change, KeyValue};
 
-/// How many keys that were given back are kept as marks, and how many changes that were seen.
+/// Most given-back keys that are kept as marks.
 const MOST_GIVEN_BACK: usize = 32;
+/// Most seen changes that are kept as marks.
 const MOST_SEEN: usize = 4;
 
-/// What is known of the store's history.
+/// Known history of the store.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     state: Mutex<State>,
@@ -31,13 +34,13 @@ pub(crate) struct History {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many histories ended before this one.
+    /// Number of histories that ended before this one.
     epoch: u64,
     /// The cluster that answered last.
     cluster: u64,
     /// The member that answered with this cluster last; empty if that is not known.
     member: String,
-    /// The latest revision that an answer told of.
+    /// Latest revision that an answer told of.
     revision: i64,
     /// The keys that this client keeps in the store: when each was written, and its lease.
     kept: HashMap<String, Kept>,
@@ -57,13 +60,13 @@ pub(crate) struct Sent {
 /// Whether an answer shows the latest state of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consistency {
-    /// It was given after all that was known when the request was sent.
+    /// The answer was given after all that was known when the request was sent.
     Linearizable,
     /// The member that gave it may be behind the others.
     Local,
 }
 
-/// What an answer says of the history.
+/// Result of comparing an answer with the known history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
     /// Nothing new.
@@ -99,18 +102,18 @@ pub(crate) struct GivenBack {
 pub(crate) struct Seen {
     pub(crate) key: String,
     pub(crate) revision: i64,
-    /// When the key was created, and a print of its value; `None` for a deletion.
+    /// Revision at which the key was created, and a print of its value; `None` for a deletion.
     put: Option<(i64, u64)>,
 }
 
 /// The marks by which one history is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
-    /// The key that this client wrote last of those that it keeps. It is there, as it was written.
+    /// The key that this client wrote last, of all keys that it keeps. It is there, as it was written.
     pub(crate) kept: Option<(String, Kept)>,
     /// Keys that are not there, or were created later.
     pub(crate) given_back: Vec<GivenBack>,
-    /// What the store had at some revisions.
+    /// Changes that the store had at some revisions.
     pub(crate) seen: Vec<Seen>,
     /// The deletion that came last, if it came after all others.
     pub(crate) last_given_back: Option<GivenBack>,
@@ -121,24 +124,25 @@ impl History {
         self.state.lock().expect("nothing panics while this is locked")
     }
 
-    /// The moment now, to be taken before a request is sent.
+    /// Returns the present moment, to be taken before a request is sent.
     pub(crate) fn now(&self) -> Sent {
         let state = self.lock();
         Sent { epoch: state.epoch, revision: state.revision }
     }
 
-    /// The cluster that answered last; 0 before any has.
+    /// Returns the cluster that answered last; 0 before any has.
     pub(crate) fn cluster(&self) -> u64 {
         self.lock().cluster
     }
 
-    /// The latest revision that an answer told of.
+    /// Returns the latest revision that an answer told of.
     #[cfg(test)]
     fn revision(&self) -> i64 {
         self.lock().revision
     }
 
-    /// Compares an answer by `member` of `cluster` at `revision` to a request that was sent at `sent` with what is known.
+    /// Compares an answer by `member` of `cluster` at `revision` to a request that was sent at `sent` with
+    /// the known history.
     pub(crate) fn heard(
         &self,
         sent: Sent,
@@ -173,7 +177,7 @@ impl History {
         Heard::Same
     }
 
-    /// Begins another history, unless that of `sent` has ended already.
+    /// Begins another history, unless the history of `sent` has ended already.
     pub(crate) fn end(&self, sent: Sent) -> bool {
         let mut state = self.lock();
         let ends = state.epoch == sent.epoch;
@@ -222,7 +226,7 @@ impl History {
         }
     }
 
-    /// Whether there is anything by which the history is known.
+    /// Returns whether there is anything by which the history is known.
     pub(crate) fn has_marks(&self) -> bool {
         let state = self.lock();
         !(state.kept.is_empty() && state.given_back.is_empty() && state.seen.is_empty())
@@ -235,12 +239,13 @@ impl History {
         marks.kept.as_ref().is_some_and(|(key, kept)| state.kept.get(key) == Some(kept))
     }
 
-    /// Forgets what was kept on leases that are over.
+    /// Forgets the keys that were kept on leases that are over.
     pub(crate) fn keep_on(&self, is_alive: impl Fn(i64) -> bool) {
         self.lock().kept.retain(|_, kept| is_alive(kept.lease));
     }
 
-    /// The marks by which this history is known; `is_held` tells which leases this client believes in.
+    /// Returns the marks by which this history is known; `is_held` tells which leases this client believes
+    /// in.
     pub(crate) fn marks(&self, is_held: impl Fn(i64) -> bool) -> Marks {
         let state = self.lock();
         let kept = state.kept.iter().filter(|(_, kept)| is_held(kept.lease));
@@ -256,7 +261,7 @@ impl History {
 }
 
 impl Sent {
-    /// The history that the moment is of.
+    /// Returns the epoch of the history that the moment is of.
     pub(crate) fn epoch(self) -> u64 {
         self.epoch
     }
@@ -269,14 +274,14 @@ impl State {
 }
 
 impl Kept {
-    /// Whether it is what was found.
+    /// Returns whether the key was found as it was kept.
     pub(crate) fn is(&self, found: Option<&KeyValue>) -> bool {
         found.is_some_and(|kv| kv.mod_revision == self.revision && kv.lease == self.lease)
     }
 }
 
 impl GivenBack {
-    /// Whether the key that was found is that which was deleted: then it never was, in this store.
+    /// Returns whether the key that was found is the deleted one: then it was never deleted, in this store.
     pub(crate) fn is_back(&self, found: Option<&KeyValue>) -> bool {
         found.is_some_and(|kv| kv.create_revision <= self.revision)
     }
@@ -288,7 +293,8 @@ impl Seen {
         Self { key: change.key.clone(), revision: change.revision, put }
     }
 
-    /// Whether a store that has this at the revision of the change can be the one that made it.
+    /// Returns whether a store that has this at the revision of the change can be the store that made the
+    /// change.
     pub(crate) fn is(&self, found: Option<&KeyValue>) -> bool {
         match (self.put, found) {
             (None, None) => true,
@@ -299,7 +305,7 @@ impl Seen {
         }
     }
 
-    /// Whether the key was deleted.
+    /// Returns whether the key was deleted.
     pub(crate) fn is_deletion(&self) -> bool {
         self.put.is_none()
     }

@@ -1,4 +1,4 @@
-//! What keeps a client open: users' handles, guards and watches hold it, background tasks do not.
+//! The handle that keeps a client open: users' handles, guards and watches hold it, background tasks do not.
 
 use std::{fmt, ops::Deref, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! Requests: made within their time, compared with what is known of the store, and made again where that can do no harm.
+//! Requests: made within their time, compared with the known history of the store, and made again where that
+//! can do no harm.
 
 pub(crate) mod background;
 mod backoff;

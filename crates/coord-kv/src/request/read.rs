@@ -9,11 +9,11 @@ use crate::{
     store::{Compare, Failure, GetOptions, KeyValue, Op, OpResult, Range, Revision, Txn},
 };
 
-/// How many pairs one answer may have.
+/// Most pairs of one answer.
 const PAGE: i64 = 200;
 
 impl Rpc {
-    /// The pairs of `range`, ordered by key, and the revision at which they were so. Linearizable.
+    /// Reads the pairs of `range`, ordered by key, and the revision at which they were so. Linearizable.
     pub(crate) async fn read(
         &self,
         operation: &'static str,
@@ -68,9 +68,10 @@ impl Rpc {
 
 /// A transaction that only reads, by which something is decided.
 ///
-/// etcd lets any member answer a transaction by itself, from a state of any age, whose gets are all serializable, or
-/// which has none at all but only conditions. Both of its branches count, taken or not. So each look has a linearizable
-/// get in the branch that is taken when a condition is not met.
+/// etcd lets any member answer a transaction by itself, from a state of any age, if all its gets are
+/// serializable. This is also so for a transaction without gets, which has only conditions. Both branches
+/// count, taken or not. So each look has a linearizable get in the branch that is taken when a condition is
+/// not met.
 #[derive(Clone, Debug)]
 pub(crate) struct Look {
     conditions: Vec<Compare>,
@@ -88,14 +89,14 @@ impl Look {
         Self { conditions: conditions.into(), gets: Vec::new() }
     }
 
-    /// The transaction; `probe` is a key that this client may read.
+    /// Builds the transaction; `probe` is a key that this client may read.
     pub(crate) fn txn(self, probe: &str) -> Txn {
         let now = Op::get(probe, Some(GetOptions::new().with_count_only()));
         Txn::new().when(self.conditions).and_then(self.gets).or_else([now])
     }
 }
 
-/// The pairs in the answer to a get of a transaction.
+/// Returns the pairs in the answer to a get of a transaction.
 pub(crate) fn pairs(answer: Option<&OpResult>) -> &[KeyValue] {
     match answer {
         Some(OpResult::Get(found)) => &found.kvs,
@@ -111,7 +112,7 @@ pub(crate) struct Read {
 }
 
 impl Read {
-    /// A print of keys and of when each was written last; values are not needed for it.
+    /// Makes a print of keys and of when each was written last; values are not needed for it.
     pub(crate) fn of(revision: Revision, pairs: &[KeyValue]) -> Self {
         let mut hasher = DefaultHasher::new();
         for kv in pairs {
@@ -131,7 +132,7 @@ pub(crate) fn entry(kv: &KeyValue, name: String) -> Entry {
     Entry::new(name, version(kv.mod_revision), kv.value.clone())
 }
 
-/// The first key after all that begin with `prefix`, which ends in `/`.
+/// Returns the first key after all that begin with `prefix`, which ends in `/`.
 fn end_of(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     let last = end.last_mut().expect("a prefix is never empty");

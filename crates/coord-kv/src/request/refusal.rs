@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use coord_api::{Error, Result};
 
-/// Why a client does not go on, as long as its members are of two stores.
+/// Reason why a client does not go on, as long as its members are of two stores.
 #[derive(Debug, Default)]
 pub(crate) struct Refusal(Mutex<Option<Error>>);
 

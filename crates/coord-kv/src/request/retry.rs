@@ -1,4 +1,5 @@
-//! One request to the store: within its time, over as many members as it takes, and never twice where that would matter.
+//! A request to the store: within its time, over as many members as it takes, and never twice where a repeat
+//! would matter.
 
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use crate::{
     },
 };
 
-/// Between two beginnings of the same thing.
+/// Pause between two beginnings of the same work.
 const SHORTEST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// When a request may be made again.
+/// Condition under which a request may be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
     /// Always: it is idempotent, since it changes nothing, or the same again.
@@ -80,7 +81,8 @@ impl Rpc {
             if !may_repeat || !failure.error.is_retryable() {
                 return Err(failure);
             }
-            // At once where it was not yet. One that no member was given, for want of a token or of a member, waits.
+            // A member that was not tried yet is tried at once. An attempt that no member was given, for want
+            // of a token or of a member, waits.
             let is_elsewhere = attempts.member().is_some() && attempts.count() < self.members();
             let pause = if is_elsewhere { Duration::ZERO } else { pauses.next().unwrap_or_default() };
             if Instant::now() + pause >= deadline {
@@ -112,11 +114,12 @@ impl Rpc {
         }
     }
 
-    /// Whether what failed with `error` may be begun anew, with a request that the one before can not disturb. One
-    /// that certainly had no effect was made again until its time was over.
+    /// Returns whether the work that failed with `error` may be begun anew, with a request that the failed
+    /// request can not disturb. A request that certainly had no effect was already made again until its time
+    /// was over.
     ///
-    /// Answers after a pause that grows with the time that was spent: some failures come at once, and would be repeated
-    /// thousands of times, each with what it leaves to be cleaned up.
+    /// Answers after a pause that grows with the time that was spent. Some failures come at once, and would
+    /// be repeated thousands of times, each with something to clean up.
     pub(crate) async fn may_retry_from_start(&self, begun: Instant, error: &Error) -> bool {
         if !error.is_retryable() || self.check_open().is_err() {
             return false;

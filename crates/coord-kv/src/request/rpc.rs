@@ -1,4 +1,4 @@
-//! What a request needs: the store, the keys, what is known of the store's history, and the limits of time.
+//! The context of a request: the store, the keys, the known history of the store, and the limits of time.
 
 use std::{
     collections::HashSet,
@@ -19,7 +19,7 @@ use crate::{
     store::{LeaseId, Limits, Store},
 };
 
-/// All that is believed of the store, by the floors above.
+/// Beliefs of the floors above about the store.
 pub(crate) trait Beliefs: Send + Sync {
     /// Returns the leases that this client believes in.
     fn leases(&self) -> HashSet<LeaseId>;
@@ -31,7 +31,7 @@ pub(crate) trait Beliefs: Send + Sync {
     fn lease_ended(&self, lease: LeaseId);
 }
 
-/// What a request needs. Background tasks hold this; it does not keep the client open.
+/// Context of a request. Background tasks hold this; it does not keep the client open.
 pub(crate) struct Rpc {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) keys: Keys,
@@ -43,9 +43,9 @@ pub(crate) struct Rpc {
     pub(crate) connectivity: Connectivity,
     pub(crate) runtime: runtime::Handle,
     pub(crate) request_timeout: Duration,
-    /// How this client calls itself in what it stores.
+    /// Name of this client in the values that it stores.
     pub(crate) owner: Owner,
-    /// The same as it is stored in a place of ours, for people who look there.
+    /// The owner as it is stored in a place of ours, for people who look there.
     pub(crate) holder: Arc<[u8]>,
     attempts: AtomicU64,
     closed: watch::Sender<bool>,

@@ -1,7 +1,8 @@
-//! How clean-up is repeated: until it is done, or what is to be cleaned up is over by itself. An error never ends it.
+//! Repetition of clean-up: until it is done, or its object is over by itself. An error never ends it.
 //!
-//! A role may be edited, a disk be full or the store be away just when something is given back. Whether an error passes is
-//! nothing that this could know, and what is not cleaned up bars others. So all clean-up goes through [`Rpc::clean_up`].
+//! A role may be edited, a disk be full or the store be away just when something is given back. Nothing here
+//! could know whether an error passes, and anything that is not cleaned up bars others. So all clean-up goes
+//! through [`Rpc::clean_up`].
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::{
     store::{Failure, is_transient},
 };
 
-/// The shortest pause between two tries.
+/// Shortest pause between two attempts.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest pause after an error that passes by itself.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -80,7 +81,7 @@ impl Rpc {
             tokio::select! {
                 () = tokio::time::sleep(pauses.after(&failed)) => {}
                 () = heard_again(&mut connectivity) => {
-                    // Not all that waits at once.
+                    // Waiting clean-ups do not all begin at once.
                     tokio::time::sleep(SHORTEST.mul_f64(fastrand::f64())).await;
                 }
             }

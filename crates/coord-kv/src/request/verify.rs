@@ -1,5 +1,6 @@
-//! Whether the store still has the history that this client has seen: asked whenever a connection was made anew, and when
-//! an answer raises a doubt. Where it has another one, all that was believed of the store ends here.
+//! Verification that the store still has the history that this client has seen. It is made whenever a
+//! connection was made anew, and when an answer raises a doubt. If the store has another history, all that
+//! was believed of the store ends here.
 
 use std::sync::{
     Weak,
@@ -23,18 +24,19 @@ use crate::{
 
 const OPERATION: &str = "verify the history";
 
-/// The most keys of one watch that are compared with what was read of them.
+/// The most keys of one watch that are compared with an earlier read.
 const MOST_READ: i64 = 10_000;
 
-/// How often marks are looked for that changed while they were looked for.
+/// Most looks for marks that changed while they were looked for.
 const MOST_LOOKS: usize = 3;
 
-/// An answer of the store, whatever it was asked.
+/// Answer of the store, to any request.
 pub(crate) trait Answered {
     /// Returns its origin.
     fn header(&self) -> Header;
 
-    /// Whether it is given after all that was answered before; `None` if that depends on what was asked.
+    /// Returns whether the answer is given after all that was answered before; `None` if that depends on the
+    /// question.
     fn is_linearizable(&self) -> Option<bool> {
         Some(true)
     }
@@ -86,14 +88,14 @@ impl<S, T: Answered> Answered for (S, T) {
 /// Verifications that share one request.
 #[derive(Debug, Default)]
 pub(crate) struct Verifications {
-    /// How many began,
+    /// Number of verifications that began.
     begun: AtomicU64,
-    /// and which of them was done last, with the revision up to which the history is known to be the store's; locked
-    /// while one is made.
+    /// Number of the verification that was done last, with the revision up to which the known history is the
+    /// store's. Locked while a verification is made.
     done: tokio::sync::Mutex<(u64, i64)>,
 }
 
-/// What a look at the marks tells.
+/// Outcome of a look at the marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// The store has this history up to a revision.
@@ -104,10 +106,10 @@ enum Verdict {
 }
 
 impl Rpc {
-    /// Compares an answer with what is known. All that was believed ends if it is of another history.
+    /// Compares an answer with the known history. All that was believed ends if it is of another history.
     ///
     /// # Errors
-    /// When it is of another cluster, beside the one that is known.
+    /// Fails if the answer is of another cluster while the known cluster is still there.
     pub(crate) async fn heard<T: Answered>(
         &self,
         sent: Sent,
@@ -121,7 +123,7 @@ impl Rpc {
         let member = if self.members() > 1 { attempts.member() } else { None };
         let from = (header.cluster, member.as_deref());
         match self.history.heard(sent, from, header.revision, consistency) {
-            // One that is alone is never behind.
+            // The only member of a store is never behind.
             Heard::Behind if self.members() == 1 => self.history.doubts.notify_one(),
             Heard::Same | Heard::Behind => {}
             Heard::Replaced => self.end_beliefs("an answer is of an earlier revision"),
@@ -132,7 +134,8 @@ impl Rpc {
         Ok(())
     }
 
-    /// Compares an answer on a stream with what is known. It may be overtaken by others, so its revision raises no doubt.
+    /// Compares an answer on a stream with the known history. It may be overtaken by others, so its revision
+    /// raises no doubt.
     pub(crate) fn heard_on_stream(&self, header: Header, attempts: &dyn Attempts) {
         let member = if self.members() > 1 { attempts.member() } else { None };
         let from = (header.cluster, member.as_deref());
@@ -144,13 +147,13 @@ impl Rpc {
         }
     }
 
-    /// Makes sure that the store has the history that is known, or ends what was believed. The revision up to which that
-    /// is shown. Those who ask at the same time share one request.
+    /// Makes sure that the store has the known history, or ends what was believed. Returns the revision up to
+    /// which the history is shown. Callers that ask at the same time share one request.
     pub(crate) async fn verify(&self) -> Result<i64, Failure> {
         let verifications = &self.verifications;
         let mark = verifications.begun.load(Ordering::SeqCst);
         let mut done = verifications.done.lock().await;
-        // Only one that began after the mark was certainly sent after whatever raised the doubt.
+        // Only a verification that began after the mark was certainly sent after the doubt was raised.
         if done.0 > mark {
             return Ok(done.1);
         }
@@ -201,8 +204,8 @@ impl Rpc {
         })
     }
 
-    /// Returns whether the store had what was read of a range, at the revision of the read. If it had something else, it has
-    /// another history. It may have compacted that, or not tell it in one answer.
+    /// Returns whether the store had the pairs that were read of a range, at the revision of the read. If it
+    /// had something else, it has another history. It may have compacted that, or not tell it in one answer.
     pub(crate) async fn has_read(&self, range: &Range, read: Option<Read>) -> Result<bool, Failure> {
         let Some(read) = read else { return Ok(false) };
         let sent = self.history.now();
@@ -229,7 +232,7 @@ impl Rpc {
         Ok(is_same)
     }
 
-    /// Asks for marks; with `past` also for what was at their revisions.
+    /// Asks for marks; with `past` also for the state at their revisions.
     async fn find(&self, marks: &Marks, past: bool) -> Result<Found, Failure> {
         let keys_only = || GetOptions::new().with_keys_only();
         let mut looks = Vec::new();
@@ -246,7 +249,7 @@ impl Rpc {
             for Seen { key, revision, .. } in &marks.seen {
                 looks.push(Op::get(key.as_str(), Some(GetOptions::new().with_revision(*revision))));
             }
-            // A deletion is shown by what was there before it.
+            // A deletion is shown by the state before it.
             let seen = marks.seen.iter().filter(|seen| seen.is_deletion());
             let deletions = seen.map(|seen| (&seen.key, seen.revision));
             let given_back = marks.last_given_back.iter().map(|last| (&last.key, last.revision));
@@ -287,8 +290,9 @@ impl Rpc {
         self.refusal.check()
     }
 
-    /// Judges an answer of another store than the one that is known: the store was replaced, or two of the members are of
-    /// different stores. `members` are who answered for the known one, and now.
+    /// Judges an answer of another store than the known one: the store was replaced, or two of the members
+    /// are of different stores. The members are the one that answered for the known store, and the one that
+    /// answered now.
     async fn judge_cluster(&self, sent: Sent, (known, now): (&str, Option<&str>)) -> Result<(), Failure> {
         if self.members() > 1 && now != Some(known) {
             self.check_clusters().await.map_err(|error| Failure { error, effect: Effect::None })?;
@@ -308,21 +312,21 @@ impl Rpc {
     }
 }
 
-/// What was found of marks.
+/// Answers to a look at the marks.
 struct Found {
     answers: Vec<OpResult>,
     past: bool,
     now: i64,
 }
 
-/// Judges what was found of marks, in the order in which [`Rpc::find`] asks for them.
+/// Judges the answers to a look at the marks, in the order in which [`Rpc::find`] asks for them.
 fn judged(marks: &Marks, found: &Found) -> Verdict {
     let mut answers = found.answers.iter();
     let mut next = || pairs(answers.next()).first();
     let mut shown = 0;
     if let Some((_, kept)) = &marks.kept {
         let is_kept = kept.is(next());
-        // One that somebody deleted was there all the same.
+        // A key that somebody deleted was there all the same.
         let was_kept = if found.past { kept.is(next()) } else { is_kept };
         if !was_kept {
             return if found.past { Verdict::Replaced } else { Verdict::Again };

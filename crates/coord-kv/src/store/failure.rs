@@ -9,7 +9,7 @@ use coord_api::{BoxError, Error};
 pub enum Effect {
     /// The store refused it, or it was never sent.
     None,
-    /// Nobody knows: the answer was lost. It may also take effect later.
+    /// The effect is unknown: the answer was lost. The request may also take effect later.
     Unknown,
 }
 
@@ -45,12 +45,12 @@ impl Failure {
         Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
     }
 
-    /// Whether the store has compacted the revision that was asked for.
+    /// Returns whether the store has compacted the revision that was asked for.
     pub(crate) fn is_compacted(&self) -> bool {
         matches!(self.revision_error(), Some(RevisionError::Compacted(_)))
     }
 
-    /// Whether the store has not got so far as the revision that was asked for.
+    /// Returns whether the store has not got so far as the revision that was asked for.
     pub(crate) fn is_future(&self) -> bool {
         matches!(self.revision_error(), Some(RevisionError::Future(_)))
     }
@@ -63,7 +63,8 @@ impl Failure {
     }
 }
 
-/// Why a read at a revision is refused: the source of a [`Backend`](Error::Backend) error, with the store's own words.
+/// Reason why a read at a revision is refused: the source of a [`Backend`](Error::Backend) error, with the
+/// store's own words.
 #[derive(Debug)]
 pub enum RevisionError {
     /// The store does not keep that revision any more.
@@ -86,7 +87,8 @@ impl std::error::Error for RevisionError {
     }
 }
 
-/// Whether an error is worth waiting out: when the way to the store is back, or new credentials are, or space.
+/// Returns whether an error is worth waiting out: until the way to the store is back, or new credentials are,
+/// or space.
 pub(crate) fn is_transient(error: &Error) -> bool {
     error.is_retryable() || matches!(error, Error::Unauthenticated { .. } | Error::NoSpace { .. })
 }

@@ -1,4 +1,4 @@
-//! What a store has to do for coord, in coord's own words: the one trait that a backend implements.
+//! The trait that a backend implements: all that coord needs of a store, in coord's own words.
 //!
 //! A store keeps keys with values, each with the revisions at which it was created and last written. A revision is a
 //! number that grows with each transaction that writes. Keys may live on a lease, and go with it. All that coord builds on
@@ -29,14 +29,14 @@ pub type Revision = i64;
 /// The number of a lease, which the client chooses.
 pub type LeaseId = i64;
 
-/// What a store is.
+/// Description of a store.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// Its name in errors, for example `etcd`.
     pub name: &'static str,
     /// An advice for the case that no member can be reached.
     pub if_unreachable: &'static str,
-    /// How many members can be asked. A store with one member is never behind itself.
+    /// Number of members that can be asked. A store with one member is never behind itself.
     pub members: usize,
     /// The addresses of the members, which tell two stores apart before one of them has answered.
     pub addresses: Vec<String>,
@@ -60,7 +60,7 @@ pub struct Limits {
 pub enum Lateness {
     /// Never: a request that was given up is over.
     Never,
-    /// At any time later, as by a server that was frozen.
+    /// Possibly at any time later, as by a server that was frozen.
     Possible,
 }
 
@@ -82,8 +82,8 @@ pub trait Attempts: fmt::Debug + Send + Sync {
     /// Returns how many members were tried.
     fn count(&self) -> usize;
 
-    /// Whether the last attempt was not sent over one connection of the store, and the next one takes another, so that it
-    /// need not wait. Told once.
+    /// Returns whether the next attempt takes another connection of the store, since the last one was not
+    /// sent over the first. The next attempt need not wait then. Told once.
     fn takes_other_route(&self) -> bool {
         false
     }
@@ -110,10 +110,10 @@ impl Attempts for OneMember {
     }
 }
 
-/// One attempt at a request.
+/// Attempt at a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// What is done, for errors.
+    /// Name of the operation, for errors.
     pub operation: &'static str,
     /// The time that is left for it, for errors: the caller drops the future when it is over.
     pub limit: Duration,
@@ -128,7 +128,7 @@ pub struct Call<'a> {
 pub enum Route {
     /// The fastest, which may depend on the runtime of the caller.
     Fastest,
-    /// One that nobody else can starve.
+    /// The route that nobody else can starve.
     Main,
 }
 
@@ -141,7 +141,7 @@ pub struct Granted {
     pub ttl: i64,
 }
 
-/// What a store knows of a lease.
+/// State of a lease, as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseStatus {
     /// The origin of the answer.
@@ -154,7 +154,7 @@ pub struct LeaseStatus {
     pub keys: Vec<Vec<u8>>,
 }
 
-/// What a look-up of a lease tells.
+/// Detail of a look-up of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseDetail {
     /// Its times.
@@ -166,7 +166,7 @@ pub enum LeaseDetail {
 /// An answer to a request for renewal: the time to live, `None` if the store does not know the lease.
 pub type Renewed = Result<Option<Duration>, RenewalEnded>;
 
-/// Why a request for renewal got no answer.
+/// Reason why a request for renewal got no answer.
 #[derive(Debug)]
 pub enum RenewalEnded {
     /// The stream ended, for whatever reason.
@@ -184,15 +184,16 @@ pub trait RenewalStream: fmt::Debug + Send + Sync {
 /// A store of keys with leases and watches.
 ///
 /// # Contract
-/// - Transactions take effect one after the other, each whole or not at all, and each that writes has a revision of its own,
-///   larger than all before.
-/// - Reads that are not [serializable](GetOptions::with_serializable) tell of every write that was acknowledged before
-///   they began. So does a transaction that writes, or has such a read.
+/// - Transactions take effect one after the other, each whole or not at all. Each that writes has a revision
+///   of its own, larger than all before.
+/// - Reads that are not [serializable](GetOptions::with_serializable) tell of every write that was
+///   acknowledged before they began. So does a transaction that writes, or has such a read.
 /// - A key on a lease is gone once the lease is, with all others on it at one revision.
-/// - No lease ends before its time to live is over, counted from the last acknowledged request for it, unless it is revoked.
+/// - No lease ends before its time to live is over, counted from the last acknowledged request for it, unless
+///   it is revoked.
 /// - A failure tells whether the request may have taken effect, now or later. When in doubt it may.
-/// - One call is one attempt: what may be made again is made again by the caller. A store may move an attempt that was
-///   certainly not sent to another member.
+/// - Each call is one attempt: the caller repeats a request that may be repeated. A store may move an attempt
+///   that was certainly not sent to another member.
 ///
 /// # Cancel safety
 /// Each future may be dropped at any point; whether its request takes effect is open then.
@@ -222,7 +223,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Grants a lease with a number that the caller has chosen.
     ///
     /// # Errors
-    /// If the number is taken, beside what every request may fail with.
+    /// Fails if the number is taken, and as every request may.
     async fn grant(&self, call: Call<'_>, lease: LeaseId, ttl: i64) -> Result<Granted, Failure>;
 
     /// Ends a lease, with all keys on it.
@@ -231,7 +232,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`Lost`](coord_api::Error::Lost) if there is no such lease.
     async fn revoke(&self, call: Call<'_>, lease: LeaseId) -> Result<Header, Failure>;
 
-    /// Looks up a lease. One that is gone has nothing left.
+    /// Looks up a lease. A lease that is gone has nothing left.
     ///
     /// # Errors
     /// As every request.

@@ -1,4 +1,4 @@
-//! What a client tells of its work, for a backend that counts and times it.
+//! Events that a client tells of its work, for a backend that counts and times it.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use coord_api::LossReason;
 pub enum Observation {
     /// A request with all its attempts is over.
     Requested {
-        /// What was asked for.
+        /// Name of the operation.
         operation: &'static str,
-        /// How long it took.
+        /// Time that the request took.
         took: Duration,
         /// Whether it was answered.
         succeeded: bool,
     },
     /// A lock was acquired.
     Acquired {
-        /// How long its caller waited.
+        /// Time that its caller waited.
         waited: Duration,
     },
     /// A renewal was not acknowledged; others follow until the deadline of the lease.

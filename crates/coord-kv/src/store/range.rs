@@ -9,7 +9,7 @@ use super::{Header, LeaseId, Revision};
 /// A key or every key with a prefix. Shared, since each watch is known by it in several places.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Range {
-    /// One key.
+    /// A single key.
     Key(Arc<str>),
     /// All keys that begin so.
     Prefix(Arc<str>),
@@ -57,14 +57,14 @@ pub struct GetAnswer {
     pub kvs: Vec<KeyValue>,
     /// Whether there are more than the limit.
     pub more: bool,
-    /// How many keys are in the range.
+    /// Number of keys in the range.
     pub count: i64,
 }
 
-/// The order of what is found.
+/// The order of the found keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// By key.
+    /// Order by key.
     #[default]
     ByKey,
     /// The key that was created last comes first.
@@ -83,7 +83,7 @@ pub enum Extent {
     Until(Vec<u8>),
 }
 
-/// What is told of the keys that are found.
+/// Detail in which the found keys are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
     /// All of them, with their values.
@@ -95,18 +95,18 @@ pub enum Detail {
     Count,
 }
 
-/// What of a key or range is read.
+/// Options of a read of a key or range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GetOptions {
-    /// Which keys are meant.
+    /// Extent of the keys that are meant.
     pub extent: Extent,
-    /// What of each is told.
+    /// Detail in which each key is told.
     pub detail: Detail,
     /// The most pairs; zero for all.
     pub limit: i64,
     /// The revision to look at; zero for the present.
     pub revision: Revision,
-    /// The order of what is found.
+    /// The order of the found keys.
     pub order: Order,
     /// The largest revision at which a key may be created to be found; zero for any.
     pub max_create_revision: Revision,
@@ -138,19 +138,19 @@ impl GetOptions {
         Self { limit, ..self }
     }
 
-    /// Reads what was there at a revision; zero for now.
+    /// Reads the state at a revision; zero for now.
     #[must_use]
     pub fn with_revision(self, revision: Revision) -> Self {
         Self { revision, ..self }
     }
 
-    /// Tells what was created last first.
+    /// Tells the key that was created last first.
     #[must_use]
     pub fn latest_first(self) -> Self {
         Self { order: Order::LatestFirst, ..self }
     }
 
-    /// Leaves out what was created later.
+    /// Leaves out keys that were created later.
     #[must_use]
     pub fn with_max_create_revision(self, revision: Revision) -> Self {
         Self { max_create_revision: revision, ..self }

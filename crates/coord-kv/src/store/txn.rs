@@ -1,4 +1,4 @@
-//! Transactions: conditions, the operations if all of them hold, and those if one does not.
+//! Transactions: conditions, the operations if all of them hold, and the operations if a condition does not.
 
 use super::{GetAnswer, GetOptions, Header, LeaseId, Revision};
 
@@ -47,18 +47,18 @@ pub struct Compare {
     pub key: Vec<u8>,
     /// Whether it is about all keys that begin so. It holds if there are none.
     pub is_prefix: bool,
-    /// How the store's side relates to the target.
+    /// Relation of the store's side to the target.
     pub op: CompareOp,
-    /// What is compared, with the value that it is compared to.
+    /// Property that is compared, with the value that it is compared to.
     pub target: Target,
 }
 
-/// How two sides of a condition relate.
+/// Relation of the two sides of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompareOp {
     /// Both are the same.
     Equal,
-    /// They differ.
+    /// Both sides differ.
     NotEqual,
     /// The store's side is larger.
     Greater,
@@ -66,14 +66,14 @@ pub enum CompareOp {
     Less,
 }
 
-/// What of a key is compared, with the other side. A key that is not there has only zeros.
+/// Property of a key that is compared, with the other side. A key that is not there has only zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The revision at which it was created.
     CreateRevision(Revision),
     /// The revision at which it was written last.
     ModRevision(Revision),
-    /// Its value. No value is equal to that of a key that is not there.
+    /// Its value. No value is equal to the value of a key that is not there.
     Value(Vec<u8>),
     /// The lease that it lives on.
     Lease(LeaseId),
@@ -84,12 +84,13 @@ impl Compare {
         Self { key: key.into(), is_prefix: false, op, target }
     }
 
-    /// Compares the revision at which a key was created; that of a key that is not there is zero.
+    /// Compares the revision at which a key was created; the revision of a key that is not there is zero.
     pub fn create_revision(key: impl Into<Vec<u8>>, op: CompareOp, revision: Revision) -> Self {
         Self::of(key, op, Target::CreateRevision(revision))
     }
 
-    /// Compares the revision at which a key was written last; that of a key that is not there is zero.
+    /// Compares the revision at which a key was written last; the revision of a key that is not there is
+    /// zero.
     pub fn mod_revision(key: impl Into<Vec<u8>>, op: CompareOp, revision: Revision) -> Self {
         Self::of(key, op, Target::ModRevision(revision))
     }
@@ -111,7 +112,7 @@ impl Compare {
     }
 }
 
-/// How a key is written.
+/// Options of a write of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PutOptions {
     /// The lease that the key lives on from now on; zero for none.
@@ -131,14 +132,14 @@ impl PutOptions {
     }
 }
 
-/// One operation of a transaction.
+/// Operation of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Reads.
     Get {
         /// The key, or where a range begins.
         key: Vec<u8>,
-        /// What of it is read.
+        /// Options of the read.
         options: GetOptions,
     },
     /// Writes a key.
@@ -147,7 +148,7 @@ pub enum Op {
         key: Vec<u8>,
         /// Its value.
         value: Vec<u8>,
-        /// How it is written.
+        /// Options of the write.
         options: PutOptions,
     },
     /// Deletes a key, if it is there.

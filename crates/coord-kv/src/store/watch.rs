@@ -13,14 +13,14 @@ pub struct WatchRequest {
     pub id: i64,
     /// The keys that are watched.
     pub range: Range,
-    /// The first revision whose changes are told; `None` for those after the present.
+    /// The first revision whose changes are told; `None` for all changes after the present.
     pub from: Option<Revision>,
 }
 
-/// One change of one key.
+/// Change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The key. One that is not UTF-8 is not told, since coord never writes such.
+    /// The key. A key that is not UTF-8 is not told, since coord never writes such keys.
     pub key: String,
     /// The revision of the change.
     pub revision: Revision,
@@ -30,7 +30,7 @@ pub struct Change {
     pub value: Option<Bytes>,
 }
 
-/// One answer on a stream of watches.
+/// Answer on a stream of watches.
 #[derive(Debug)]
 pub struct WatchAnswer {
     /// The origin of the answer.
@@ -39,13 +39,13 @@ pub struct WatchAnswer {
     pub id: Option<i64>,
     /// Whether it says that the watch has begun: every change after its revision will be told.
     pub is_created: bool,
-    /// Why the watch is over, if it is.
+    /// Reason why the watch is over, if it is.
     pub canceled: Option<Canceled>,
     /// Changes, in their order. All changes of one revision are in one answer.
     pub changes: Vec<Change>,
 }
 
-/// Why the store has ended a watch.
+/// Reason why the store has ended a watch.
 #[derive(Debug)]
 pub enum Canceled {
     /// Changes that were asked for are not kept any more, or can not be told for another reason.

@@ -1,4 +1,4 @@
-//! One change of one key, as users are told of it.
+//! Conversion of a change of a key to the event that users are told.
 
 use coord_api::{Entry, EntryEvent};
 

@@ -1,7 +1,7 @@
-//! One watch stream for all watches of a client, reopened and resumed where each of them stood.
+//! The watch stream for all watches of a client, reopened and resumed where each of them stood.
 //!
-//! All that subscribe to the same keys share one watch on the server, which ends with the last of them. Each has
-//! a bounded queue of its own: one that is behind loses its place alone.
+//! All that subscribe to the same keys share one watch on the server, which ends with the last of them. Each
+//! has a bounded queue of its own: a user that is behind loses its place alone.
 
 use std::{
     ops::Deref,
@@ -30,13 +30,13 @@ use crate::{
     store::{Attempts, Canceled, Change, Effect, Failure, Observation, Range, WatchAnswer, WatchStream},
 };
 
-/// How many deliveries may wait for one consumer. A consumer that is further behind reads the state anew.
+/// Most deliveries that may wait for one consumer. A consumer that is further behind reads the state anew.
 const QUEUE: usize = 128;
 
-/// How long the server may take to open the stream.
+/// Longest time that the server may take to open the stream.
 const OPENING: Duration = Duration::from_secs(5);
 
-/// How many reads are made at once to show that watches may go on.
+/// Number of reads that are made at once to show that watches may go on.
 const PROVEN_AT_ONCE: usize = 16;
 
 /// The way to the task that owns the stream.
@@ -67,7 +67,7 @@ enum Command {
         range: Range,
         id: u64,
     },
-    /// A user has read what is watched.
+    /// A user has read the watched keys.
     Read {
         range: Range,
         read: Read,
@@ -78,7 +78,7 @@ enum Command {
     Stop,
 }
 
-/// What a subscription receives. When its channel ends, changes may have been missed: read the state anew.
+/// Message to a subscription. When its channel ends, changes may have been missed: read the state anew.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     /// Every change from this revision on will be delivered.
@@ -89,7 +89,7 @@ pub(crate) enum Delivery {
     Refused(Box<Error>),
 }
 
-/// One user of a watch. When the last of them is dropped, the watch is cancelled at the server.
+/// User of a watch. When the last user is dropped, the watch is cancelled at the server.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     range: Range,
@@ -99,7 +99,7 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The next delivery; `None` when changes may have been missed, or the client is gone.
+    /// Waits for the next delivery; `None` when changes may have been missed, or the client is gone.
     ///
     /// May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Option<Delivery> {
@@ -108,8 +108,8 @@ impl Subscription {
 }
 
 impl Subscription {
-    /// Takes note that its user has read what is watched. If the store can not be shown to have had that when the stream
-    /// was opened again, the subscription ends.
+    /// Takes note that its user has read the watched keys. If the store can not be shown to have had that
+    /// when the stream was opened again, the subscription ends.
     pub(crate) fn has_read(&self, read: Read) {
         let _ = self.commands.send(Command::Read { range: self.range.clone(), read });
     }
@@ -168,7 +168,7 @@ impl Hub {
 }
 
 struct Task {
-    /// To look at the store itself.
+    /// Context for reads of the store itself.
     rpc: Weak<Rpc>,
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: Watches,
@@ -177,9 +177,9 @@ struct Task {
     refused: Option<(i64, Error)>,
     /// The generation of the credentials that the stream was opened with, which it keeps.
     generation: u64,
-    /// Whether the member that the stream is open to has not seen what was delivered.
+    /// Whether the member that the stream is open to has not seen the delivered changes.
     is_behind: bool,
-    /// Whether a stream was open before, and deliveries may be of what was known then.
+    /// Whether a stream was open before, and deliveries may be of the history that was known then.
     is_reopened: bool,
     /// The member that the stream goes to.
     attempts: Box<dyn Attempts>,
@@ -255,7 +255,7 @@ impl Task {
         }
     }
 
-    /// The next command; `None` when the client is closed or gone.
+    /// Waits for the next command; `None` when the client is closed or gone.
     async fn command(&mut self) -> Option<Command> {
         self.inbox.recv().await.filter(|command| !matches!(command, Command::Stop))
     }
@@ -364,7 +364,7 @@ impl Task {
     /// Passes one answer on; the id of a watch that the server should stop, since nobody listens any more.
     fn take(&mut self, answer: WatchAnswer) -> Option<i64> {
         let (id, revision) = (answer.id?, answer.header.revision);
-        // One that nobody uses any more ended before its number was known.
+        // A watch that nobody uses any more ended before its number was known.
         let Some(watched) = self.watches.get_mut(id) else {
             let goes_on = answer.is_created && answer.canceled.is_none();
             return goes_on.then_some(id);
@@ -398,8 +398,9 @@ impl Task {
         self.watches.end_if_unused(id)
     }
 
-    /// Makes sure that the store has the history that deliveries were of, and ends the watches for which that can not be
-    /// shown, which the stream has to be told of; `None` if the store can not be asked.
+    /// Makes sure that the store has the history that deliveries were of. Ends the watches for which that can
+    /// not be shown, and returns their ids, for the stream to be told of. Returns `None` if the store can not
+    /// be asked.
     async fn unproven(&mut self) -> Option<Vec<i64>> {
         match self.prove().await {
             Ok(unproven) => Some(unproven),
@@ -427,8 +428,8 @@ impl Task {
         Ok(unproven)
     }
 
-    /// Finds out why a watch was refused. If it was for the token of the stream, the watch is kept, and the stream ends;
-    /// else its users are told, who decide what to do.
+    /// Finds out why a watch was refused. A watch that was refused for the token of the stream is kept, and
+    /// the stream ends. The users of a watch that was refused for itself are told, and decide what to do.
     async fn refuse_or_try_again(&mut self, id: i64, reason: Error) -> Option<Served> {
         let watched = self.watches.get(id)?;
         let verdict = match self.rpc.upgrade() {
@@ -440,7 +441,7 @@ impl Task {
                 tracing::debug!("the token of the watch stream is no longer good, opening another");
                 return Some(Served::HasOldToken);
             }
-            // Those that have begun go on when there are credentials again.
+            // Watches that have begun go on when there are credentials again.
             Verdict::NoToken(error) if watched.progress.has_started() => {
                 tracing::debug!(%error, "watches wait for credentials");
                 return Some(Served::Broken { answered: false });
@@ -458,7 +459,7 @@ impl Task {
     fn refuse_if_not_allowed(&mut self, error: &Error) {
         tracing::debug!(%error, "watch stream could not be opened, trying again");
         if matches!(error, Error::Unauthenticated { .. }) {
-            // Those that have begun go on when there are credentials again.
+            // Watches that have begun go on when there are credentials again.
             for refused in self.watches.end_unbegun() {
                 refused.refuse(error);
             }
@@ -474,17 +475,17 @@ async fn cancel(stream: &mut dyn WatchStream, ids: Vec<i64>) -> Result<(), Failu
     Ok(())
 }
 
-/// What the stream has to be told.
+/// Request to send on the stream.
 enum Told {
-    /// To begin the watch with this id.
+    /// Request to begin the watch with this id.
     Watch(i64),
-    /// To end the watch with this id.
+    /// Request to end the watch with this id.
     Cancel(i64),
-    /// To end the watches with these ids.
+    /// Request to end the watches with these ids.
     CancelAll(Vec<i64>),
 }
 
-/// Why [`Task::serve`] returned.
+/// Reason why [`Task::serve`] returned.
 enum Served {
     /// The client is gone.
     Done,

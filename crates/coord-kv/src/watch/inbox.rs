@@ -10,11 +10,11 @@ use std::{
 
 use super::hub::Delivery;
 
-/// Where deliveries are put. Dropping it ends the inbox, once what waits was taken.
+/// Sender of deliveries. Dropping it ends the inbox, once the waiting deliveries were taken.
 #[derive(Debug)]
 pub(super) struct Sink(Arc<Shared>);
 
-/// Where they are taken.
+/// Receiver of deliveries.
 #[derive(Debug)]
 pub(super) struct Inbox(Arc<Shared>);
 
@@ -35,7 +35,7 @@ struct State {
     has_ended: bool,
 }
 
-/// An inbox with room for `limit` deliveries.
+/// Makes an inbox with room for `limit` deliveries.
 pub(super) fn inbox(limit: usize) -> (Sink, Inbox) {
     let shared = Arc::new(Shared { limit, state: Mutex::default() });
     (Sink(shared.clone()), Inbox(shared))
@@ -78,11 +78,11 @@ impl Drop for Sink {
 }
 
 impl Inbox {
-    /// The next delivery; `None` when the sink is dropped and nothing waits any more.
+    /// Waits for the next delivery; `None` when the sink is dropped and nothing waits any more.
     ///
     /// May be dropped and called again.
     pub(super) async fn next(&mut self) -> Option<Delivery> {
-        // One that never runs dry must not keep others from running.
+        // An inbox that never runs dry must not keep others from running.
         tokio::task::consume_budget().await;
         poll_fn(|cx| {
             let mut state = self.0.lock();
@@ -100,7 +100,7 @@ impl Inbox {
         .await
     }
 
-    /// What is there now, for tests.
+    /// Returns the delivery that is there now, for tests.
     #[cfg(test)]
     pub(super) fn poll(&mut self) -> Poll<Option<Delivery>> {
         futures::FutureExt::now_or_never(self.next()).map_or(Poll::Pending, Poll::Ready)

@@ -43,7 +43,7 @@ struct Follower {
     rename: Rename,
     live: Option<Live>,
     pending: VecDeque<EntryEvent>,
-    /// Between attempts to read the state anew; only while there are any.
+    /// Pauses between attempts to read the state anew; only while there are any attempts.
     pauses: Option<Box<ExponentialBackoff>>,
 }
 

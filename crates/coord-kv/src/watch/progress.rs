@@ -1,4 +1,4 @@
-//! Where one watch stands: which revision it needs next, whatever happens to the stream. No I/O.
+//! The resume point of one watch: the revision that it needs next, whatever happens to the stream. No I/O.
 
 /// The progress of one watch, which begins with what comes from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,34 +9,35 @@ pub(crate) struct ResumePoint {
     started: bool,
 }
 
-/// What an answer of the server means.
+/// Meaning of an answer of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The watch has begun, for the first time.
     Started,
     /// The answer has changes to deliver.
     Changes,
-    /// Nothing to tell.
+    /// The answer has nothing to tell.
     Nothing,
     /// Changes were missed, or will be: the consumer has to read the state anew.
     Gap,
-    /// The member that answers has not seen yet what was delivered. Either it is behind the others, or the store has
-    /// another history.
+    /// The member that answers has not seen the delivered changes yet. Either it is behind the others, or the
+    /// store has another history.
     Behind,
 }
 
 impl ResumePoint {
-    /// Whether every change from a moment in the past on will be delivered.
+    /// Returns whether every change from a moment in the past on will be delivered.
     pub(crate) fn has_started(&self) -> bool {
         self.started
     }
 
-    /// The revision to ask for; `None` for "now".
+    /// Returns the revision to ask for; `None` for "now".
     pub(crate) fn next(&self) -> Option<i64> {
         self.next
     }
 
-    /// The revision up to which everything was delivered, or was there before the watch; 0 before it started.
+    /// Returns the revision up to which everything was delivered, or was there before the watch; 0 before it
+    /// started.
     pub(crate) fn delivered_to(&self) -> i64 {
         self.next.map_or(0, |next| next - 1)
     }
@@ -57,13 +58,13 @@ impl ResumePoint {
         if std::mem::replace(&mut self.started, true) { Step::Nothing } else { Step::Started }
     }
 
-    /// Whether more was delivered than a store at `revision` has. If that is the store's own revision, a watch would
-    /// wait in silence for a future one.
+    /// Returns whether more was delivered than a store at `revision` has. If that is the store's own
+    /// revision, a watch would wait in silence for a future one.
     fn is_ahead_of(&self, revision: i64) -> bool {
         self.next.is_some_and(|next| revision + 1 < next)
     }
 
-    /// Everything up to `revision` was delivered.
+    /// Takes note that everything up to `revision` was delivered.
     pub(crate) fn delivered(&mut self, revision: i64) {
         self.next = self.next.max(Some(revision + 1));
     }

@@ -1,4 +1,4 @@
-//! Why the store refuses a watch: for what is watched, or only for the credentials of the stream.
+//! Reasons why the store refuses a watch: for the watched keys, or only for the credentials of the stream.
 
 use coord_api::Error;
 
@@ -7,7 +7,7 @@ use crate::{
     store::{Failure, GetOptions, Range},
 };
 
-/// Why a watch is refused.
+/// Reason why a watch is refused.
 pub(super) enum Verdict {
     /// The stream was opened with a token that is another one by now.
     OldToken,
@@ -20,8 +20,8 @@ pub(super) enum Verdict {
 }
 
 impl Rpc {
-    /// The store does not always say whether it refused a watch for its token. A read that needs the same permission finds
-    /// out, and gets a new token if so.
+    /// Judges a refusal. The store does not always say whether it refused a watch for its token. A read that
+    /// needs the same permission finds out, and gets a new token if so.
     pub(super) async fn judge_refusal(&self, range: &Range, generation: u64) -> Verdict {
         let is_old = || self.store.credentials().is_some_and(|now| now != generation);
         if self.store.credentials().is_none() {

@@ -1,4 +1,4 @@
-//! The watches of one stream, each with those that share it. No I/O.
+//! The watches of one stream, each with the users that share it. No I/O.
 
 use std::collections::HashMap;
 
@@ -18,14 +18,14 @@ pub(super) struct Watches {
     last_id: i64,
 }
 
-/// One watch with those that share it.
+/// Watch with the users that share it.
 #[derive(Debug)]
 pub(super) struct Watched {
     range: Range,
     pub(super) progress: ResumePoint,
-    /// The last that a user read of what is watched.
+    /// Latest read of the watched keys by a user.
     read: Option<Read>,
-    /// In no order.
+    /// Sinks of its users, in no order.
     sinks: Vec<(u64, Sink)>,
 }
 
@@ -79,22 +79,22 @@ impl Watches {
         self.by_id.get(&id)?.sinks.is_empty().then(|| self.end(id)).flatten().map(|_| id)
     }
 
-    /// Forgets a watch. Dropping what is returned tells its users that changes may have been missed.
+    /// Forgets a watch. Dropping the returned watch tells its users that changes may have been missed.
     pub(super) fn end(&mut self, id: i64) -> Option<Watched> {
         let ended = self.by_id.remove(&id)?;
         self.ids.remove(&ended.range);
         Some(ended)
     }
 
-    /// Takes note of what a user read of what is watched.
+    /// Takes note of a user's read of the watched keys.
     pub(super) fn has_read(&mut self, range: &Range, read: Read) {
         if let Some(watched) = self.ids.get(range).and_then(|id| self.by_id.get_mut(id)) {
             watched.read = watched.read.filter(|last| last.revision > read.revision).or(Some(read));
         }
     }
 
-    /// Returns the watches whose users know more than what the store is known to have had, its revision `shown`, each with
-    /// the read that would show it.
+    /// Returns the watches whose users know more than the store is known to have had, its revision `shown`.
+    /// Each comes with the read that would show it.
     pub(super) fn beyond(&self, shown: i64) -> Vec<(i64, Range, Option<Read>)> {
         let started = self.iter().filter(|(_, watched)| watched.progress.has_started());
         let beyond = started.filter_map(|(id, watched)| {
@@ -129,11 +129,11 @@ impl Watched {
         WatchRequest { id, range: self.range.clone(), from: self.progress.next() }
     }
 
-    /// Delivers to every user. One whose queue is full is dropped, which tells it that it missed something once
-    /// it has read what waits for it.
+    /// Delivers to every user. A user whose queue is full is dropped: it drains the queue, sees the end of
+    /// the stream, and reads the state again.
     pub(super) fn deliver(&mut self, delivery: impl Fn() -> Delivery) {
         let range = &self.range;
-        // One that nobody takes from any more is removed by the command that its subscription sends.
+        // A sink that nobody takes from any more is removed by the command that its subscription sends.
         self.sinks.retain(|(_, sink)| {
             let has_room = sink.put(delivery()).is_ok();
             if !has_room {
