@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, HeldId, Provider, Snowflake, SnowflakeOptions};
+use coord_api::{Error, HeldId, IdOptions, Provider, Snowflake, SnowflakeOptions};
 use coord_etcd::EtcdConfig;
 use coord_memory::{Options, Store};
 use coord_tests::{Cluster, EtcdServer, NODES, Proxy, signal};
@@ -255,4 +255,35 @@ async fn numbers_go_on_when_a_store_that_was_full_has_room_again() {
         }
     };
     assert!(number > last);
+}
+
+/// The note of a vanished holder is on a lease, which goes when the id is free again.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_an_id_whose_holder_vanished() {
+    let server = EtcdServer::start().await.expect("starts");
+    let network =
+        Proxy::start(server.endpoint().trim_start_matches("http://").to_owned()).await.expect("starts");
+    let connect = async |endpoint: &str| {
+        let config = EtcdConfig::new([endpoint]).instance_id_ttl(Duration::from_secs(TTL));
+        coord_etcd::Client::connect(config).await.expect("etcd answers")
+    };
+    let ids = |client: &coord_etcd::Client| {
+        let options = IdOptions::new("svc", 2).quarantine(Duration::from_secs(TTL));
+        client.instance_ids().allocator(options).expect("is valid")
+    };
+    let vanishes = connect(network.address()).await;
+    ids(&vanishes).acquire_id().await.expect("is free");
+    network.refuse();
+    drop(vanishes);
+    let next = connect(server.endpoint()).await;
+    let held = ids(&next);
+    held.acquire_id().await.expect("is free when it has rested");
+    let leases = async || server.etcdctl(&["lease", "list"]).await.expect("etcd answers");
+    let one_left = async {
+        while !leases().await.contains("found 1 leases") {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let left = tokio::time::timeout(Duration::from_secs(20), one_left).await;
+    assert!(left.is_ok(), "more than that of the holder: {}", leases().await);
 }

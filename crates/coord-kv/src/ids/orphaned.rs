@@ -146,13 +146,17 @@ impl Ending {
         let ages = join_all(ages).await.into_iter().collect::<Result<HashMap<_, _>, Failure>>()?;
         let now = Instant::now();
         let age = |vanished: &Orphaned| ages.get(&vanished.note?.lease).copied().flatten();
-        let unnoted: Vec<_> = all.extract_if(.., |vanished| age(vanished).is_none()).collect();
+        let mut unnoted: Vec<_> = all.extract_if(.., |vanished| age(vanished).is_none()).collect();
         let (over, resting): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|vanished| age(vanished).is_some_and(|age| age >= vanished.rest));
         let left = |vanished: &Orphaned| vanished.rest.saturating_sub(age(vanished).unwrap_or_default());
         let mut resting: Vec<_> = resting.into_iter().map(|one| (now + left(&one), one)).collect();
-        if let Err(Failure { error, .. }) = self.note(&unnoted).await {
-            tracing::debug!(service = %self.service, %error, "others will count the rest of these ids anew");
+        match self.note(&unnoted).await {
+            // Whether it is there or not: the lease is given back with the marks.
+            Ok(note) => unnoted.iter_mut().for_each(|vanished| vanished.note = note),
+            Err(Failure { error, .. }) => {
+                tracing::debug!(service = %self.service, %error, "others will count the rest of these ids anew");
+            }
         }
         resting.extend(unnoted.into_iter().map(|one| (now + one.rest, one)));
         Ok((over, resting))
@@ -181,10 +185,10 @@ impl Ending {
         Ok(vanished.map(|vanished| Orphaned { note: of_this(&vanished), ..vanished }).collect())
     }
 
-    /// Writes down that these were seen to have vanished. The lease is granted after that, and the rest counted from its
-    /// grant.
-    async fn note(&self, unnoted: &[Orphaned]) -> Result<(), Failure> {
-        let Some(rest) = unnoted.iter().map(|vanished| vanished.rest).max() else { return Ok(()) };
+    /// Writes down that these were seen to have vanished, and returns the note. The lease is granted after that, and the rest
+    /// counted from its grant.
+    async fn note(&self, unnoted: &[Orphaned]) -> Result<Option<Note>, Failure> {
+        let Some(rest) = unnoted.iter().map(|vanished| vanished.rest).max() else { return Ok(None) };
         let (ids, service) = (&self.ids, &self.service);
         let seconds = i64::try_from(rest.saturating_add(KEPT).as_secs()).unwrap_or(i64::MAX);
         let lease = ids.grant_lease(OPERATION, seconds, |lease| ids.revoke_note(lease)).await?.id;
@@ -206,7 +210,7 @@ impl Ending {
         if !is_used {
             ids.revoke_note(lease);
         }
-        answer.map(drop)
+        answer.map(|answer| Some(Note { revision: answer.header.revision, lease }))
     }
 
     /// Ends marks, with their notes. May be repeated: the conditions are about that very mark.
