@@ -409,7 +409,7 @@ async fn an_unlock_that_is_given_up_keeps_its_key_from_the_next_hold() {
 /// Writes that went together and were not answered are as sure not to come later as one alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_that_arrive_late_together_change_nothing() {
-    let (_server, late, config) = late(Duration::from_secs(2)).await;
+    let (_server, late, config) = late(Duration::from_secs(5)).await;
     let client = Client::connect(config).await.expect("etcd answers");
     client.config().set("warm-up", &0).await.expect("is written");
     late.keep(WRITES_UNDER_WAY, 1);
