@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use etcd_client::{GetOptions, KeyValue, LeaseTimeToLiveOptions};
-use tokio::time::{Instant, sleep};
+use etcd_client::{GetOptions, KeyValue, LeaseTimeToLiveOptions, WatchOptions};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     schedule::{Fault, Schedule, Step},
@@ -22,7 +22,7 @@ const MENDING: Duration = Duration::from_secs(5);
 /// end one 7 s after its leader woke, when the election and the revocations that it had asked for before were through.
 const WAKING: Duration = Duration::from_secs(8);
 
-/// How often locks are looked for meanwhile.
+/// How long it is waited before a watch that broke meanwhile is opened again.
 const LOOK: Duration = Duration::from_millis(250);
 
 const SLOW: Conditions =
@@ -153,14 +153,31 @@ impl<'a> Nemesis<'a> {
         sleep(hold).await;
         let admin = self.cluster.admin().await;
         let (true, Ok(admin)) = (led, admin) else { return self.cluster.thaw(n) };
+        // However short a lock is held, the lease that it is on is seen.
+        let watch = async || {
+            let below = Some(WatchOptions::new().with_prefix());
+            admin.watch_client().watch(self.locks.as_str(), below).await
+        };
+        let Ok(mut changes) = watch().await else { return self.cluster.thaw(n) };
         let mut locked = HashMap::new();
         self.look_for_locks(&admin, &mut locked).await?;
         self.cluster.thaw(n)?;
-        let woke = Instant::now();
-        while woke.elapsed() < WAKING {
+        let end = Instant::now() + WAKING;
+        while let Ok(answer) = timeout_at(end, changes.message()).await {
+            if let Ok(Some(answer)) = answer {
+                for kv in answer.events().iter().filter_map(etcd_client::Event::kv) {
+                    locked.entry(kv.lease()).or_default().insert(self.lock_of(kv)?);
+                }
+                continue;
+            }
             sleep(LOOK).await;
             self.look_for_locks(&admin, &mut locked).await?;
+            if let Ok(again) = watch().await {
+                changes = again;
+            }
         }
+        // Deletions name no lease.
+        locked.remove(&0);
         for (lease, locks) in locked {
             // It is -1 for a lease that is gone.
             let left = admin.lease_client().time_to_live(lease, None).await;
