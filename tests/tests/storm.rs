@@ -192,13 +192,7 @@ async fn locks_in_a_storm(operator: bool) {
             Some(ended) = tasks.join_next() => ended.expect("no promise is broken"),
         }
     }
-    over.store(true, Ordering::SeqCst);
-    let all = async {
-        while let Some(ended) = tasks.join_next().await {
-            ended.expect("no promise is broken");
-        }
-    };
-    timeout(LIMIT * 2, all).await.expect("everybody comes to an end");
+    end(tasks, &over).await;
     println!("turns: {:?}", beliefs.iter().map(|it| it.turns.load(Ordering::SeqCst)).collect::<Vec<_>>());
     nothing_is_left(&server, "/storm/locks/").await;
     for party in &parties {
@@ -211,6 +205,17 @@ async fn locks_in_a_storm(operator: bool) {
     }
     let leases = server.etcdctl(&["lease", "list"]).await.expect("answers");
     assert!(leases.contains("found 0 leases"), "{leases}");
+}
+
+/// Tells all tasks that the storm is over, and waits for their ends.
+async fn end(mut tasks: JoinSet<()>, over: &AtomicBool) {
+    over.store(true, Ordering::SeqCst);
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.expect("no promise is broken");
+        }
+    };
+    timeout(LIMIT * 2, all).await.expect("everybody comes to an end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -274,13 +279,7 @@ async fn ids_in_a_storm_of_the_network() {
     }
     tasks.spawn(break_ways(parties.clone(), over.clone()));
     sleep(length()).await;
-    over.store(true, Ordering::SeqCst);
-    let all = async {
-        while let Some(ended) = tasks.join_next().await {
-            ended.expect("no promise is broken");
-        }
-    };
-    timeout(LIMIT * 2, all).await.expect("everybody comes to an end");
+    end(tasks, &over).await;
     println!("turns: {}", turns.load(Ordering::SeqCst));
     // All of them come back: what vanished rests for a TTL.
     let mut all = Vec::new();
@@ -333,13 +332,7 @@ async fn records_in_a_storm_with_an_operator() {
     tasks.spawn(operate(server.clone(), "/storm/services/", over.clone()));
     tasks.spawn(break_ways(parties.clone(), over.clone()));
     sleep(length()).await;
-    over.store(true, Ordering::SeqCst);
-    let all = async {
-        while let Some(ended) = tasks.join_next().await {
-            ended.expect("no promise is broken");
-        }
-    };
-    timeout(LIMIT * 2, all).await.expect("everybody comes to an end");
+    end(tasks, &over).await;
     nothing_is_left(&server, "/storm/services/").await;
 }
 

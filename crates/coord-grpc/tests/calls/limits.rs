@@ -69,6 +69,16 @@ async fn deadline_ends_stream_that_never_pauses() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
 }
 
+/// Makes calls until one of two instances is ejected.
+async fn until_ejected(connection: &Connection) {
+    let is_ejected = async {
+        while connection.state().ready() == 2 {
+            let _ = check(connection).await;
+        }
+    };
+    timeout(LONG, is_ejected).await.expect("is ejected");
+}
+
 /// The first call to an instance that is back is a stream, which stays open.
 #[tokio::test]
 async fn instance_back_with_a_stream_gets_its_share() {
@@ -78,12 +88,7 @@ async fn instance_back_with_a_stream_gets_its_share() {
         let options = ConnectOptions::new().policy(policy).eject_after(2).cool_off(cool_off, cool_off);
         let connection = fleet.connect(options, 2).await;
         fleet.servers[0].code.store(Code::Internal as i32, Relaxed);
-        let is_ejected = async {
-            while connection.state().ready() == 2 {
-                let _ = check(&connection).await;
-            }
-        };
-        timeout(LONG, is_ejected).await.expect("is ejected");
+        until_ejected(&connection).await;
         fleet.servers[0].code.store(0, Relaxed);
         until(|| connection.state().ready() == 2).await;
         let before = fleet.shares();
@@ -122,12 +127,7 @@ async fn ejected_instance_is_used_when_no_other_is_left() {
         .max_ejection_time(Duration::from_secs(60));
     let connection = fleet.connect(ConnectOptions::new().outlier_detection(detection), 2).await;
     fleet.servers[0].code.store(Code::Internal as i32, Relaxed);
-    let is_ejected = async {
-        while connection.state().ready() == 2 {
-            let _ = check(&connection).await;
-        }
-    };
-    timeout(LONG, is_ejected).await.expect("is ejected");
+    until_ejected(&connection).await;
     fleet.servers[0].code.store(0, Relaxed);
     fleet.registered.remove(1).deregister().await.expect("is registered");
     until(|| connection.state().instances.len() == 1).await;
