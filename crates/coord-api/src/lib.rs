@@ -27,6 +27,7 @@ mod json;
 mod lease;
 mod lease_instant;
 mod lock;
+mod mutex;
 mod names;
 mod owner;
 mod provider;

@@ -23,6 +23,7 @@ pub use crate::{
     connectivity::ConnectivitySource,
     json::to_json,
     lease_instant::LeaseInstant,
+    mutex::lock,
     names::{Shown, ShownPath},
     service::is_host,
     timer::{Driver, after, driven, is_machine_clock, sleep, sleep_until, time_of_day, within},

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::Maker;
-use crate::{Error, Result, timer};
+use crate::{Error, Result, mutex::lock, timer};
 
 /// Between two tries, at first and at most.
 const SHORTEST: Duration = Duration::from_millis(200);
@@ -83,7 +83,7 @@ impl Reserve {
     }
 
     fn tries(&self) -> MutexGuard<'_, Tries> {
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tries)
     }
 
     /// Returns whether numbers of that time may be made. Asks for more in time.
