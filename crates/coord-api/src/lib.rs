@@ -14,6 +14,7 @@
 //! All four come from one [`Provider`].
 
 pub mod backend;
+mod backoff;
 mod batch;
 mod config;
 mod connectivity;

@@ -20,6 +20,7 @@ pub mod waiting;
 mod weak_cache;
 
 pub use crate::{
+    backoff::Backoff,
     connectivity::ConnectivitySource,
     json::to_json,
     lease_instant::LeaseInstant,
