@@ -13,6 +13,7 @@ use std::{
     sync::{Mutex, MutexGuard, atomic::AtomicBool},
 };
 
+use coord_api::backend::lock;
 use tokio::sync::Notify;
 
 use crate::store::{Change, KeyValue};
@@ -121,7 +122,7 @@ pub(crate) struct Marks {
 
 impl History {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while this is locked")
+        lock(&self.state)
     }
 
     /// Returns the present moment, to be taken before a request is sent.

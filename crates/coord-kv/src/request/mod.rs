@@ -14,7 +14,7 @@ mod rpc;
 mod undo;
 pub(crate) mod verify;
 
-pub(crate) use backoff::pauses;
+pub(crate) use backoff::backoff;
 pub(crate) use keep_open::{KeepOpen, Kept};
 pub(crate) use read::{Look, Read, entry, pairs, version};
 pub(crate) use refusal::Refusal;

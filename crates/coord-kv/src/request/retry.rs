@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    request::{Look, Rpc, pauses, verify::Answered},
+    request::{Look, Rpc, backoff, verify::Answered},
     store::{
         Attempts, Call, Effect, Failure, GetAnswer, GetOptions, LeaseDetail, LeaseId, LeaseStatus,
         Observation, Op, PutOptions, Route, Store, Txn, TxnAnswer,
@@ -61,7 +61,7 @@ impl Rpc {
         let attempts = self.store.attempts(None);
         let limit = self.request_timeout;
         let deadline = Instant::now() + limit;
-        let mut pauses = pauses();
+        let mut backoff = backoff();
         let mut before = None;
         loop {
             let sent = self.history.now();
@@ -84,7 +84,7 @@ impl Rpc {
             // A member that was not tried yet is tried at once. An attempt that no member was given, for want
             // of a token or of a member, waits.
             let is_elsewhere = attempts.member().is_some() && attempts.count() < self.members();
-            let pause = if is_elsewhere { Duration::ZERO } else { pauses.next().unwrap_or_default() };
+            let pause = if is_elsewhere { Duration::ZERO } else { backoff.pause() };
             if Instant::now() + pause >= deadline {
                 return Err(match failure.error {
                     Error::Timeout { .. } => Failure::timeout(operation, limit),
