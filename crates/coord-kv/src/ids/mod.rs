@@ -29,6 +29,7 @@ use crate::{
 };
 use claim::{Answer, Candidate, Claim, Order, Stamped, number, stamped};
 use held::{Held, HeldIds};
+use pick::Choice;
 use record::Record;
 #[cfg(feature = "fuzz")]
 pub(crate) use record::read_again;
@@ -149,6 +150,10 @@ impl Source {
         &self.ids
     }
 
+    fn choice(&self) -> Choice {
+        Choice::at(self.ids.store.description().distance)
+    }
+
     /// Takes a free id; `None` when there is none, or others wait for one.
     async fn claim_now(&self) -> Result<Option<ClaimedId>> {
         let area = self.ids();
@@ -170,7 +175,7 @@ impl Source {
         let (area, max_id) = (self.ids(), self.range.max_id);
         let (own, tries) = match &self.range.identity {
             Some(identity) => self.look_for_own(identity).await?,
-            None => (None, pick::some_of(max_id)),
+            None => (None, pick::some_of(max_id, self.choice())),
         };
         let own_id = own.as_ref().map(|own| own.id);
         let found = self.claim_some(session.clone(), order, own, tries).await?;
@@ -181,7 +186,8 @@ impl Source {
         }
         let better = area.look("claim an id", Claim::better(&area.keys, &self.range)).await;
         let better =
-            better.map(|answer| Claim::read_better(&answer, ttl).some_free(max_id)).unwrap_or_default();
+            better.map(|answer| Claim::read_better(&answer, ttl).some_free(max_id, self.choice()))
+                .unwrap_or_default();
         if !better.is_empty()
             && let Ok(Found::Claimed(other)) = self.claim_some(session, order, None, better).await
             && !other.stamped.is_ahead(ttl)
@@ -217,7 +223,7 @@ impl Source {
                     Answer::Taken(id, stamped) => (id, at, stamped),
                     Answer::Listed(listed) => {
                         let is_late = listed.queued && order == Order::BehindTheQueue;
-                        tries = if is_late { Vec::new() } else { listed.some_free(max_id) };
+                        tries = if is_late { Vec::new() } else { listed.some_free(max_id, self.choice()) };
                         if tries.is_empty() && !std::mem::replace(&mut has_freed, true) {
                             // Before anybody is told that there is none: a caller may look once, and be gone.
                             tries = area.free_orphaned(&range.service, listed.vanished(max_id)).await;
@@ -291,7 +297,7 @@ impl Source {
         });
         let taken = ids.iter().filter_map(number).chain(own.as_ref().map(|own| own.id)).collect();
         let others = pick::Listed { taken, ..pick::Listed::default() };
-        Ok((own, others.some_free(self.range.max_id)))
+        Ok((own, others.some_free(self.range.max_id, self.choice())))
     }
 
     /// Finds out which of some ids carries a value of ours, since when, and with which high-water mark from

@@ -166,10 +166,10 @@ mod tests {
     fn first_tasks_begin_with_the_first_work_without_a_runtime() {
         let background = Background::from_first_use();
         let (begun, mut has_begun) = oneshot::channel();
-        background.spawn_with_first_use(async move { drop(begun.send(())) });
+        background.spawn_with_first_use(async move { begun.send(()).expect("the test waits") });
         assert!(has_begun.try_recv().is_err());
         background.begin();
-        futures::executor::block_on(has_begun).expect("has begun");
+        has_begun.blocking_recv().expect("has begun");
         assert!(background.is_elsewhere());
     }
 }
