@@ -185,9 +185,9 @@ impl Source {
             _ => return Ok(found),
         }
         let better = area.look("claim an id", Claim::better(&area.keys, &self.range)).await;
-        let better =
-            better.map(|answer| Claim::read_better(&answer, ttl).some_free(max_id, self.choice()))
-                .unwrap_or_default();
+        let better = better
+            .map(|answer| Claim::read_better(&answer, ttl).some_free(max_id, self.choice()))
+            .unwrap_or_default();
         if !better.is_empty()
             && let Ok(Found::Claimed(other)) = self.claim_some(session, order, None, better).await
             && !other.stamped.is_ahead(ttl)
