@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use coord_api::{Error, HEALTH_LIMIT, Health, LeaseHealth, Result};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::{
-    request::{Repeat, Rpc, backoff},
+    request::{Repeat, Rpc, backoff, timer::sleep},
     store::{Failure, GetOptions, Route},
 };
 
@@ -48,7 +48,7 @@ impl Rpc {
                 Err(failure) => failure,
             };
             let pause = backoff.pause();
-            if !failure.error.is_retryable() || Instant::now() + pause >= deadline {
+            if !self.is_worth_repeating(&failure.error) || Instant::now() + pause >= deadline {
                 return Err(match failure.error {
                     Error::Timeout { .. } => Failure::timeout(OPERATION, limit),
                     _ => failure,
