@@ -39,6 +39,8 @@ mod tools;
 mod world;
 
 pub use futures::future::BoxFuture;
+#[doc(hidden)]
+pub use listener::print_traces;
 pub use suite::{Backends, Test, contract};
 pub use world::{Backend, Link, Raw, TestClient, World};
 

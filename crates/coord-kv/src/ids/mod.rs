@@ -7,7 +7,7 @@ mod orphaned;
 mod pick;
 mod record;
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{ops::Deref, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::{
     queue::{Queues, Ticket},
     request::{
-        Kept, Look, Rpc,
+        Kept, Look, Rpc, acquiring,
         background::{CallerGone, run_detached},
         pairs,
     },
@@ -144,6 +144,10 @@ impl Source {
 
     /// Takes a free id; `None` when there is none, or others wait for one.
     async fn claim_now(&self) -> Result<Option<ClaimedId>> {
+        acquiring("id", &self.range.service, pin!(self.claim_or_none())).await
+    }
+
+    async fn claim_or_none(&self) -> Result<Option<ClaimedId>> {
         let area = self.ids();
         let begun = Instant::now();
         loop {
@@ -305,6 +309,10 @@ impl Source {
 
     /// Waits for an id, whatever becomes of the lease and of the way to the store meanwhile.
     async fn wait_in_queue(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
+        acquiring("id", &self.range.service, pin!(self.queue_until_claimed(gone))).await
+    }
+
+    async fn queue_until_claimed(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
         loop {
             let error = match self.claim_in_turn(gone).await {
                 Err(error @ Error::Lost { .. }) => error,

@@ -1,6 +1,7 @@
 //! Requests: made within their time, compared with the known history of the store, and made again where that
 //! can do no harm.
 
+mod acquiring;
 pub(crate) mod background;
 mod backoff;
 pub(crate) mod batch;
@@ -14,6 +15,7 @@ mod rpc;
 mod undo;
 pub(crate) mod verify;
 
+pub(crate) use acquiring::acquiring;
 pub(crate) use backoff::pauses;
 pub(crate) use keep_open::{KeepOpen, Kept};
 pub(crate) use read::{Look, Read, entry, pairs, version};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use coord_api::{Error, Result};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument;
 
 use crate::{
     request::{Look, Rpc, pauses, verify::Answered},
@@ -46,8 +47,13 @@ impl Rpc {
         request: impl for<'a> Fn(&'a dyn Store, Call<'a>) -> BoxFuture<'a, Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let begun = Instant::now();
-        let outcome = self.attempted(operation, repeat, request).await;
+        let span = tracing::debug_span!("txn", operation);
+        let outcome = self.attempted(operation, repeat, request).instrument(span.clone()).await;
         let (took, succeeded) = (begun.elapsed(), outcome.is_ok());
+        span.in_scope(|| match &outcome {
+            Ok(_) => tracing::debug!(?took, "answered"),
+            Err(Failure { error, effect }) => tracing::debug!(?took, %error, ?effect, "failed"),
+        });
         self.store.observe(Observation::Requested { operation, took, succeeded });
         outcome
     }
@@ -72,7 +78,10 @@ impl Rpc {
                     return Ok(answer);
                 }
                 // Its error is not the store's: the other connection tells.
-                Err(_) if attempts.takes_other_route() && Instant::now() < deadline => continue,
+                Err(_) if attempts.takes_other_route() && Instant::now() < deadline => {
+                    tracing::debug!(operation, "a request goes over the other connection");
+                    continue;
+                }
                 // Why no member was ready before tells more than that this one waited in vain.
                 Err(failure) if attempts.member().is_none() => before.take().unwrap_or(failure),
                 Err(failure) => failure,
@@ -91,7 +100,8 @@ impl Rpc {
                     _ => failure,
                 });
             }
-            tracing::debug!(operation, error = %failure.error, "a request is made again");
+            let member = attempts.member();
+            tracing::debug!(operation, member, ?pause, error = %failure.error, "a request is made again");
             before = Some(failure);
             sleep(pause).await;
         }

@@ -9,6 +9,7 @@ mod epoch;
 mod grant;
 mod keep_alive;
 mod pool;
+mod spans;
 
 use std::{
     collections::HashSet,
@@ -21,6 +22,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::request::Rpc;
 use end::Doomed;
 use pool::Pool;
+use spans::LeaseSpans;
 
 pub(crate) use epoch::{Epoch, LeaseEpoch};
 
@@ -56,6 +58,7 @@ pub(crate) struct Sessions {
     pool: Arc<Mutex<Pool<Arc<Leased>>>>,
     /// Leases that are to be revoked.
     doomed: Mutex<Doomed>,
+    spans: LeaseSpans,
 }
 
 impl Leased {
@@ -109,7 +112,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Sessions {
     pub(crate) fn new(rpc: Arc<Rpc>) -> Arc<Self> {
-        Arc::new(Self { rpc, pool: Arc::default(), doomed: Mutex::default() })
+        Arc::new(Self { rpc, pool: Arc::default(), doomed: Mutex::default(), spans: LeaseSpans::default() })
     }
 
     /// Returns what requests need.
