@@ -33,7 +33,7 @@ static RECORDED: LazyLock<Recorder> = LazyLock::new(|| {
 
 static SPANS: Mutex<BTreeMap<u64, Recorded>> = Mutex::new(BTreeMap::new());
 
-/// What a span was made with, and what happened in it.
+/// Span as it was made, with all that happened in it.
 #[derive(Clone, Debug, Default)]
 struct Recorded {
     name: &'static str,
@@ -155,7 +155,8 @@ async fn each_call_has_its_span_and_each_request_its_operation() {
     let caller = tracing::info_span!("caller");
     let calls = async {
         let guard = coordinator.lock().acquire("calls", Duration::from_secs(2)).await.expect("is free");
-        let none = coordinator.lock().try_acquire("calls", Duration::from_secs(2)).await.expect("etcd answers");
+        let none =
+            coordinator.lock().try_acquire("calls", Duration::from_secs(2)).await.expect("etcd answers");
         assert!(none.is_none());
         let info = ServiceInfo::new("calls", "1", "10.0.0.1", 80);
         let registration =
@@ -178,7 +179,7 @@ async fn each_call_has_its_span_and_each_request_its_operation() {
     assert_eq!(id.fields["kind"], "id");
     assert!(id.is_below(span_of(&caller)), "{id:#?}");
 
-    // Those of locks are sent by a task that all callers share, and so are below none of them.
+    // Requests of locks are sent by a task that all callers share, and so are below none of them.
     let below = requests_below(span_of(&caller));
     for operation in ["grant a lease", "register", "write config values", "claim an id"] {
         assert!(below.iter().any(|it| it == operation), "{operation}: {below:?}");

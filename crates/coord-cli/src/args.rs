@@ -86,7 +86,7 @@ impl Cli {
         }
     }
 
-    /// What is traced of the library, unless `RUST_LOG` says it.
+    /// Returns which traces of the library are printed, unless `RUST_LOG` chooses them.
     pub(crate) fn traces(&self) -> Traces {
         match self.verbose {
             0 => Traces::None,

@@ -1,4 +1,4 @@
-//! What the library traces, on stderr: with `-v` each step of coord, with `-vv` also of its connections, or what
+//! Traces of the library on stderr: with `-v` each step of coord, with `-vv` also of its connections, or as
 //! `RUST_LOG` asks for. Without either nothing is traced.
 
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::out::{Form, Out};
 
-/// What is traced where `RUST_LOG` does not say it.
+/// Traces that are printed where `RUST_LOG` does not choose them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Traces {
     None,
@@ -34,7 +34,8 @@ impl Traces {
 /// Prints traces from now on, in the whole process.
 pub(crate) fn print(traces: Traces, out: Out) {
     let Some(filter) = traces.filter() else { return };
-    let printed = tracing_subscriber::fmt().compact().with_env_filter(filter).with_ansi(out.form == Form::Text);
+    let printed =
+        tracing_subscriber::fmt().compact().with_env_filter(filter).with_ansi(out.form == Form::Text);
     let printed = printed.with_writer(move || Lines(out)).finish();
     // Nobody else listens in this process.
     let _ = tracing_subscriber::util::SubscriberInitExt::try_init(printed);

@@ -87,7 +87,8 @@ async fn traces_are_printed_on_stderr_if_asked_for() {
 
     // For programs each line is JSON, this one as well.
     let json = shop.run(&["-v", "--json", "lock", "job", "--", "true"]).await;
-    let lines: Vec<Value> = stderr(&json).lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let lines: Vec<Value> =
+        stderr(&json).lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let acquired = |line: &Value| line["text"].as_str().is_some_and(|text| text.contains("lock acquired"));
     assert!(lines.iter().any(|line| line["event"] == "traced" && acquired(line)), "{lines:?}");
     assert!(lines.iter().any(|line| line["event"] == "acquired"), "{lines:?}");

@@ -52,7 +52,9 @@ impl Rpc {
         let (took, succeeded) = (begun.elapsed(), outcome.is_ok());
         span.in_scope(|| match &outcome {
             Ok(_) => tracing::debug!(?took, "answered"),
-            Err(Failure { error, effect }) => tracing::debug!(?took, %error, ?effect, "failed"),
+            Err(failure) => {
+                tracing::debug!(?took, error = %failure.reason(), effect = ?failure.effect, "failed")
+            }
         });
         self.store.observe(Observation::Requested { operation, took, succeeded });
         outcome
@@ -101,7 +103,7 @@ impl Rpc {
                 });
             }
             let member = attempts.member();
-            tracing::debug!(operation, member, ?pause, error = %failure.error, "a request is made again");
+            tracing::debug!(operation, member, ?pause, error = %failure.reason(), "a request is made again");
             before = Some(failure);
             sleep(pause).await;
         }

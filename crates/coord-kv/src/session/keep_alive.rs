@@ -1,11 +1,11 @@
-//! How each lease is renewed, until it is lost or of no more use.
+//! Keep-alive: when and how each lease is renewed, until it is lost or of no more use.
 
 use std::sync::Arc;
 
 use coord_api::{Error, LossReason, Ttl, backend::LeaseInstant};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tracing::Instrument;
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 use super::{Leased, Sessions, pool::Need};
 use crate::{
@@ -170,7 +170,7 @@ async fn renew(rpc: &Rpc, leased: &Leased, renewals: &mut Renewals) -> Option<Lo
         rpc.history.doubts.notify_one();
         leased.lease.not_renewed(&failure.error);
         let (lease, left) = (format_args!("{:x}", leased.id), leased.lease.remaining());
-        tracing::debug!(lease, ?left, error = %failure.error, "renewal failed");
+        tracing::debug!(lease, ?left, error = %failure.reason(), "renewal failed");
     }
 }
 
