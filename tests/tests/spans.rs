@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt::{Debug, Write as _},
-    sync::{LazyLock, Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, Once},
     time::Duration,
 };
 
@@ -25,12 +25,6 @@ use tracing_subscriber::{
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// All spans of this process.
-static RECORDED: LazyLock<Recorder> = LazyLock::new(|| {
-    let listening = tracing_subscriber::registry().with(Recorder::default());
-    tracing::subscriber::set_global_default(listening).expect("nobody else listens");
-    Recorder::default()
-});
-
 static SPANS: Mutex<BTreeMap<u64, Recorded>> = Mutex::new(BTreeMap::new());
 
 /// Span as it was made, with all that happened in it.
@@ -71,8 +65,16 @@ fn requests_below(above: u64) -> Vec<String> {
     below.map(|span| span.fields["operation"].clone()).collect()
 }
 
-#[derive(Default)]
 struct Recorder;
+
+/// Records from now on, in the whole process.
+fn listen() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let listening = tracing_subscriber::registry().with(Recorder);
+        tracing::subscriber::set_global_default(listening).expect("nobody else listens");
+    });
+}
 
 struct Fields<'a>(&'a mut BTreeMap<&'static str, String>);
 
@@ -148,10 +150,15 @@ fn span_of(caller: &tracing::Span) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_call_has_its_span_and_each_request_its_operation() {
-    LazyLock::force(&RECORDED);
+async fn each_call_on_etcd_has_its_span_and_each_request_its_operation() {
     let server = EtcdServer::start().await.unwrap_or_else(|error| panic!("{error:#}"));
-    let coordinator = Coordinator::connect(&server.coord_url("calls")).await.expect("etcd answers");
+    each_call_has_its_span_and_each_request_its_operation(&server.coord_url("calls")).await;
+}
+
+/// For any backend on coord-kv.
+async fn each_call_has_its_span_and_each_request_its_operation(url: &str) {
+    listen();
+    let coordinator = Coordinator::connect(url).await.expect("the store answers");
     let caller = tracing::info_span!("caller");
     let calls = async {
         let guard = coordinator.lock().acquire("calls", Duration::from_secs(2)).await.expect("is free");
@@ -205,7 +212,7 @@ async fn each_call_has_its_span_and_each_request_its_operation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_lease_tells_in_its_span_why() {
-    LazyLock::force(&RECORDED);
+    listen();
     let server = EtcdServer::start().await.unwrap_or_else(|error| panic!("{error:#}"));
     let coordinator = Coordinator::connect(&server.coord_url("lost")).await.expect("etcd answers");
     let guard = coordinator.lock().acquire("lost", Duration::from_secs(20)).await.expect("is free");
@@ -220,7 +227,7 @@ async fn lost_lease_tells_in_its_span_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_attempt_tells_in_its_span_why() {
-    LazyLock::force(&RECORDED);
+    listen();
     let server = EtcdServer::start().await.unwrap_or_else(|error| panic!("{error:#}"));
     let target = server.endpoint().trim_start_matches("http://").to_owned();
     let way = Proxy::start(target).await.expect("a port is free");
