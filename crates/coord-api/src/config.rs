@@ -3,12 +3,11 @@
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use backon::{BackoffBuilder, ExponentialBuilder};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Home, LockGuard, Owner, Result,
-    UpdateLocks, Version, Watch, Write, timer,
+    UpdateLocks, Version, Watch, Write, backoff::Backoff, timer,
 };
 
 /// Versioned JSON values under keys such as `common/mq`.
@@ -261,12 +260,7 @@ pub trait ConfigExt: ConfigCenter {
         async move {
             // Clients race each other. A try is a read and a commit, one or two milliseconds. Longer pauses than these leave
             // the store idle and starve who has waited longest.
-            let mut pauses = ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(2))
-                .with_max_delay(Duration::from_millis(32))
-                .with_jitter()
-                .without_max_times()
-                .build();
+            let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(32));
             let mut guard = self.update_locks().lock(key).await;
             let mut last = guard.take_last().and_then(|entry| decode::<T>(&entry).ok());
             loop {
@@ -287,7 +281,7 @@ pub trait ConfigExt: ConfigCenter {
                     }
                     Err(Error::Conflict { .. }) if is_optimistic => {}
                     Err(Error::Conflict { .. }) => {
-                        timer::sleep(pauses.next().unwrap_or_default()).await;
+                        timer::sleep(backoff.pause()).await;
                     }
                     Err(error) => return Err(error),
                 }

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::{Error, Hold, Lost, Owner, Result, backend::Stamps};
+use crate::{Error, Hold, Lost, Owner, Result, backend::Stamps, mutex::lock};
 
 /// The instance ids of a store: allocators, and who holds what.
 ///
@@ -280,7 +280,7 @@ impl HeldId {
 }
 
 fn numbers(numbers: &Mutex<Numbers>) -> MutexGuard<'_, Numbers> {
-    numbers.lock().expect("nothing panics while this is locked")
+    lock(numbers)
 }
 
 /// The right to make numbers with a hold, until it is dropped.

@@ -7,7 +7,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
-use crate::{Error, Result, lease_instant::LeaseInstant, timer};
+use crate::{Error, Result, lease_instant::LeaseInstant, mutex::lock, timer};
 
 /// How a lock, a registration, an id or a lease was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -175,7 +175,7 @@ impl Lease {
     }
 
     fn cause_mut(&self) -> MutexGuard<'_, Option<Arc<str>>> {
-        self.0.cause.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.cause)
     }
 
     /// Ends the lease; the first reason stays.

@@ -14,6 +14,7 @@
 //! All four come from one [`Provider`].
 
 pub mod backend;
+mod backoff;
 mod batch;
 mod config;
 mod connectivity;
@@ -27,6 +28,7 @@ mod json;
 mod lease;
 mod lease_instant;
 mod lock;
+mod mutex;
 mod names;
 mod owner;
 mod provider;

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak,
+        Arc, LazyLock, Mutex, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,6 +18,8 @@ use tokio::{
     task::AbortHandle,
     time::Instant,
 };
+
+use crate::mutex::lock;
 
 /// How often the time is noted.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
@@ -49,7 +51,7 @@ impl Pulse {
     /// Outside of a tokio runtime.
     pub(crate) fn here() -> Arc<Self> {
         let runtime = Handle::current();
-        let mut pulses = PULSES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pulses = lock(&PULSES);
         pulses.retain(|_, pulse| pulse.strong_count() > 0);
         if let Some(pulse) = pulses.get(&runtime.id()).and_then(Weak::upgrade) {
             return pulse;

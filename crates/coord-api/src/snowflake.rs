@@ -8,7 +8,7 @@ use std::{
     fmt,
     num::NonZeroU32,
     sync::atomic::{AtomicU64, Ordering},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ pub use options::SnowflakeOptions;
 use crate::{
     Error, HeldId, InstanceIdAllocator, Result,
     ids::Numbering,
+    mutex::lock,
     timer::{self, Driver},
 };
 use clock::{Clock, Standstill, pause};
@@ -226,7 +227,7 @@ impl Snowflake {
     }
 
     fn end_reserving(&self) {
-        self.reserving.lock().unwrap_or_else(PoisonError::into_inner).0.abort();
+        lock(&self.reserving).0.abort();
     }
 }
 

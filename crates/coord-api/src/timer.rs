@@ -7,7 +7,7 @@
 use std::{
     convert::Infallible,
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
     thread,
     time::{Duration, SystemTime},
 };
@@ -17,6 +17,8 @@ use tokio::{
     sync::oneshot,
     time::Instant,
 };
+
+use crate::mutex::lock;
 
 /// Returns whether the clock of timers is the machine's here: not where a test pauses or moves it.
 ///
@@ -70,7 +72,7 @@ impl Driver {
     /// If the system has no thread left.
     pub fn get() -> Self {
         static SHARED: Mutex<Weak<Thread>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = lock(&SHARED);
         if let Some(thread) = shared.upgrade() {
             return Self(thread);
         }

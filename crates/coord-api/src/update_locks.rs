@@ -4,13 +4,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::sync::OwnedMutexGuard;
 
-use crate::{Entry, timer};
+use crate::{Entry, mutex::lock, timer};
 
 /// Longest wait for a lock. After that an update goes on without it, which is slower and not wrong: the store
 /// refuses a write over an unread value. So an update that hangs does not hold up others for as long.
@@ -50,7 +50,7 @@ impl UpdateLocks {
     }
 
     fn keys(&self) -> MutexGuard<'_, HashMap<String, Updates>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -11,10 +11,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use coord_api::{
-    Batch, ConfigCenter, ConfigKey, Entry, Error, MAX_VALUE_BYTES, Result, Scope, Version, backend::to_json,
+    Batch, ConfigCenter, ConfigKey, Entry, Error, MAX_VALUE_BYTES, Result, Scope, Version, backend::Backoff,
+    backend::to_json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -284,12 +284,7 @@ impl Recorder {
         let write = Write { key: ConfigKey::parse(&self.key)?, json, author: self.author_checked()? };
         write.check()?;
         let index_key = index_of(&write.key);
-        let mut pauses = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(2))
-            .with_max_delay(Duration::from_millis(500))
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(500));
         loop {
             let batch = self.plan(Batch::new(), &write).await?;
             match self.center.commit(also(batch)?).await {
@@ -298,7 +293,7 @@ impl Recorder {
                     if changed == index_key.as_str()
                         || changed == write.key.as_str() && self.expected.is_none() =>
                 {
-                    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) => return Err(error),
             }

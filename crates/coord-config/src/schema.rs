@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
 use coord_api::{
     Batch, Committed, ConfigCenter, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Home, Owner, Result,
-    Scope, UpdateLocks, Version, Watch, Write, backend::ShownPath,
+    Scope, UpdateLocks, Version, Watch, Write, backend::ShownPath, backend::lock,
 };
 use jsonschema::Validator;
 use schemars::JsonSchema;
@@ -297,12 +297,12 @@ struct Checked {
 
 impl Checked {
     async fn known(&self) -> Result<Arc<Known>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = lock(&self.known).clone();
         if let Some(known) = known {
             return Ok(known);
         }
         let known = Arc::new(Known::read(&*self.center).await?);
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
+        *lock(&self.known) = Some(known.clone());
         Ok(known)
     }
 }
@@ -339,7 +339,7 @@ impl ConfigCenter for Checked {
             };
             match self.center.commit(attempt).await {
                 Err(Error::Conflict { key, .. }) if key == place.as_str() => {
-                    *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    *lock(&self.known) = None;
                 }
                 Err(error) if fits.is_ok() => return Err(error),
                 done => return fits.and(done),

@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
+use coord_api::backend::lock;
 use tonic::{Code, Status};
 
 /// Attempts of one request: put a clone into the extensions of each.
@@ -74,7 +75,7 @@ impl Attempts {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     queue::{Queues, Ticket},
-    request::{Kept, acquiring},
+    request::{Kept, acquiring::acquiring},
     store::{KeyValue, Observation, Range, Store},
 };
 

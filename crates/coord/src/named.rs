@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{LazyLock, Mutex},
 };
+
+use coord_api::backend::lock;
 
 use crate::{
     Error, MemoryConfig, Result,
@@ -30,8 +32,7 @@ pub(crate) fn client(config: MemoryConfig) -> Result<Client> {
 }
 
 fn named(name: String) -> Store {
-    // Nothing panics while this is locked; were it otherwise, the map would still be whole.
-    let mut stores = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stores = lock(&NAMED);
     if let Some(store) = stores.get(&name).and_then(WeakStore::upgrade) {
         return store;
     }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::Place;
 use crate::{
     Error, HeldId, IdOptions, InstanceIdAllocator, Lost, MAX_IDENTITY_BYTES, MAX_QUARANTINE, Result,
-    ServiceName, Ttl, check_max_id,
+    ServiceName, Ttl, check_max_id, mutex::lock,
 };
 
 /// [`IdOptions`] once they are checked.
@@ -151,7 +151,7 @@ impl<S: IdSource> IdAllocator<S> {
     }
 
     fn claimed(&self) -> std::sync::MutexGuard<'_, Option<ClaimedId>> {
-        self.claimed.lock().expect("nothing panics while this is locked")
+        lock(&self.claimed)
     }
 
     /// Keeps what was claimed, unless another task was faster: then that one's id counts, and this one is given back.

@@ -20,9 +20,11 @@ pub mod waiting;
 mod weak_cache;
 
 pub use crate::{
+    backoff::Backoff,
     connectivity::ConnectivitySource,
     json::to_json,
     lease_instant::LeaseInstant,
+    mutex::lock,
     names::{Shown, ShownPath},
     service::is_host,
     timer::{Driver, after, driven, is_machine_clock, sleep, sleep_until, time_of_day, within},

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
@@ -13,6 +12,7 @@ use tokio::{
 use super::Place;
 use crate::{
     Error, LossReason, Registration, RegistrationStatus, Result, ServiceInfo,
+    backoff::Backoff,
     registration::{Change, Command},
 };
 
@@ -99,13 +99,7 @@ impl Keeper {
         tracing::warn!(service, id, %reason, cause, "registration lost, registering again");
         self.status.send_replace(RegistrationStatus::Recovering { since: Instant::now(), reason });
         // Instances should be back within two seconds after the store is.
-        let longest = Duration::from_millis(500);
-        let mut pauses = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(longest)
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         loop {
             match self.publisher.publish(&self.service).await {
                 Ok(place) => {
@@ -118,7 +112,7 @@ impl Keeper {
                 Err(Error::Closed) => return Err(LossReason::Closed),
                 Err(error) => tracing::warn!(service, id, %error, "registering again failed, trying on"),
             }
-            let pause = tokio::time::sleep(pauses.next().unwrap_or(longest));
+            let pause = tokio::time::sleep(backoff.pause());
             tokio::pin!(pause);
             loop {
                 tokio::select! {

@@ -11,7 +11,8 @@ use tokio::{runtime::Handle, sync::watch};
 
 use super::ConnectivitySource;
 use crate::{
-    Connectivity, Error, Instances, Result, ServiceEvent, ServiceName, ServiceView, Watch, view::Shared,
+    Connectivity, Error, Instances, Result, ServiceEvent, ServiceName, ServiceView, Watch, mutex::lock,
+    view::Shared,
 };
 
 /// How many events are taken before the list is replaced: each time all of it is copied.
@@ -47,7 +48,7 @@ impl Views {
     }
 
     fn slot(&self, service: &ServiceName) -> Arc<Slot> {
-        let mut slots = self.0.lock().expect("nothing panics while this is locked");
+        let mut slots = lock(&self.0);
         if let Some(slot) = slots.get(service) {
             return slot.clone();
         }
@@ -314,7 +315,7 @@ mod tests {
         struct Look(Connectivity, Mutex<Option<bool>>);
         impl Wake for Look {
             fn wake(self: Arc<Self>) {
-                *self.1.lock().expect("nothing panics") = Some(self.0.freshness().is_fresh());
+                *lock(&self.1) = Some(self.0.freshness().is_fresh());
             }
         }
         let fake = Fake::default();
@@ -323,15 +324,11 @@ mod tests {
         let mut changed = pin!(view.changed());
         assert!(changed.as_mut().poll(&mut Context::from_waker(&look.clone().into())).is_pending());
         events.send(Err(Error::Closed)).expect("is listened to");
-        while look.1.lock().expect("nothing panics").is_none() {
+        while lock(&look.1).is_none() {
             tokio::task::yield_now().await;
         }
         assert!(matches!(changed.await, Err(Error::Closed)));
-        assert_eq!(
-            *look.1.lock().expect("nothing panics"),
-            Some(false),
-            "was still fresh when the end was told"
-        );
+        assert_eq!(*lock(&look.1), Some(false), "was still fresh when the end was told");
     }
 
     #[tokio::test]

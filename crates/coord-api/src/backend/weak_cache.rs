@@ -3,10 +3,12 @@
 use std::{
     any::Any,
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use tokio::runtime::{Handle, Id};
+
+use crate::mutex::lock;
 
 /// Cache of values that are built on an object: one for each object, runtime and key.
 ///
@@ -53,7 +55,7 @@ impl<K, V: ?Sized> WeakCache<K, V> {
     where
         K: PartialEq,
     {
-        find(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), object, key, is_good)
+        find(&mut lock(&self.0), object, key, is_good)
     }
 
     /// Returns the value as [`find`](Self::find) does, else inserts the one that `make` makes.
@@ -70,7 +72,7 @@ impl<K, V: ?Sized> WeakCache<K, V> {
     where
         K: PartialEq,
     {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.0);
         if let Some(found) = find(&mut entries, object, &key, is_good) {
             return found;
         }

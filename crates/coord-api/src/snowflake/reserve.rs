@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::Maker;
-use crate::{Error, Result, timer};
+use crate::{Error, Result, backoff::Backoff, mutex::lock, timer};
 
 /// Between two tries, at first and at most.
 const SHORTEST: Duration = Duration::from_millis(200);
@@ -83,7 +83,7 @@ impl Reserve {
     }
 
     fn tries(&self) -> MutexGuard<'_, Tries> {
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tries)
     }
 
     /// Returns whether numbers of that time may be made. Asks for more in time.
@@ -129,7 +129,7 @@ impl Reserve {
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     since: Option<Instant>,
-    pause: Option<Duration>,
+    backoff: Option<Backoff>,
 }
 
 impl Maker {
@@ -176,7 +176,7 @@ impl Maker {
         let trying = async {
             let pause = match self.try_to_reserve().await {
                 Some(Ok(())) => return,
-                Some(Err(_)) => next_pause(&mut patience.pause),
+                Some(Err(_)) => patience.backoff.get_or_insert_with(backoff).pause(),
                 None => TURN,
             };
             timer::sleep(pause).await;
@@ -197,12 +197,12 @@ impl Maker {
 /// the store may be mended.
 pub(super) async fn keep_reserving(maker: Arc<Maker>) {
     let reserving = async {
-        let mut pause = None;
+        let mut backoff = backoff();
         loop {
             while maker.is_low() {
                 match maker.try_to_reserve().await {
-                    Some(Ok(())) => pause = None,
-                    Some(Err(_)) => timer::sleep(next_pause(&mut pause)).await,
+                    Some(Ok(())) => backoff.reset(),
+                    Some(Err(_)) => timer::sleep(backoff.pause()).await,
                     None => timer::sleep(TURN).await,
                 }
             }
@@ -217,9 +217,6 @@ pub(super) async fn keep_reserving(maker: Arc<Maker>) {
     }
 }
 
-/// Longer each time, and not the same for all.
-fn next_pause(last: &mut Option<Duration>) -> Duration {
-    let pause = last.map_or(SHORTEST, |last| (last * 2).min(LONGEST));
-    *last = Some(pause);
-    pause.mul_f64(fastrand::f64() + 0.5)
+fn backoff() -> Backoff {
+    Backoff::new(SHORTEST, LONGEST)
 }

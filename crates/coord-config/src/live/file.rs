@@ -10,10 +10,10 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, LazyLock, Mutex, Weak, atomic::AtomicU64},
 };
 
-use coord_api::{Entry, Error, Home, Result, Version};
+use coord_api::{Entry, Error, Home, Result, Version, backend::lock};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -82,10 +82,6 @@ struct Owner {
     number: u64,
     /// Whether it still has the file; if not, it may end what it has begun.
     is_there: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A file whose folder exists, and which no other live value of this process has.

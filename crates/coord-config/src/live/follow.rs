@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use coord_api::{
     ConfigCenter, ConfigKey, Connectivity, Entry, EntryEvent, Error, Result, Scope, Version,
-    backend::ConnectivitySource,
+    backend::Backoff, backend::ConnectivitySource,
 };
 use futures::{
     StreamExt,
@@ -194,12 +193,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
 
     /// Opens the watches, for as long as it takes; `None` when the provider is closed.
     async fn open_again(&mut self) -> Option<Feed> {
-        let mut pauses = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(20))
-            .with_max_delay(Duration::from_secs(2))
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
         loop {
             match Feed::open(&*self.rules.center, &self.sources).await {
                 Ok((feed, entries)) => {
@@ -218,7 +212,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Follower<T> {
                 Err(error) => {
                     self.connectivity.lost();
                     tracing::debug!(%error, key = self.shared.key, "a live config value waits for the store");
-                    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
             }
         }

@@ -6,12 +6,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Context,
 };
 
+use coord_api::backend::lock;
 use futures::task::AtomicWaker;
 use slab::Slab;
 
@@ -54,7 +55,7 @@ impl Wakeups {
     }
 
     fn waiters(&self) -> MutexGuard<'_, Slab<Arc<AtomicWaker>>> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiters)
     }
 }
 

@@ -13,11 +13,11 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use coord_api::Error;
+use coord_api::{Error, backend::lock};
 use coord_grpc::Attempts;
 use coord_kv::store::{Failure, LeaseId, RenewalEnded, RenewalStream, Renewed};
 use etcd_client::Channel;
@@ -137,10 +137,6 @@ impl Asked {
             let _ = reply.send(Err(ended));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while this is locked")
 }
 
 impl KeepAlives {

@@ -14,8 +14,7 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use coord_api::BoxError;
+use coord_api::{BoxError, backend::Backoff};
 use etcd_client::{AuthClient, Channel};
 use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use http::{HeaderMap, HeaderValue, Request, Response, request::Parts};
@@ -29,16 +28,10 @@ use super::credentials::Source;
 /// Requests that can not be sent twice, since their bodies are conversations.
 const STREAMS: [&str; 2] = ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"];
 
-/// Returns the backoff between attempts to authenticate, with jitter. An attempt costs etcd a tenth of a
-/// second of one core. A secret that comes late should still come in time for the shortest TTL.
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(1))
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
+/// Shortest pause between attempts to authenticate. An attempt costs etcd a tenth of a second of one core.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// The longest pause. A secret that comes late should still come in time for the shortest TTL.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// The token of one client. The task that gets it ends with this.
 pub(crate) struct Auth {
@@ -130,7 +123,7 @@ impl Auth {
 /// Authenticates whenever there is no token that is not refused.
 async fn keep(state: Arc<watch::Sender<State>>, mut authenticator: Authenticator) {
     let mut changes = state.subscribe();
-    let mut next_pauses = pauses();
+    let mut backoff = Backoff::new(SHORTEST, LONGEST);
     loop {
         let refused = match *changes.borrow_and_update() {
             State::Wanted { refused } | State::Failed { refused, .. } => Some(refused),
@@ -146,13 +139,13 @@ async fn keep(state: Arc<watch::Sender<State>>, mut authenticator: Authenticator
                 if refused > 0 {
                     tracing::debug!("authenticated with etcd anew");
                 }
-                next_pauses = pauses();
+                backoff.reset();
                 state.send_replace(State::Valid(Token { header, generation: refused + 1 }));
             }
             Err(status) => {
                 tracing::warn!(error = status.message(), "not authenticated with etcd, trying again");
                 state.send_replace(State::Failed { refused, status });
-                tokio::time::sleep(next_pauses.next().unwrap_or_default()).await;
+                tokio::time::sleep(backoff.pause()).await;
             }
         }
     }

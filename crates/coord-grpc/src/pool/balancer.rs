@@ -3,12 +3,12 @@
 use std::{
     fmt,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use coord_api::{BoxError, Connectivity, Error, ServiceInfo};
+use coord_api::{BoxError, Connectivity, Error, ServiceInfo, backend::lock};
 use futures::{FutureExt, Stream, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{Notify, watch},
@@ -131,7 +131,7 @@ impl Balancer {
 
     /// Returns the error of a call that found no instance within `limit`.
     pub(crate) fn unavailable(&self, limit: Duration) -> Error {
-        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = lock(&self.pool);
         let reason = pool.unavailable_reason(limit);
         Error::Unavailable { what: format!("service {}", self.service), source: Some(reason.into()) }
     }
@@ -196,11 +196,11 @@ impl Balancer {
     }
 
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Pool<Connection>) -> T) -> T {
-        read(&self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+        read(&lock(&self.pool))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Pool<Connection>) -> T) -> T {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = lock(&self.pool);
         let outcome = change(&mut pool);
         let picker = pool.picker();
         let (known, ready) = (pool.known(), picker.len());
@@ -252,7 +252,7 @@ impl Balancer {
     }
 
     fn due(&self) -> (Vec<Dial>, Option<Instant>) {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = lock(&self.pool);
         (pool.due(Instant::now()), pool.next_due())
     }
 

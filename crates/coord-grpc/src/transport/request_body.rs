@@ -3,11 +3,12 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use coord_api::backend::lock;
 use http_body::{Body as HttpBody, Frame};
 use tonic::{Status, body::Body};
 
@@ -73,7 +74,7 @@ impl RecoverableBody {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use coord_api::{Batch, ConfigKey, Error, Result, Write};
+use coord_api::{Batch, ConfigKey, Error, Result, Write, backend::lock};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Commits, MarkerGuard, Settled, WRITE, txn};
@@ -111,7 +111,7 @@ impl WriteBatcher {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("nothing panics while this is locked")
+        lock(&self.0)
     }
 }
 

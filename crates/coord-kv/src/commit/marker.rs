@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use coord_api::{Error, Result, Ttl};
-use tokio::time::Instant;
+use coord_api::{Error, Result, Ttl, backend::lock};
+use tokio::time::timeout;
 
 use super::{Commits, WRITE};
 use crate::{
@@ -29,6 +29,8 @@ const MARKER_TTL: Duration = Duration::from_secs(60);
 const COMMITTED: &str = "committed";
 /// Value that clears a marker of a commit that may still be in flight.
 const CLEARED: &str = "cleared";
+/// Name of the request that tells how a commit ended.
+const SETTLE: &str = "settle a commit";
 
 /// Markers that no commit uses now.
 #[derive(Debug, Default)]
@@ -36,7 +38,7 @@ pub(crate) struct CommitMarkers(Mutex<Vec<CommitMarker>>);
 
 impl CommitMarkers {
     fn lock(&self) -> MutexGuard<'_, Vec<CommitMarker>> {
-        self.0.lock().expect("nothing panics while this is locked")
+        lock(&self.0)
     }
 }
 
@@ -135,21 +137,20 @@ impl MarkerGuard {
             }
             Err(Failure { error, effect: Effect::Unknown }) => {
                 tracing::debug!(%error, "the answer to a commit was lost, reading its marker");
-                let cleared = clear(&self.commits.rpc, self.marker()).await;
-                match cleared {
-                    Ok(Cleared { was_committed: Some(at), now }) => {
+                let (rpc, marker) = (&self.commits.rpc, self.marker());
+                let limit = rpc.request_timeout.saturating_mul(2);
+                match timeout(limit, rpc.until_done(SETTLE, || clear(rpc, marker))).await {
+                    Ok(Some(Cleared { was_committed: Some(at), now })) => {
                         self.put_back(now);
                         Ok(Settled::WrittenUnseen(at))
                     }
-                    Ok(Cleared { was_committed: None, now }) => {
+                    Ok(Some(Cleared { was_committed: None, now })) => {
                         self.put_back(now);
                         // The outcome is known now, so this is no time-out any more.
                         let source = Some(error.into());
                         Ok(Settled::NeverWritten(self.commits.rpc.store.unavailable(source)))
                     }
-                    Err(_) => {
-                        Err(Error::Timeout { operation: WRITE, after: self.commits.rpc.request_timeout * 2 })
-                    }
+                    Ok(None) | Err(_) => Err(Error::Timeout { operation: WRITE, after: limit }),
                 }
             }
         }
@@ -170,17 +171,13 @@ impl Drop for MarkerGuard {
         let Some(marker) = self.marker.take() else { return };
         let commits = self.commits.clone();
         self.commits.rpc.runtime.spawn(async move {
-            while marker.session.lease.loss().is_none() {
-                match clear(&commits.rpc, &marker).await {
-                    Ok(Cleared { now, .. }) => {
-                        commits.markers.lock().push(CommitMarker { written: now, ..marker });
-                        return;
-                    }
-                    Err(Unsettled::MarkerGone) => return,
-                    Err(Unsettled::NoAnswer) => {
-                        tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
-                    }
-                }
+            let cleared = tokio::select! {
+                biased;
+                _ = marker.session.lease.lost() => None,
+                cleared = commits.rpc.until_done(SETTLE, || clear(&commits.rpc, &marker)) => cleared,
+            };
+            if let Some(Cleared { now, .. }) = cleared {
+                commits.markers.lock().push(CommitMarker { written: now, ..marker });
             }
         });
     }
@@ -203,42 +200,29 @@ struct Cleared {
     now: i64,
 }
 
-/// Reason why it is not known whether a commit took effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unsettled {
-    /// The store did not answer within the request timeout.
-    NoAnswer,
-    /// The marker was deleted, with its lease or by hand: no commit that is in flight can take effect any more.
-    MarkerGone,
-}
-
-/// Makes sure that a commit that may be in flight never takes effect, or learns that it did.
-async fn clear(rpc: &Rpc, marker: &CommitMarker) -> Result<Cleared, Unsettled> {
-    let started = Instant::now();
-    loop {
-        let txn = Txn::new()
-            .when([marker.unwritten()])
-            .and_then([marker.write(CLEARED)])
-            .or_else([Op::get(marker.key.as_str(), None)]);
-        match rpc.txn("settle a commit", txn).await {
-            Ok(answer) if answer.succeeded => {
-                return Ok(Cleared { was_committed: None, now: answer.header.revision });
-            }
-            Ok(answer) => {
-                let Some(OpResult::Get(found)) = answer.results.into_iter().next() else {
-                    return Err(Unsettled::NoAnswer);
-                };
-                let now = found.kvs.first().ok_or(Unsettled::MarkerGone)?;
-                let was_committed = (now.value == COMMITTED.as_bytes()).then_some(now.mod_revision);
-                return Ok(Cleared { was_committed, now: now.mod_revision });
-            }
-            Err(Failure { error: Error::Lost { reason }, .. }) => {
-                marker.session.lease.lose(reason);
-                return Err(Unsettled::MarkerGone);
-            }
-            Err(_) if started.elapsed() > rpc.request_timeout => return Err(Unsettled::NoAnswer),
-            Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(50..200))).await,
+/// Makes sure that a commit that may be in flight never takes effect, or learns that it did. Returns `None` if the marker
+/// is gone, with its lease or deleted by hand: no commit that is in flight can take effect any more.
+async fn clear(rpc: &Rpc, marker: &CommitMarker) -> Result<Option<Cleared>, Failure> {
+    let txn = Txn::new()
+        .when([marker.unwritten()])
+        .and_then([marker.write(CLEARED)])
+        .or_else([Op::get(marker.key.as_str(), None)]);
+    match rpc.txn(SETTLE, txn).await {
+        Ok(answer) if answer.succeeded => {
+            Ok(Some(Cleared { was_committed: None, now: answer.header.revision }))
         }
+        Ok(answer) => {
+            let [OpResult::Get(found)] = &answer.results[..] else { return Ok(None) };
+            Ok(found.kvs.first().map(|now| {
+                let was_committed = (now.value == COMMITTED.as_bytes()).then_some(now.mod_revision);
+                Cleared { was_committed, now: now.mod_revision }
+            }))
+        }
+        Err(Failure { error: Error::Lost { reason }, .. }) => {
+            marker.session.lease.lose(reason);
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }
 

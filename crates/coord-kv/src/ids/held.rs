@@ -16,6 +16,7 @@ use std::{
 
 use coord_api::{
     Error, Hold, LossReason, ServiceName,
+    backend::lock,
     backend::{ClaimedId, Delivered, Place},
 };
 
@@ -45,26 +46,26 @@ type ClaimMarker = (ServiceName, u32, i64);
 
 impl HeldIds {
     fn add(&self, held: &Held) {
-        self.own.lock().expect("nothing panics while this is locked").insert(held.marked(), held.clone());
+        lock(&self.own).insert(held.marked(), held.clone());
     }
 
     pub(super) fn remove(&self, held: &Held) {
-        self.own.lock().expect("nothing panics while this is locked").remove(&held.marked());
+        lock(&self.own).remove(&held.marked());
     }
 
     fn all(&self) -> Vec<Held> {
-        self.own.lock().expect("nothing panics while this is locked").values().cloned().collect()
+        lock(&self.own).values().cloned().collect()
     }
 
     /// Returns the marks that are not about to be ended already, out of some.
     pub(super) fn begin_ending(&self, service: &ServiceName, marks: Vec<(u32, i64)>) -> Vec<(u32, i64)> {
-        let mut ending = self.ending.lock().expect("nothing panics while this is locked");
+        let mut ending = lock(&self.ending);
         let is_new = |(id, revision): &(u32, i64)| ending.insert((service.clone(), *id, *revision));
         marks.into_iter().filter(is_new).collect()
     }
 
     pub(super) fn end_ending(&self, service: &ServiceName, marks: &[(u32, i64)]) {
-        let mut ending = self.ending.lock().expect("nothing panics while this is locked");
+        let mut ending = lock(&self.ending);
         for (id, revision) in marks {
             ending.remove(&(service.clone(), *id, *revision));
         }

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use crate::{
     queue::{Queues, Ticket},
     request::{
-        Kept, Look, Rpc, acquiring,
+        Kept, Look, Rpc,
+        acquiring::acquiring,
         background::{CallerGone, run_detached},
         pairs,
     },

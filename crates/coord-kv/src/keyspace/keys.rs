@@ -155,9 +155,12 @@ impl Keys {
         format!("{}{max_id}/", self.ids_of(service, "queue"))
     }
 
-    /// Returns the number at the end of one of these keys.
+    /// Returns the number at the end of one of these keys. A number in another spelling, such as `+7` or `07`, is no id: the
+    /// key is another program's, and no request about the id would find it.
     pub(crate) fn id_number(key: &str) -> Option<u32> {
-        key.rsplit('/').next()?.parse().ok()
+        let written = key.rsplit('/').next()?;
+        let number: u32 = written.parse().ok()?;
+        (number.to_string() == written).then_some(number)
     }
 
     /// Returns the key of the marker that shows whether a commit took effect.
@@ -234,7 +237,9 @@ mod tests {
         assert_eq!(keys.instance_name(&service, &format!("{}x/y", keys.instances(&service))), None);
         assert_eq!(Keys::id_number(&keys.id(&service, 12)), Some(12));
         assert_eq!(Keys::id_number(&keys.id_mark(&service, 12)), Some(12));
-        assert_eq!(Keys::id_number(&format!("{}x", keys.ids(&service))), None);
+        for other in ["x", "+12", "012", "-1", "", " 12", "4294967296"] {
+            assert_eq!(Keys::id_number(&format!("{}{other}", keys.ids(&service))), None, "{other:?}");
+        }
         let key = ConfigKey::parse("common/mq").expect("is valid");
         assert_eq!(keys.config_name(&keys.config(&key)), "common/mq");
         let beside = key.beside("history", "index");

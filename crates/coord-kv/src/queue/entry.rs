@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use coord_api::{Error, Result};
+use coord_api::{Error, Result, backend::lock};
 use tokio::sync::oneshot;
 
 use super::{
@@ -50,7 +50,7 @@ struct ByName(Mutex<HashMap<Arc<str>, Arc<QueueState>>>);
 
 impl ByName {
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<QueueState>>> {
-        self.0.lock().expect("nothing panics while this is locked")
+        lock(&self.0)
     }
 
     /// Forgets the keys of entries on a lease that is over: nothing about them can arrive any more.

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
-use coord_api::{Error, Hold, LossReason, Result};
+use coord_api::{Error, Hold, LossReason, Result, backend::lock};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
@@ -199,7 +199,7 @@ impl QueueState {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while this is locked")
+        lock(&self.state)
     }
 
     /// Changes the mirror in one step, and tells the tasks that this concerns.

@@ -14,6 +14,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Error, Hold, LossReason, Result, Ttl,
+    backend::lock,
     backend::{Place, Release},
 };
 use tokio::{
@@ -269,7 +270,7 @@ impl Ticket {
     }
 
     fn in_flight(&self) -> MutexGuard<'_, Option<Answer>> {
-        self.in_flight.lock().expect("nothing panics while this is locked")
+        lock(&self.in_flight)
     }
 
     /// Takes note of the answer to a request that was sent to delete the entry.
@@ -435,7 +436,7 @@ async fn leave(queues: Arc<Queues>, member: QueuedKey, state: State, begun: Opti
     let key = member.key();
     let begun = Mutex::new(begun);
     let leave = || async {
-        let begun = begun.lock().expect("nothing panics while this is locked").take();
+        let begun = lock(&begun).take();
         let leaving = begun.unwrap_or_else(|| member.leave(&queues, FollowUps::None));
         let left = leaving.await;
         if matches!(left, Err(Failure { effect: Effect::Unknown, .. })) {

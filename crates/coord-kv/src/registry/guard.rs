@@ -13,6 +13,7 @@ use std::{
 use async_trait::async_trait;
 use coord_api::{
     Error, Hold, Result, ServiceName,
+    backend::lock,
     backend::{Place, Release, Views},
 };
 use tokio::{sync::watch, task::AbortHandle};
@@ -70,7 +71,7 @@ impl Records {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ServiceName, Service>> {
-        self.by_service.lock().expect("nothing panics while this is locked")
+        lock(&self.by_service)
     }
 
     /// Changes the known records of a service; forgets the service with its last record.

@@ -43,12 +43,11 @@ async fn tell_if_long<T>(
         answer = &mut wait => Some(answer),
         () = is_long => None,
     };
-    let answer = match early {
-        Some(answer) => answer,
-        None => {
-            tracing::info!(kind, %name, waited = ?begun.elapsed(), "still waiting");
-            wait.await
-        }
+    let answer = if let Some(answer) = early {
+        answer
+    } else {
+        tracing::info!(kind, %name, waited = ?begun.elapsed(), "still waiting");
+        wait.await
     };
     let waited = begun.elapsed();
     match &answer {

@@ -6,7 +6,7 @@ use coord_api::{Error, HEALTH_LIMIT, Health, LeaseHealth, Result};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    request::{Repeat, Rpc, pauses},
+    request::{Repeat, Rpc, backoff},
     store::{Failure, GetOptions, Route},
 };
 
@@ -32,7 +32,7 @@ impl Rpc {
         let deadline = Instant::now() + limit;
         let each = if self.members() > 1 { limit / TRIES } else { limit };
         let key = self.keys.probe();
-        let (attempts, mut pauses) = (self.store.attempts(None), pauses());
+        let (attempts, mut backoff) = (self.store.attempts(None), backoff());
         loop {
             let (begun, sent) = (Instant::now(), self.history.now());
             let deadline_of_one = deadline.min(begun + each);
@@ -47,7 +47,7 @@ impl Rpc {
                 }
                 Err(failure) => failure,
             };
-            let pause = pauses.next().unwrap_or_default();
+            let pause = backoff.pause();
             if !failure.error.is_retryable() || Instant::now() + pause >= deadline {
                 return Err(match failure.error {
                     Error::Timeout { .. } => Failure::timeout(OPERATION, limit),

@@ -13,6 +13,7 @@ use std::{
     sync::{Mutex, MutexGuard, atomic::AtomicBool},
 };
 
+use coord_api::backend::lock;
 use tokio::sync::Notify;
 
 use crate::store::{Change, KeyValue};
@@ -121,7 +122,7 @@ pub(crate) struct Marks {
 
 impl History {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while this is locked")
+        lock(&self.state)
     }
 
     /// Returns the present moment, to be taken before a request is sent.
@@ -187,11 +188,13 @@ impl History {
         ends
     }
 
-    /// Takes note of a key that this client wrote and keeps.
+    /// Takes note of a key that this client wrote and keeps. Of two writes of one key, the later one counts, in whatever
+    /// order their answers came.
     pub(crate) fn wrote(&self, key: &str, revision: i64, lease: i64) {
         let kept = Kept { revision, lease };
         let mut state = self.lock();
         match state.kept.get_mut(key) {
+            Some(before) if before.revision > revision => {}
             Some(before) => *before = kept,
             None => drop(state.kept.insert(key.to_owned(), kept)),
         }
@@ -413,6 +416,15 @@ mod tests {
         assert!(!history.still_keeps(&marks), "what is found is the later write");
         assert!(history.still_keeps(&history.marks(|_| true)));
         assert!(!history.still_keeps(&Marks::default()));
+    }
+
+    #[test]
+    fn later_of_two_writes_counts_in_whatever_order_their_answers_come() {
+        let history = History::default();
+        history.leaves("slot");
+        history.wrote("slot", 12, 1);
+        history.wrote("slot", 10, 1);
+        assert_eq!(history.marks(|_| true).kept, Some(("slot".into(), Kept { revision: 12, lease: 1 })));
     }
 
     #[test]

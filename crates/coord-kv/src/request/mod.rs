@@ -1,7 +1,7 @@
 //! Requests: made within their time, compared with the known history of the store, and made again where that
 //! can do no harm.
 
-mod acquiring;
+pub(crate) mod acquiring;
 pub(crate) mod background;
 mod backoff;
 pub(crate) mod batch;
@@ -15,8 +15,7 @@ mod rpc;
 mod undo;
 pub(crate) mod verify;
 
-pub(crate) use acquiring::acquiring;
-pub(crate) use backoff::pauses;
+pub(crate) use backoff::backoff;
 pub(crate) use keep_open::{KeepOpen, Kept};
 pub(crate) use read::{Look, Read, entry, pairs, version};
 pub(crate) use refusal::Refusal;

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use coord_api::{Error, Result};
+use coord_api::{Error, Result, backend::lock};
 
 /// Reason why a client does not go on, as long as its members are of two stores.
 #[derive(Debug, Default)]
@@ -11,13 +11,13 @@ pub(crate) struct Refusal(Mutex<Option<Error>>);
 impl Refusal {
     /// Answers `Ok` while all members are of one store, as far as that is known.
     pub(crate) fn check(&self) -> Result<()> {
-        let reason = self.0.lock().expect("nothing panics while this is locked");
+        let reason = lock(&self.0);
         reason.as_ref().map_or(Ok(()), |reason| Err(reason.duplicate()))
     }
 
     /// Takes what is known now; whether it is refused from here on.
     pub(crate) fn set(&self, reason: Option<Error>) -> bool {
-        let mut current = self.0.lock().expect("nothing panics while this is locked");
+        let mut current = lock(&self.0);
         let begins = current.is_none() && reason.is_some();
         *current = reason;
         begins

@@ -6,10 +6,9 @@ use std::time::Duration;
 use coord_api::{Error, Result};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::Instrument;
 
 use crate::{
-    request::{Look, Rpc, pauses, verify::Answered},
+    request::{Look, Rpc, backoff, verify::Answered},
     store::{
         Attempts, Call, Effect, Failure, GetAnswer, GetOptions, LeaseDetail, LeaseId, LeaseStatus,
         Observation, Op, PutOptions, Route, Store, Txn, TxnAnswer,
@@ -48,12 +47,13 @@ impl Rpc {
     ) -> Result<T, Failure> {
         let begun = Instant::now();
         let span = tracing::debug_span!("txn", operation);
-        let outcome = self.attempted(operation, repeat, request).instrument(span.clone()).await;
+        let attempted = self.attempted(operation, repeat, request);
+        let outcome = tracing::Instrument::instrument(attempted, span.clone()).await;
         let (took, succeeded) = (begun.elapsed(), outcome.is_ok());
         span.in_scope(|| match &outcome {
             Ok(_) => tracing::debug!(?took, "answered"),
             Err(failure) => {
-                tracing::debug!(?took, error = %failure.reason(), effect = ?failure.effect, "failed")
+                tracing::debug!(?took, error = %failure.reason(), effect = ?failure.effect, "failed");
             }
         });
         self.store.observe(Observation::Requested { operation, took, succeeded });
@@ -69,7 +69,7 @@ impl Rpc {
         let attempts = self.store.attempts(None);
         let limit = self.request_timeout;
         let deadline = Instant::now() + limit;
-        let mut pauses = pauses();
+        let mut backoff = backoff();
         let mut before = None;
         loop {
             let sent = self.history.now();
@@ -95,7 +95,7 @@ impl Rpc {
             // A member that was not tried yet is tried at once. An attempt that no member was given, for want
             // of a token or of a member, waits.
             let is_elsewhere = attempts.member().is_some() && attempts.count() < self.members();
-            let pause = if is_elsewhere { Duration::ZERO } else { pauses.next().unwrap_or_default() };
+            let pause = if is_elsewhere { Duration::ZERO } else { backoff.pause() };
             if Instant::now() + pause >= deadline {
                 return Err(match failure.error {
                     Error::Timeout { .. } => Failure::timeout(operation, limit),

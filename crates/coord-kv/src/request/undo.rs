@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use coord_api::{Connectivity, Error};
+use coord_api::{Connectivity, Error, backend::Backoff};
 
 use crate::{
     request::Rpc,
@@ -20,24 +20,10 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// The longest pause after a refusal.
 const LONGEST_REFUSED: Duration = Duration::from_secs(5);
 
-/// Pauses that grow, jittered.
-#[derive(Debug)]
-struct Pauses {
-    next: Duration,
-}
-
-impl Pauses {
-    fn new() -> Self {
-        Self { next: SHORTEST }
-    }
-
-    /// Returns the pause after `error`.
-    fn after(&mut self, error: &Error) -> Duration {
-        let longest = if is_transient(error) { LONGEST } else { LONGEST_REFUSED };
-        let pause = self.next.min(longest);
-        self.next = (self.next * 2).min(LONGEST_REFUSED);
-        pause.mul_f64(fastrand::f64().mul_add(0.5, 0.5))
-    }
+/// Returns the pause after `error`: up to half of it shorter at random.
+fn pause_after(backoff: &mut Backoff, error: &Error) -> Duration {
+    let longest = if is_transient(error) { LONGEST } else { LONGEST_REFUSED };
+    backoff.pause().min(longest).mul_f64(fastrand::f64().mul_add(0.5, 0.5))
 }
 
 impl Rpc {
@@ -67,7 +53,8 @@ impl Rpc {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let (mut pauses, mut connectivity, mut is_told) = (Pauses::new(), self.connectivity.clone(), false);
+        let mut backoff = Backoff::new(SHORTEST, LONGEST_REFUSED);
+        let (mut connectivity, mut is_told) = (self.connectivity.clone(), false);
         loop {
             let failed = match step().await {
                 Ok(done) => return done,
@@ -79,7 +66,7 @@ impl Rpc {
                 tracing::warn!(what, error = %failed, "clean-up was refused and is tried again until it is done");
             }
             tokio::select! {
-                () = tokio::time::sleep(pauses.after(&failed)) => {}
+                () = tokio::time::sleep(pause_after(&mut backoff, &failed)) => {}
                 () = heard_again(&mut connectivity) => {
                     // Waiting clean-ups do not all begin at once.
                     tokio::time::sleep(SHORTEST.mul_f64(fastrand::f64())).await;
@@ -102,10 +89,13 @@ mod tests {
     fn pauses_grow_to_their_limit_and_are_never_without_end() {
         let refused = || Error::PermissionDenied { operation: "test", source: "no".into() };
         let away = || Error::Unavailable { what: "etcd".into(), source: None };
-        let mut pauses = Pauses::new();
-        assert!(pauses.after(&refused()) <= SHORTEST);
-        let later: Vec<_> = (0..100).map(|_| pauses.after(&refused())).collect();
+        let mut backoff = Backoff::new(SHORTEST, LONGEST_REFUSED);
+        assert!(pause_after(&mut backoff, &refused()) <= SHORTEST * 2);
+        let later: Vec<_> = (0..100).map(|_| pause_after(&mut backoff, &refused())).collect();
         assert!(later[10..].iter().all(|pause| (LONGEST_REFUSED / 2..=LONGEST_REFUSED).contains(pause)));
-        assert!((0..100).all(|_| pauses.after(&away()) <= LONGEST), "the store may be back at any time");
+        assert!(
+            (0..100).all(|_| pause_after(&mut backoff, &away()) <= LONGEST),
+            "the store may be back at any time"
+        );
     }
 }

@@ -12,9 +12,9 @@ use futures::{StreamExt, stream::BoxStream};
 
 use crate::{
     request::{
-        Look, Read, Repeat, Rpc,
+        Look, Read, Repeat, Rpc, backoff,
         history::{Consistency, Heard, Marks, Seen, Sent},
-        pairs, pauses,
+        pairs,
     },
     store::{
         Attempts, Effect, Failure, GetAnswer, GetOptions, Granted, Header, LeaseStatus, Op, OpResult, Range,
@@ -371,13 +371,13 @@ pub(crate) async fn keep_verified(rpc: Weak<Rpc>, mut made: BoxStream<'static, (
             },
             () = history.doubts.notified() => {}
         }
-        let mut pauses = pauses();
+        let mut backoff = backoff();
         while let Some(strong) = rpc.upgrade().filter(|rpc| !rpc.is_closed()) {
             if strong.is_verified().await {
                 break;
             }
             drop(strong);
-            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 }

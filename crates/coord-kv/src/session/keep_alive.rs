@@ -5,7 +5,6 @@ use std::sync::Arc;
 use coord_api::{Error, LossReason, Ttl, backend::LeaseInstant};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
-use tracing::Instrument;
 
 use super::{Leased, Sessions, pool::Need};
 use crate::{
@@ -19,7 +18,7 @@ const RENEW: &str = "renew a lease";
 /// Renews one lease until it is lost or of no more use, then frees what is left of it at the server.
 pub(super) fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) -> impl Future<Output = ()> + Send {
     let span = sessions.spans.of(leased.id);
-    renew_until_over(sessions, leased).instrument(span)
+    tracing::Instrument::instrument(renew_until_over(sessions, leased), span)
 }
 
 async fn renew_until_over(sessions: Arc<Sessions>, leased: Arc<Leased>) {

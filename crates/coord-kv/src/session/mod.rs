@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
-use coord_api::{Error, Lease, LeaseHealth, LossReason, Ttl};
+use coord_api::{Error, Lease, LeaseHealth, LossReason, Ttl, backend::lock};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::request::Rpc;
@@ -104,10 +104,6 @@ impl Drop for Session {
             pool.superfluous().into_iter().for_each(|leased| leased.look.notify_one());
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while this is locked")
 }
 
 impl Sessions {

@@ -26,7 +26,7 @@ use super::{
     watches::Watches,
 };
 use crate::{
-    request::{Read, Rpc, pauses},
+    request::{Read, Rpc, backoff},
     store::{Attempts, Canceled, Change, Effect, Failure, Observation, Range, WatchAnswer, WatchStream},
 };
 
@@ -187,7 +187,7 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
-        let mut pauses = pauses();
+        let mut backoff = backoff();
         loop {
             while self.watches.is_empty() {
                 match self.command().await {
@@ -209,7 +209,7 @@ impl Task {
                             rpc.store.observe(Observation::WatchStreamBroken);
                         }
                         if answered {
-                            pauses = self::pauses();
+                            backoff.reset();
                         }
                     }
                     // Its watches resume on one with the new token.
@@ -223,7 +223,7 @@ impl Task {
                 Some(rpc) => self.attempts = rpc.store.attempts(self.attempts.member()),
                 None => return,
             }
-            if !self.pause(pauses.next().unwrap_or_default()).await {
+            if !self.pause(backoff.pause()).await {
                 return;
             }
         }

@@ -8,6 +8,8 @@ use std::{
     task::{Poll, Waker},
 };
 
+use coord_api::backend::lock;
+
 use super::hub::Delivery;
 
 /// Sender of deliveries. Dropping it ends the inbox, once the waiting deliveries were taken.
@@ -43,7 +45,7 @@ pub(super) fn inbox(limit: usize) -> (Sink, Inbox) {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while this is locked")
+        lock(&self.state)
     }
 }
 

@@ -9,14 +9,13 @@ mod watches;
 
 use std::{collections::VecDeque, fmt};
 
-use backon::ExponentialBackoff;
-use coord_api::{EntryEvent, Error, Result, Watch};
+use coord_api::{EntryEvent, Error, Result, Watch, backend::Backoff};
 use futures::stream;
 
 pub(crate) use hub::{Delivery, Hub, Subscription};
 
 use crate::{
-    request::{Kept, Read, entry, pauses, version},
+    request::{Kept, Read, backoff, entry, version},
     store::{Observation, Range},
 };
 
@@ -26,7 +25,7 @@ pub(crate) type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Watches `range`. The first state is read before this returns, so that mistakes are told here.
 pub(crate) async fn follow(hub: Kept<Hub>, range: Range, rename: Rename) -> Result<Watch<EntryEvent>> {
     hub.check_open()?;
-    let mut follower = Follower { hub, range, rename, live: None, pending: VecDeque::new(), pauses: None };
+    let mut follower = Follower { hub, range, rename, live: None, pending: VecDeque::new(), backoff: None };
     let snapshot = follower.begin().await?;
     follower.pending = VecDeque::from([snapshot]);
     let connectivity = follower.hub.connectivity.clone();
@@ -44,7 +43,7 @@ struct Follower {
     live: Option<Live>,
     pending: VecDeque<EntryEvent>,
     /// Pauses between attempts to read the state anew; only while there are any attempts.
-    pauses: Option<Box<ExponentialBackoff>>,
+    backoff: Option<Box<Backoff>>,
 }
 
 struct Live {
@@ -82,7 +81,7 @@ impl Follower {
                 // Boxed: seldom needed, and large.
                 match Box::pin(self.begin_again()).await {
                     Ok(snapshot) => {
-                        self.pauses = None;
+                        self.backoff = None;
                         return Ok(snapshot);
                     }
                     Err(error) if error.is_retryable() => {
@@ -115,8 +114,7 @@ impl Follower {
 
     /// Begins after a pause.
     async fn begin_again(&mut self) -> Result<EntryEvent> {
-        let pauses = self.pauses.get_or_insert_with(|| Box::new(pauses()));
-        let pause = pauses.next().unwrap_or_default();
+        let pause = self.backoff.get_or_insert_with(|| Box::new(backoff())).pause();
         tokio::time::sleep(pause).await;
         self.begin().await
     }
