@@ -56,8 +56,7 @@ pub(crate) fn start() -> Result<(), SetGlobalDefaultError> {
 
 /// Prints what coord traces in this process to stderr, from now on, if `RUST_LOG` is set: `RUST_LOG=coord_kv=debug`.
 /// A second call, or one after somebody else listens, changes nothing.
-#[doc(hidden)]
-pub fn print_traces() {
+pub(crate) fn print_traces() {
     if let Some(printed) = printed() {
         let printing = tracing_subscriber::registry().with(printed);
         let _ = tracing::subscriber::set_global_default(printing);

@@ -97,10 +97,13 @@ mod tests {
         let listener = tracing_subscriber::fmt().with_max_level(Level::INFO).with_ansi(false);
         let _listening =
             tracing::subscriber::set_default(listener.with_writer(move || writer.clone()).finish());
-        let short = acquiring("lock", &"quick", pin!(async { Ok(sleep(LONG / 2).await) }));
-        short.await.expect("is answered");
-        let wait = timeout(LONG * 3, acquiring::<()>("lock", &"slow", pin!(pending())));
-        assert!(wait.await.is_err());
+        let short = async {
+            sleep(LONG / 2).await;
+            Ok(())
+        };
+        acquiring("lock", &"quick", pin!(short)).await.expect("is answered");
+        let mut long = pin!(pending::<Result<()>>());
+        assert!(timeout(LONG * 3, acquiring("lock", &"slow", long.as_mut())).await.is_err());
         let text = printed.text();
         assert_eq!(text.matches("still waiting").count(), 1, "{text}");
         assert!(text.contains("slow") && text.contains("10s") && !text.contains("quick"), "{text}");
