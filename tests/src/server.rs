@@ -141,6 +141,7 @@ impl EtcdServer {
     }
 
     async fn start_kind(args: &[&str], tls: Option<Tls>, kind: As) -> Result<Self> {
+        coord_conformance::print_traces();
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         let mut tries = 3;
         loop {

@@ -14,6 +14,7 @@ use coord::{Config, Coordinator, Error, ServiceInfo, prelude::*};
 use coord_api::BoxError;
 use coord_etcd::{Connect, Credentials, EtcdConfig, PlaintextPassword};
 use coord_tests::{Cert, Certs, Clients, EtcdServer};
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// In base64 and alike this would not be found, but nobody encodes what leaks by mistake.
 const SECRET: &str = "c4nary-s3cret";
@@ -24,6 +25,8 @@ static TRACED: LazyLock<Traced> = LazyLock::new(|| {
     let traced = Traced::default();
     let writer = traced.clone();
     let listener = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::TRACE);
+    // Each span as well, with all its fields, though nothing should happen in it.
+    let listener = listener.with_span_events(FmtSpan::NEW | FmtSpan::CLOSE);
     listener.with_writer(move || writer.clone()).init();
     traced
 });

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ColorChoice, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, ColorChoice, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     out::{Form, Notes, Out},
     service::ServiceArgs,
     top::TopArgs,
+    traces::Traces,
 };
 
 /// Locks, services, configuration and instance ids in etcd.
@@ -29,9 +30,10 @@ pub(crate) struct Cli {
     /// Colours
     #[arg(long, global = true, help_heading = "Output", value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
-    /// Also tell on stderr what was acquired and given back, with token and TTL
-    #[arg(long, short, global = true, help_heading = "Output")]
-    verbose: bool,
+    /// Also tell on stderr what was acquired and given back, with token and TTL, and each step of coord; -vv: also of its
+    /// connections. `RUST_LOG` chooses other traces, with and without -v
+    #[arg(long, short, global = true, help_heading = "Output", action = ArgAction::Count)]
+    verbose: u8,
     #[command(subcommand)]
     pub(crate) area: Area,
 }
@@ -80,7 +82,16 @@ impl Cli {
         .write_global();
         Out {
             form: if self.json { Form::Json } else { Form::Text },
-            notes: if self.verbose { Notes::All } else { Notes::Few },
+            notes: if self.verbose > 0 { Notes::All } else { Notes::Few },
+        }
+    }
+
+    /// Returns which traces of the library are printed, unless `RUST_LOG` chooses them.
+    pub(crate) fn traces(&self) -> Traces {
+        match self.verbose {
+            0 => Traces::None,
+            1 => Traces::Coord,
+            _ => Traces::Everything,
         }
     }
 }

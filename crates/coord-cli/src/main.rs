@@ -19,6 +19,7 @@ mod lock;
 mod out;
 mod service;
 mod top;
+mod traces;
 mod watch;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     let out = cli.out();
+    traces::print(cli.traces(), out);
     // One thread, this one: the system kills a child when the thread that made it ends, not when the process does.
     // What must not be late, such as renewals, runs on a thread of the etcd client.
     let ended = tokio::runtime::Builder::new_current_thread()

@@ -99,6 +99,18 @@ impl Out {
         }
     }
 
+    /// A line of what the library traces.
+    pub(crate) fn traced(self, line: &str) {
+        let mut stderr = anstream::stderr().lock();
+        let _ = match self.form {
+            Form::Json => {
+                let json = serde_json::json!({ "event": "traced", "text": line });
+                writeln!(stderr, "{}", json::escaped(&json.to_string()))
+            }
+            Form::Text => writeln!(stderr, "{}", harmless(line)),
+        };
+    }
+
     /// What goes on, for somebody who waits in front of a terminal.
     pub(crate) fn progress(self, text: &str) {
         if self.form == Form::Text && io::stderr().is_terminal() {

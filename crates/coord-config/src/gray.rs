@@ -1,10 +1,10 @@
-//! A value for some of the instances, before all get it.
+//! Gray releases: a value for the instances of an audience, before all get it.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
 use coord_api::{Batch, ConfigCenter, ConfigKey, Entry, Error, InstanceId, Result, Scope, Version};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::HistoryExt;
 
@@ -258,7 +258,7 @@ pub(crate) fn value_for(key: &str, instance: &Instance, entry: &Entry) -> Option
 
 /// The key and the value, if this is what is stored in the place of a gray release.
 #[cfg(feature = "schema")]
-pub(crate) fn released(entry: &Entry, place: &ConfigKey) -> Option<(String, Value)> {
+pub(crate) fn released(entry: &Entry, place: &ConfigKey) -> Option<(String, serde_json::Value)> {
     let key = place.as_str().strip_prefix("gray/").filter(|_| place.is_beside())?.replace("%2F", "/");
     let stored: Stored = entry.decode().ok()?;
     Some((key, serde_json::from_str(stored.value.get()).ok()?))

@@ -42,6 +42,13 @@ pub use futures::future::BoxFuture;
 pub use suite::{Backends, Test, contract};
 pub use world::{Backend, Link, Raw, TestClient, World};
 
+/// Prints what coord traces in this process to stderr, from now on, if `RUST_LOG` is set: `RUST_LOG=coord_kv=debug`.
+/// Changes nothing if somebody listens already.
+#[doc(hidden)]
+pub fn print_traces() {
+    listener::print_traces();
+}
+
 /// Expands to the `fn main` of a test target without harness that runs every test on every listed backend.
 ///
 /// Each entry is `name: backend`, where `backend` is an expression of a type that implements [`Backend`]. It

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
+    io::{self, IsTerminal},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,18 +12,28 @@ use std::{
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
+    level_filters::LevelFilter,
     span,
-    subscriber::{Interest, SetGlobalDefaultError},
+    subscriber::SetGlobalDefaultError,
+};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::FilterFn,
+    fmt as print,
+    layer::{Context, SubscriberExt},
+    registry::LookupSpan,
 };
 
 /// What tests store in place of a secret. Where this is traced, a secret could be.
 pub(crate) const SECRET: &str = "c4nary-of-the-conformance-run";
 
 /// What was heard.
-static HEARD: Heard = Heard { events: AtomicU64::new(0), secrets: Mutex::new(Vec::new()) };
+static HEARD: Heard =
+    Heard { events: AtomicU64::new(0), spans: AtomicU64::new(0), secrets: Mutex::new(Vec::new()) };
 
 struct Heard {
     events: AtomicU64,
+    spans: AtomicU64,
     /// The places that traced the secret.
     secrets: Mutex<Vec<String>>,
 }
@@ -37,20 +48,43 @@ impl Heard {
     }
 }
 
-/// Listens from now on, in the whole process.
+/// Listens from now on, in the whole process, and prints what `RUST_LOG` asks for.
 pub(crate) fn start() -> Result<(), SetGlobalDefaultError> {
-    tracing::subscriber::set_global_default(Listener { spans: AtomicU64::new(1) })
+    let listening = tracing_subscriber::registry().with(listener()).with(printed());
+    tracing::subscriber::set_global_default(listening)
 }
 
-/// How many events were heard, and where the secret was among them.
-pub(crate) fn heard() -> (u64, Vec<String>) {
+/// Prints what coord traces in this process to stderr, from now on, if `RUST_LOG` is set: `RUST_LOG=coord_kv=debug`.
+/// A second call, or one after somebody else listens, changes nothing.
+pub(crate) fn print_traces() {
+    if let Some(printed) = printed() {
+        let printing = tracing_subscriber::registry().with(printed);
+        let _ = tracing::subscriber::set_global_default(printing);
+    }
+}
+
+/// Prints what `RUST_LOG` asks for; `None` if it is not set.
+fn printed<S: Subscriber + for<'a> LookupSpan<'a>>() -> Option<impl Layer<S>> {
+    std::env::var_os("RUST_LOG").filter(|filter| !filter.is_empty())?;
+    // Tests have threads of their names.
+    let printed = print::layer().compact().with_thread_names(true).with_writer(io::stderr);
+    let printed = printed.with_ansi(io::stderr().is_terminal());
+    Some(printed.with_filter(EnvFilter::from_default_env()))
+}
+
+/// Listens to what the crates of coord trace.
+fn listener<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
+    let of_coord = FilterFn::new(|metadata| metadata.target().starts_with("coord"));
+    Listener.with_filter(of_coord.with_max_level_hint(LevelFilter::TRACE))
+}
+
+/// How many events and how many spans were heard, and where the secret was among them.
+pub(crate) fn heard() -> (u64, u64, Vec<String>) {
     let secrets = HEARD.secrets.lock().expect("nothing panics while this is locked");
-    (HEARD.events.load(Relaxed), secrets.clone())
+    (HEARD.events.load(Relaxed), HEARD.spans.load(Relaxed), secrets.clone())
 }
 
-struct Listener {
-    spans: AtomicU64,
-}
+struct Listener;
 
 impl Listener {
     fn look(metadata: &Metadata<'_>, record: impl FnOnce(&mut Words)) {
@@ -63,21 +97,13 @@ impl Listener {
     }
 }
 
-impl Subscriber for Listener {
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
-    }
-
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("coord")
-    }
-
-    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+impl<S: Subscriber> Layer<S> for Listener {
+    fn on_new_span(&self, span: &span::Attributes<'_>, _id: &span::Id, _context: Context<'_, S>) {
+        HEARD.spans.fetch_add(1, Relaxed);
         Self::look(span.metadata(), |words| span.record(words));
-        span::Id::from_u64(self.spans.fetch_add(1, Relaxed))
     }
 
-    fn record(&self, _span: &span::Id, values: &span::Record<'_>) {
+    fn on_record(&self, _span: &span::Id, values: &span::Record<'_>, _context: Context<'_, S>) {
         let mut words = Words(String::new());
         values.record(&mut words);
         if words.0.contains(SECRET) {
@@ -86,16 +112,10 @@ impl Subscriber for Listener {
         }
     }
 
-    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         HEARD.events.fetch_add(1, Relaxed);
         Self::look(event.metadata(), |words| event.record(words));
     }
-
-    fn enter(&self, _span: &span::Id) {}
-
-    fn exit(&self, _span: &span::Id) {}
 }
 
 /// All fields of an event in one text.
@@ -123,10 +143,10 @@ mod tests {
 
     #[test]
     fn a_secret_is_heard_in_every_kind_of_field() {
-        let listener = Listener { spans: AtomicU64::new(1) };
-        tracing::subscriber::with_default(listener, || {
+        let listening = tracing_subscriber::registry().with(listener());
+        tracing::subscriber::with_default(listening, || {
             tracing::trace!(target: "coord_x", key = "limits", "nothing to see");
-            assert_eq!(heard().1.len(), 0);
+            assert_eq!(heard().2.len(), 0);
             tracing::trace!(target: "coord_x", value = SECRET, "as text");
             tracing::debug!(target: "coord_x", value = ?Leak(SECRET), "as debug");
             tracing::warn!(target: "coord_x", "in the message: {SECRET}");
@@ -134,8 +154,8 @@ mod tests {
             span.record("later", SECRET);
             tracing::warn!(target: "other", value = SECRET, "of another crate");
         });
-        let (events, secrets) = heard();
-        assert!(events >= 4, "{events}");
+        let (events, spans, secrets) = heard();
+        assert!(events >= 4 && spans >= 1, "{events} events, {spans} spans");
         assert_eq!(secrets.len(), 5, "{secrets:?}");
         assert!(secrets.iter().all(|place| !place.contains(SECRET)), "{secrets:?}");
     }

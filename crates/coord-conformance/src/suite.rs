@@ -158,13 +158,13 @@ impl Backends {
             .collect();
         let list = arguments.list;
         let outcome = libtest_mimic::run(&arguments, trials);
-        let (events, secrets) = listener::heard();
+        let (events, spans, secrets) = listener::heard();
         if !secrets.is_empty() {
             eprintln!("a stored value is traced by {}", secrets.join(", "));
             return ExitCode::FAILURE;
         }
         if !list {
-            println!("{events} traced events, none with a secret");
+            println!("{events} traced events and {spans} spans, none with a secret");
         }
         outcome.exit_code()
     }

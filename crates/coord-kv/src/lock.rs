@@ -1,6 +1,6 @@
 //! Locks: the head of a queue holds.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     queue::{Queues, Ticket},
-    request::{Kept, timer},
+    request::{Kept, acquiring::acquiring, timer},
     store::{KeyValue, Observation, Range, Store},
 };
 
@@ -61,14 +61,16 @@ impl DistributedLock for KvLock {
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<LockGuard> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        let ticket = wait_for_turn(&LockQueue { queues: &self.queues, name: &name, ttl }).await?;
+        let queue = LockQueue { queues: &self.queues, name: &name, ttl };
+        let ticket = acquiring("lock", &name, pin!(wait_for_turn(&queue))).await?;
         Ok(guard(&*self.queues.store, name, ticket, asked))
     }
 
     async fn acquire_waiting(&self, name: &str, ttl: Duration, wait: Duration) -> Result<Option<LockGuard>> {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
-        let ticket = wait_within(&LockQueue { queues: &self.queues, name: &name, ttl }, wait).await?;
+        let queue = LockQueue { queues: &self.queues, name: &name, ttl };
+        let ticket = acquiring("lock", &name, pin!(wait_within(&queue, wait))).await?;
         Ok(ticket.map(|ticket| guard(&*self.queues.store, name, ticket, asked)))
     }
 
@@ -76,7 +78,8 @@ impl DistributedLock for KvLock {
         let (name, ttl) = (LockName::parse(name)?, Ttl::parse(ttl)?);
         let asked = Instant::now();
         let queue = self.queues.keys.lock_queue(&name);
-        let ticket = Ticket::enter_if_empty(&self.queues, queue, ttl).await?;
+        let ticket = pin!(Ticket::enter_if_empty(&self.queues, queue, ttl));
+        let ticket = acquiring("lock", &name, ticket).await?;
         Ok(ticket.map(|ticket| guard(&*self.queues.store, name, ticket, asked)))
     }
 

@@ -95,6 +95,7 @@ impl Cluster {
     }
 
     async fn start_listening(args: &[&str], certs: Option<&Certs>) -> Result<Self> {
+        coord_conformance::print_traces();
         let mut tries = 3;
         loop {
             tries -= 1;

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::tools::{LIMIT, Running, Shop, stderr, stdout};
+use crate::tools::{LIMIT, Running, Shop, output, stderr, stdout};
 
 /// Prints its token and stays until its stdin is closed, or for as long as any test takes.
 const STAY: &str = "echo $COORD_LOCK_NAME $COORD_LOCK_TOKEN; sleep 60";
@@ -50,6 +50,48 @@ async fn the_exit_code_of_the_command_is_passed_on_and_nothing_is_added_to_its_o
     assert_eq!(shop.fails(&["lock", "a//b", "--", "true"]).await.0, 2, "a bad name");
     assert_eq!(shop.fails(&["lock", "job", "--ttl", "1ms", "--", "true"]).await.0, 2, "a bad TTL");
     assert_eq!(shop.json(&["lock", "list"]).await, Value::Array(vec![]), "all were given back");
+}
+
+#[tokio::test]
+async fn traces_are_printed_on_stderr_if_asked_for() {
+    let shop = Shop::open().await;
+    let quiet = shop.run(&["lock", "job", "--", "echo", "hello"]).await;
+    assert_eq!((stdout(&quiet), stderr(&quiet)), ("hello\n".into(), String::new()));
+
+    let steps = shop.run(&["-v", "lock", "job", "--", "echo", "hello"]).await;
+    let text = stderr(&steps);
+    assert_eq!((steps.status.code(), stdout(&steps)), (Some(0), "hello\n".into()));
+    for step in [
+        "lock acquired lock=job",
+        "acquire:",
+        "name=job",
+        "lease granted",
+        "txn:",
+        "operation=\"lock\"",
+        "lease revoked",
+        "holding lock `job` with token",
+    ] {
+        assert!(text.contains(step), "{step}: {text}");
+    }
+    assert!(!text.contains(" h2::") && !text.contains('\u{1b}'), "{text}");
+
+    let all = shop.run(&["-vv", "lock", "job", "--", "echo", "hello"]).await;
+    assert_eq!(stdout(&all), "hello\n");
+    assert!(stderr(&all).contains(" h2::"), "{}", stderr(&all));
+
+    let mut filtered = shop.coord(&["lock", "job", "--", "echo", "hello"]);
+    let chosen = output(filtered.env("RUST_LOG", "coord_kv::lock=debug")).await;
+    let lines = stderr(&chosen);
+    assert_eq!((stdout(&chosen), lines.lines().count()), ("hello\n".into(), 1), "{lines}");
+    assert!(lines.contains("lock acquired"), "{lines}");
+
+    // For programs each line is JSON, this one as well.
+    let json = shop.run(&["-v", "--json", "lock", "job", "--", "true"]).await;
+    let lines: Vec<Value> =
+        stderr(&json).lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let acquired = |line: &Value| line["text"].as_str().is_some_and(|text| text.contains("lock acquired"));
+    assert!(lines.iter().any(|line| line["event"] == "traced" && acquired(line)), "{lines:?}");
+    assert!(lines.iter().any(|line| line["event"] == "acquired"), "{lines:?}");
 }
 
 #[tokio::test]

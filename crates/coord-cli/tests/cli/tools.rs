@@ -43,7 +43,11 @@ impl Shop {
         let mut command = heeding_signals(env!("CARGO_BIN_EXE_coord"));
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            if name.starts_with("COORD_") || name == "NO_COLOR" || name.starts_with("CLICOLOR") {
+            if name.starts_with("COORD_")
+                || name == "NO_COLOR"
+                || name == "RUST_LOG"
+                || name.starts_with("CLICOLOR")
+            {
                 command.env_remove(name);
             }
         }

@@ -1,4 +1,4 @@
-//! An id from its claim to the end of its rest.
+//! An id from its claim to the end of its quarantine, in which it rests.
 //!
 //! The key of an id lives on the lease of its holder. Beside it is a mark without a lease. If the key
 //! vanishes, nobody can tell whether its lease was over or was revoked by an operator. After a revocation the

@@ -7,7 +7,7 @@ mod orphaned;
 mod pick;
 mod record;
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{ops::Deref, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
@@ -20,6 +20,7 @@ use crate::{
     queue::{Queues, Ticket},
     request::{
         Kept, Look, Rpc,
+        acquiring::acquiring,
         background::{CallerGone, run_detached},
         pairs, timer,
     },
@@ -156,6 +157,10 @@ impl Source {
 
     /// Takes a free id; `None` when there is none, or others wait for one.
     async fn claim_now(&self) -> Result<Option<ClaimedId>> {
+        acquiring("id", &self.range.service, pin!(self.claim_or_none())).await
+    }
+
+    async fn claim_or_none(&self) -> Result<Option<ClaimedId>> {
         let area = self.ids();
         let begun = Instant::now();
         loop {
@@ -318,6 +323,10 @@ impl Source {
 
     /// Waits for an id, whatever becomes of the lease and of the way to the store meanwhile.
     async fn wait_in_queue(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
+        acquiring("id", &self.range.service, pin!(self.queue_until_claimed(gone))).await
+    }
+
+    async fn queue_until_claimed(&self, gone: &mut CallerGone) -> Result<ClaimedId> {
         loop {
             let error = match self.claim_in_turn(gone).await {
                 Err(error @ Error::Lost { .. }) => error,

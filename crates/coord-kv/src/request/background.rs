@@ -105,11 +105,12 @@ where
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let (_alive, gone) = oneshot::channel();
+    let caller = tracing::Span::current();
     let (reply, answer) = oneshot::channel();
     let work = work(CallerGone(gone));
     background.spawn(async move {
         // If nobody listens any more, the result is dropped here.
-        let _ = reply.send(work.await);
+        let _ = reply.send(tracing::Instrument::instrument(work, caller).await);
     });
     answer.await.unwrap_or(Err(Error::Closed))
 }

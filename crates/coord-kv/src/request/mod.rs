@@ -1,6 +1,7 @@
 //! Requests: made within their time, compared with the known history of the store, and made again where that
 //! can do no harm.
 
+pub(crate) mod acquiring;
 pub(crate) mod background;
 mod backoff;
 pub(crate) mod batch;

@@ -50,8 +50,16 @@ impl Rpc {
         request: impl for<'a> Fn(&'a dyn Store, Call<'a>) -> BoxFuture<'a, Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let begun = Instant::now();
-        let outcome = self.attempted(operation, repeat, request).await;
+        let span = tracing::debug_span!("txn", operation);
+        let attempted = self.attempted(operation, repeat, request);
+        let outcome = tracing::Instrument::instrument(attempted, span.clone()).await;
         let (took, succeeded) = (begun.elapsed(), outcome.is_ok());
+        span.in_scope(|| match &outcome {
+            Ok(_) => tracing::debug!(?took, "answered"),
+            Err(failure) => {
+                tracing::debug!(?took, error = %failure.reason(), effect = ?failure.effect, "failed");
+            }
+        });
         self.store.observe(Observation::Requested { operation, took, succeeded });
         outcome
     }
@@ -76,7 +84,10 @@ impl Rpc {
                     return Ok(answer);
                 }
                 // Its error is not the store's: the other connection tells.
-                Err(_) if attempts.takes_other_route() && Instant::now() < deadline => continue,
+                Err(_) if attempts.takes_other_route() && Instant::now() < deadline => {
+                    tracing::debug!(operation, "a request goes over the other connection");
+                    continue;
+                }
                 // Why no member was ready before tells more than that this one waited in vain.
                 Err(failure) if attempts.member().is_none() => before.take().unwrap_or(failure),
                 Err(failure) => failure,
@@ -95,7 +106,8 @@ impl Rpc {
                     _ => failure,
                 });
             }
-            tracing::debug!(operation, error = %failure.error, "a request is made again");
+            let member = attempts.member();
+            tracing::debug!(operation, member, ?pause, error = %failure.reason(), "a request is made again");
             before = Some(failure);
             sleep(pause).await;
         }

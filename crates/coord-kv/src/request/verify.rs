@@ -1,6 +1,6 @@
-//! Verification that the store still has the history that this client has seen. It is made whenever a
-//! connection was made anew, and when an answer raises a doubt. If the store has another history, all that
-//! was believed of the store ends here.
+//! Verification that the store still has the history that this client has seen, and was not restored. It is
+//! made whenever a connection was made anew, and when an answer raises a doubt. If the store has another
+//! history, all that was believed of the store ends here.
 
 use std::sync::{
     Weak,

@@ -74,6 +74,7 @@ impl Sessions {
         match self.rpc.call("revoke a lease", Repeat::Freely, |store, call| store.revoke(call, id)).await {
             Ok(_) | Err(Failure { error: Error::Lost { .. }, .. }) => {
                 self.doomed().revoked(id);
+                self.spans.end(id);
                 Ok(())
             }
             Err(failure) => Err(failure),

@@ -1,6 +1,6 @@
 //! Epoch of a lease, which keeps a request that arrives late from taking anything.
 //!
-//! A request whose answer was lost may be in flight for longer than anybody waits. When a frozen etcd member
+//! A request whose answer is lost may be in flight for longer than anybody waits. When a frozen etcd member
 //! goes on, it reads what its clients sent it minutes before. An entry that comes to be then belongs to
 //! nobody, and bars its queue for as long as the lease lives. So there is another key on the lease, the
 //! epoch. Each request that takes an entry, an id or a record on the lease requires that the epoch is as this

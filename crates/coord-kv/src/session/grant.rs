@@ -150,7 +150,8 @@ impl Sessions {
         let granted = self.rpc.grant_lease(GRANT, ttl.as_secs().into(), stray).await?;
         let Granted { id, sent, ttl: granted } = granted;
         let epoch = Arc::new(LeaseEpoch::new(self.rpc.keys.epoch(id), id));
-        tracing::debug!(lease = format!("{id:x}"), ttl = ?granted, "lease granted");
+        let span = self.spans.begin(id);
+        span.in_scope(|| tracing::debug!(lease = format_args!("{id:x}"), ttl = ?granted, "lease granted"));
         Ok(Leased::new(id, Lease::granted(sent, granted), epoch, ttl))
     }
 

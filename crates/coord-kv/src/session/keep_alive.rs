@@ -1,4 +1,4 @@
-//! How each lease is renewed, until it is lost or of no more use.
+//! Keep-alive: when and how each lease is renewed, until it is lost or of no more use.
 
 use std::sync::Arc;
 
@@ -16,7 +16,12 @@ use crate::{
 const RENEW: &str = "renew a lease";
 
 /// Renews one lease until it is lost or of no more use, then frees what is left of it at the server.
-pub(super) async fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) {
+pub(super) fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) -> impl Future<Output = ()> + Send {
+    let span = sessions.spans.of(leased.id);
+    tracing::Instrument::instrument(renew_until_over(sessions, leased), span)
+}
+
+async fn renew_until_over(sessions: Arc<Sessions>, leased: Arc<Leased>) {
     let rpc = &sessions.rpc;
     let mut renewals = Renewals::default();
     let mut connectivity = rpc.connectivity.clone();
@@ -48,17 +53,17 @@ pub(super) async fn keep_alive(sessions: Arc<Sessions>, leased: Arc<Leased>) {
     let lease = format!("{:x}", leased.id);
     match lost {
         None => {
-            tracing::debug!(lease, "lease given back, nobody uses it");
+            tracing::debug!(%lease, "lease given back, nobody uses it");
             leased.lease.lose(LossReason::Released);
             sessions.revoke_later(leased.id, None);
         }
         // Closing revokes it.
-        Some(LossReason::Closed) => {}
+        Some(LossReason::Closed) => tracing::debug!(%lease, "lease ends with its client"),
         Some(reason) => {
             rpc.store.observe(Observation::LeaseLost(reason));
             let cause = leased.lease.cause();
             let cause = cause.as_deref();
-            tracing::warn!(lease, %reason, cause, "lease lost, with all that was held on it");
+            tracing::warn!(%lease, %reason, cause, "lease lost, with all that was held on it");
             sessions.revoke_later(leased.id, Some(reason));
             if sessions.pool().remove(leased.id) {
                 // A task that lost something on it wants to acquire again soon.
@@ -127,6 +132,7 @@ async fn renew(rpc: &Rpc, leased: &Leased, renewals: &mut Renewals) -> Option<Lo
             Some(Try { stream, sent, answer }) = tries.next() => match answer {
                 Ok(Some(granted)) => {
                     renewals.is_refused = false;
+                    tracing::debug!(lease = format_args!("{:x}", leased.id), ttl = ?granted, "lease renewed");
                     return leased.lease.renewed(sent, granted).err();
                 }
                 Ok(None) | Err(RenewalEnded::Refused(Failure { error: Error::Lost { .. }, .. })) => {
@@ -162,7 +168,8 @@ async fn renew(rpc: &Rpc, leased: &Leased, renewals: &mut Renewals) -> Option<Lo
         rpc.store.observe(Observation::RenewalFailed);
         rpc.history.doubts.notify_one();
         leased.lease.not_renewed(&failure.error);
-        tracing::debug!(lease = format!("{:x}", leased.id), error = %failure.error, "renewal failed");
+        let (lease, left) = (format_args!("{:x}", leased.id), leased.lease.remaining());
+        tracing::debug!(lease, ?left, error = %failure.reason(), "renewal failed");
     }
 }
 

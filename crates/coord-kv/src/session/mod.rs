@@ -9,6 +9,7 @@ mod epoch;
 mod grant;
 mod keep_alive;
 mod pool;
+mod spans;
 
 use std::{
     collections::HashSet,
@@ -21,6 +22,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{request::Rpc, store::LeaseId};
 use end::Doomed;
 use pool::Pool;
+use spans::LeaseSpans;
 
 pub(crate) use epoch::{Epoch, LeaseEpoch};
 
@@ -56,6 +58,7 @@ pub(crate) struct Sessions {
     pool: Arc<Mutex<Pool<Arc<Leased>>>>,
     /// Leases that are to be revoked.
     doomed: Mutex<Doomed>,
+    spans: LeaseSpans,
 }
 
 impl Leased {
@@ -105,7 +108,7 @@ impl Drop for Session {
 
 impl Sessions {
     pub(crate) fn new(rpc: Arc<Rpc>) -> Arc<Self> {
-        Arc::new(Self { rpc, pool: Arc::default(), doomed: Mutex::default() })
+        Arc::new(Self { rpc, pool: Arc::default(), doomed: Mutex::default(), spans: LeaseSpans::default() })
     }
 
     /// Returns what requests need.

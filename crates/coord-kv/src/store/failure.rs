@@ -45,6 +45,11 @@ impl Failure {
         Self { error: Error::Timeout { operation, after }, effect: Effect::Unknown }
     }
 
+    /// Returns the error with all that caused it, for traces.
+    pub(crate) fn reason(&self) -> impl fmt::Display {
+        Reason(&self.error)
+    }
+
     /// Returns whether the store has compacted the revision that was asked for.
     pub(crate) fn is_compacted(&self) -> bool {
         matches!(self.revision_error(), Some(RevisionError::Compacted(_)))
@@ -60,6 +65,21 @@ impl Failure {
             Error::Backend { source, .. } => source.downcast_ref(),
             _ => None,
         }
+    }
+}
+
+/// An error with its sources, in one line.
+struct Reason<'a>(&'a Error);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        let mut source = std::error::Error::source(self.0);
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -96,6 +116,14 @@ pub(crate) fn is_transient(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reason_names_every_source() {
+        let inner = Error::Unavailable { what: "member".into(), source: Some("connection refused".into()) };
+        let error = Error::Unavailable { what: "etcd".into(), source: Some(inner.into()) };
+        let reason = Failure { error, effect: Effect::None }.reason().to_string();
+        assert_eq!(reason, "etcd is unavailable: member is unavailable: connection refused");
+    }
 
     #[test]
     fn refused_revision_is_known_by_its_source_and_keeps_the_words() {

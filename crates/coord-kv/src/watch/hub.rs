@@ -376,12 +376,16 @@ impl Task {
                 self.is_behind = true;
                 return None;
             }
-            Step::Started => watched.deliver(|| Delivery::Started { from: revision + 1 }),
+            Step::Started => {
+                tracing::debug!(range = ?watched.range(), from = revision + 1, "watch begun");
+                watched.deliver(|| Delivery::Started { from: revision + 1 });
+            }
             Step::Changes => {
                 let after = watched.progress.next().unwrap_or_default();
                 let changes: Arc<[Change]> =
                     answer.changes.into_iter().filter(|change| change.revision >= after).collect();
                 watched.progress.delivered(changes.last()?.revision);
+                tracing::debug!(range = ?watched.range(), count = changes.len(), revision, "changes delivered");
                 watched.deliver(|| Delivery::Changes(changes.clone()));
                 if let Some(rpc) = self.rpc.upgrade() {
                     rpc.history.saw(&changes);
