@@ -5,12 +5,12 @@ mod hub;
 mod inbox;
 mod progress;
 mod refusal;
+mod stream;
 mod watches;
 
 use std::{collections::VecDeque, fmt};
 
 use coord_api::{EntryEvent, Error, Result, Watch, backend::Backoff};
-use futures::stream;
 
 pub(crate) use hub::{Delivery, Hub, Subscription};
 
@@ -29,7 +29,7 @@ pub(crate) async fn follow(hub: Kept<Hub>, range: Range, rename: Rename) -> Resu
     let snapshot = follower.begin().await?;
     follower.pending = VecDeque::from([snapshot]);
     let connectivity = follower.hub.connectivity.clone();
-    let items = stream::unfold(follower, |mut follower| async move {
+    let items = futures::stream::unfold(follower, |mut follower| async move {
         let item = follower.next().await;
         Some((item, follower))
     });
