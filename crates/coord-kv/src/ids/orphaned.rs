@@ -129,7 +129,10 @@ impl Ids {
                     outcome => outcome.map(drop),
                 }
             };
-            ids.clean_up("the lease of a note", ids.closed(), revoke).await;
+            if !ids.clean_up("the lease of a note", ids.closed(), revoke).await {
+                // A client that is closed gives back what it can.
+                let _ = revoke().await;
+            }
         });
     }
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use coord_api::{
-    ConfigExt, DistributedLock, Error, LeaseHealth, LossReason, Provider, RegistrationStatus, Result,
-    ServiceRegistry,
+    ConfigExt, Error, LeaseHealth, LossReason, Provider, RegistrationStatus, Result, ServiceRegistry,
 };
 use tokio::time::{Instant, sleep};
 

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use coord_api::{
-    ConfigExt, DistributedLock, Error, LossReason, Provider, RegistrationStatus, Result, ServiceRegistry,
-};
+use coord_api::{ConfigExt, Error, LossReason, Provider, RegistrationStatus, Result};
 use tokio::time::{Instant, sleep};
 
 use super::{TTL, info, settle};

@@ -42,8 +42,8 @@ async fn whole(seed: u64) -> Outcome {
     if let Err(failure) = disturbing.await {
         complain(format!("the nemesis failed: {failure}"));
     }
-    // Ids rest, and leases of clients that could not be told are over.
-    tokio::time::sleep(plan.ttl * 3).await;
+    // Ids rest, for whole seconds, and leases of clients that could not be told are over.
+    tokio::time::sleep(plan.ttl * 3 + Duration::from_secs(5)).await;
     // What another program wrote stays, and so do values.
     let stays = |key: &String| key.starts_with("config/") || key.ends_with("/foreign");
     let left: Vec<_> = store.keys().into_iter().filter(|key| !stays(key)).collect();
