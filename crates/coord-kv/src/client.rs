@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
+    ConfigCenter, DistributedLock, Elections, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
     LossReason, Owner, Provider, Result, ServiceRegistry, Ttl, UpdateLocks, backend::ConnectivitySource,
 };
 use futures::future::BoxFuture;
@@ -18,6 +18,7 @@ use tokio::runtime;
 use crate::{
     commit::Commits,
     config::KvConfigCenter,
+    election::KvElections,
     ids::{Ids, KvIds},
     keyspace::{CheckedRoots, Keys},
     lock::KvLock,
@@ -118,7 +119,7 @@ impl Areas {
     }
 }
 
-/// Client of a store, with all four areas over it. Clones are cheap and share the leases.
+/// Client of a store, with all areas over it. Clones are cheap and share the leases.
 #[derive(Clone)]
 pub struct Client {
     areas: Kept<Areas>,
@@ -199,6 +200,10 @@ impl Client {
 impl Provider for Client {
     fn lock(&self) -> Arc<dyn DistributedLock> {
         Arc::new(KvLock { queues: self.areas.with(&self.areas.queues) })
+    }
+
+    fn elections(&self) -> Arc<dyn Elections> {
+        Arc::new(KvElections { queues: self.areas.with(&self.areas.queues), hub: self.areas.hub.clone() })
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {
