@@ -66,7 +66,9 @@ pub use ids::{
 };
 pub use lease::{Hold, Lease, LeaseHealth, LossReason, Lost};
 pub use lock::{DistributedLock, DistributedLockExt, FencingToken, Holder, LockGuard};
-pub use names::{ConfigKey, ConfigPrefix, ElectionName, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName};
+pub use names::{
+    ConfigKey, ConfigPrefix, ElectionName, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName,
+};
 pub use owner::{MAX_LABEL_BYTES, Owner};
 pub use provider::Provider;
 pub use registration::{Registration, RegistrationStatus};

@@ -48,9 +48,7 @@ pub trait Provider: fmt::Debug + Send + Sync {
     fn lock(&self) -> Arc<dyn DistributedLock>;
 
     /// The elections of this store.
-    fn elections(&self) -> Arc<dyn Elections> {
-        Arc::new(crate::election::NoElections)
-    }
+    fn elections(&self) -> Arc<dyn Elections>;
 
     /// The service registry of this store.
     fn registry(&self) -> Arc<dyn ServiceRegistry>;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Config, ConfigCenter, DistributedLock, Elections, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Provider,
-    Result, ServiceRegistry,
+    Config, ConfigCenter, DistributedLock, Elections, Health, InstanceIdAllocator, InstanceIds, LeaseHealth,
+    Provider, Result, ServiceRegistry,
 };
 
 /// The client of one coordination store, whichever backend it has. Cheap to clone; clones are one client.

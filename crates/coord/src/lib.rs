@@ -70,8 +70,8 @@ pub use coord_config::{
 /// The limits of names, ids, values and metadata, and the metadata keys that coord reads.
 pub mod limits {
     pub use coord_api::{
-        MAX_BATCH_KEYS, MAX_CANDIDATE_BYTES, MAX_IDENTITY_BYTES, MAX_LABEL_BYTES, MAX_MAX_ID, MAX_METADATA_BYTES, MAX_NAME_BYTES,
-        MAX_QUARANTINE, MAX_VALUE_BYTES, VERSION, WEIGHT, ZONE,
+        MAX_BATCH_KEYS, MAX_CANDIDATE_BYTES, MAX_IDENTITY_BYTES, MAX_LABEL_BYTES, MAX_MAX_ID,
+        MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_QUARANTINE, MAX_VALUE_BYTES, VERSION, WEIGHT, ZONE,
     };
 }
 

@@ -61,7 +61,7 @@ impl fmt::Debug for ElectorOptions {
 /// store until it campaigns. Clones are other candidates with the same options.
 ///
 /// # Example
-/// ```no_run
+/// ```
 /// use std::{ops::ControlFlow, time::Duration};
 /// use coord_api::{ElectionsExt, ElectorOptions, Provider};
 ///

@@ -1,7 +1,6 @@
 //! Elections: of all candidates, one leads at a time.
 
 mod elector;
-mod none;
 mod term;
 mod view;
 
@@ -13,7 +12,6 @@ use bytes::Bytes;
 use crate::{ElectionName, Error, FencingToken, Owner, Result, Ttl, Watch};
 
 pub use elector::{Elector, ElectorOptions};
-pub(crate) use none::NoElections;
 pub use term::{HandOver, LeaderEntry, Succession, Successor, Term};
 pub use view::{Leader, LeaderView};
 

@@ -207,7 +207,7 @@ impl Term {
     /// If the future is dropped, the term ends in the background; the successor leads next or not.
     ///
     /// # Example
-    /// ```no_run
+    /// ```
     /// use std::time::Duration;
     /// use coord_api::{ElectionsExt, ElectorOptions, HandOver, Provider, Successor};
     ///

@@ -59,7 +59,7 @@ impl fmt::Debug for Leader {
 ///   [`freshness`](Self::freshness) tells for how long nothing was heard.
 ///
 /// # Example
-/// ```no_run
+/// ```
 /// use std::time::Duration;
 /// use coord_api::{ElectionsExt, ElectorOptions, Provider};
 ///
@@ -104,8 +104,14 @@ impl LeaderView {
         let (source, leader) = (ConnectivitySource::default(), Arc::new(ArcSwapOption::empty()));
         let (changed, mut changes) = watch::channel(());
         let connectivity = source.connectivity();
-        let keeper =
-            Keeper { link: watch.connectivity(), watch, leader: leader.clone(), changed, source, is_refused: false };
+        let keeper = Keeper {
+            link: watch.connectivity(),
+            watch,
+            leader: leader.clone(),
+            changed,
+            source,
+            is_refused: false,
+        };
         keeper.tell(first);
         keeper.tell_freshness();
         let (runtime, driver) = driven();

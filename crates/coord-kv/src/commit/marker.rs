@@ -13,11 +13,10 @@ use std::{
 };
 
 use coord_api::{Error, Result, Ttl, backend::lock};
-use tokio::time::timeout;
 
 use super::{Commits, WRITE};
 use crate::{
-    request::Rpc,
+    request::{Rpc, timer::timeout},
     session::Session,
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, OpResult, PutOptions, Txn, TxnAnswer},
 };
@@ -170,7 +169,7 @@ impl Drop for MarkerGuard {
     fn drop(&mut self) {
         let Some(marker) = self.marker.take() else { return };
         let commits = self.commits.clone();
-        self.commits.rpc.runtime.spawn(async move {
+        self.commits.rpc.background.spawn(async move {
             let cleared = tokio::select! {
                 biased;
                 _ = marker.session.lease.lost() => None,

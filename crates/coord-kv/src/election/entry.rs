@@ -41,7 +41,10 @@ pub(super) struct Entry {
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("key", &self.key).field("created", &self.created).finish_non_exhaustive()
+        f.debug_struct("Entry")
+            .field("key", &self.key)
+            .field("created", &self.created)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,13 +95,14 @@ impl Entry {
 
     /// Deletes the entries before a candidate that waits, if all are as they were read. Returns whether they were.
     async fn evict(&self, between: &[(Revision, Candidate)], next: &(Revision, Candidate)) -> Result<bool> {
-        let conditions = between.iter().chain([next]).map(|(created, other)| created_at(&other.key, *created));
+        let conditions =
+            between.iter().chain([next]).map(|(created, other)| created_at(&other.key, *created));
         let conditions: Vec<_> = conditions.chain([self.is_own()]).collect();
         let deletions: Vec<_> = between.iter().map(|(_, other)| Op::delete(other.key.as_str())).collect();
-        let txn = Txn::new().when(conditions).and_then(deletions).or_else([Op::get(
-            self.key.as_str(),
-            Some(GetOptions::new().with_keys_only()),
-        )]);
+        let txn = Txn::new()
+            .when(conditions)
+            .and_then(deletions)
+            .or_else([Op::get(self.key.as_str(), Some(GetOptions::new().with_keys_only()))]);
         match self.queues.txn(HAND_OVER, txn).await {
             Ok(answer) => Ok(answer.succeeded),
             // Reading the candidates again tells.
@@ -148,7 +152,8 @@ impl LeaderEntry for Entry {
         loop {
             self.hold.check()?;
             let candidates = read(&self.queues, &self.election).await?;
-            let is_own = |(created, other): &(Revision, Candidate)| *created == self.created && other.key == self.key;
+            let is_own =
+                |(created, other): &(Revision, Candidate)| *created == self.created && other.key == self.key;
             let Some(own) = candidates.iter().position(is_own) else { return Err(self.is_gone()) };
             let waiting = &candidates[own + 1..];
             let Some(at) = waiting.iter().position(|(_, other)| successor.is(other)) else {

@@ -10,7 +10,7 @@ use futures::stream;
 use super::token;
 use crate::{
     keyspace::Keys,
-    request::{Kept, Read, backoff},
+    request::{Kept, Read, backoff, timer},
     store::{Change, KeyValue, Observation, Range, Revision},
     watch::{Delivery, Hub, Subscription},
 };
@@ -64,8 +64,14 @@ pub(super) async fn watch(hub: Kept<Hub>, queue: Arc<str>) -> Result<Watch<Optio
     hub.check_open()?;
     let connectivity = hub.connectivity.clone();
     let range = Range::Prefix(queue);
-    let mut observer =
-        Observer { hub, range, candidates: Candidates::default(), live: None, told: None, backoff: backoff() };
+    let mut observer = Observer {
+        hub,
+        range,
+        candidates: Candidates::default(),
+        live: None,
+        told: None,
+        backoff: backoff(),
+    };
     observer.begin().await?;
     let items = stream::unfold(observer, |mut observer| async move {
         let item = observer.next().await;
@@ -110,7 +116,7 @@ impl Observer {
     async fn next_while_open(&mut self) -> Result<Option<Candidate>> {
         loop {
             let Some(live) = &mut self.live else {
-                tokio::time::sleep(self.backoff.pause()).await;
+                timer::sleep(self.backoff.pause()).await;
                 match Box::pin(self.begin()).await {
                     Ok(()) => self.backoff.reset(),
                     Err(error) if error.is_retryable() => {
@@ -149,7 +155,7 @@ impl Observer {
     async fn begin(&mut self) -> Result<()> {
         let (hub, operation) = (&self.hub, "observe an election");
         let mut changes = hub.subscribe(self.range.clone());
-        match tokio::time::timeout(hub.request_timeout, changes.next()).await {
+        match timer::timeout(hub.request_timeout, changes.next()).await {
             Ok(Some(Delivery::Refused(error))) => return Err(*error),
             Ok(Some(_)) => {}
             Ok(None) => return Err(hub.store.unavailable(None)),

@@ -21,7 +21,7 @@ use crate::{
     request::{
         Kept, Look, Rpc,
         background::{CallerGone, run_detached},
-        pairs,
+        pairs, timer,
     },
     session::{Session, Sessions},
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, Range, is_transient},
@@ -29,6 +29,7 @@ use crate::{
 };
 use claim::{Answer, Candidate, Claim, Order, Stamped, number, stamped};
 use held::{Held, HeldIds};
+use pick::Choice;
 use record::Record;
 #[cfg(feature = "fuzz")]
 pub(crate) use record::read_again;
@@ -64,6 +65,13 @@ impl Ids {
             ttl,
             held: HeldIds::default(),
         })
+    }
+}
+
+impl Ids {
+    /// Takes in that somebody has deleted the key of an id of this client.
+    pub(crate) fn deleted(&self, key: &str) {
+        self.held.look_at(|held| self.keys.id(&held.service, held.id) == key);
     }
 }
 
@@ -108,7 +116,7 @@ impl IdSource for Source {
 
     async fn try_claim(&self) -> Result<ClaimedId> {
         let source = self.clone();
-        run_detached(&self.ids.runtime, move |_gone| async move {
+        run_detached(&self.ids.background, move |_gone| async move {
             source.claim_now().await?.ok_or(Error::Exhausted { max: source.range.max_id })
         })
         .await
@@ -117,7 +125,7 @@ impl IdSource for Source {
     async fn wait_and_claim(&self) -> Result<ClaimedId> {
         let source = self.clone();
         let wait = move |mut gone| async move { source.wait_in_queue(&mut gone).await };
-        run_detached(&self.ids.runtime, wait).await
+        run_detached(&self.ids.background, wait).await
     }
 }
 
@@ -142,6 +150,10 @@ impl Source {
         &self.ids
     }
 
+    fn choice(&self) -> Choice {
+        Choice::at(self.ids.store.description().distance)
+    }
+
     /// Takes a free id; `None` when there is none, or others wait for one.
     async fn claim_now(&self) -> Result<Option<ClaimedId>> {
         let area = self.ids();
@@ -163,7 +175,7 @@ impl Source {
         let (area, max_id) = (self.ids(), self.range.max_id);
         let (own, tries) = match &self.range.identity {
             Some(identity) => self.look_for_own(identity).await?,
-            None => (None, pick::some_of(max_id)),
+            None => (None, pick::some_of(max_id, self.choice())),
         };
         let own_id = own.as_ref().map(|own| own.id);
         let found = self.claim_some(session.clone(), order, own, tries).await?;
@@ -173,8 +185,9 @@ impl Source {
             _ => return Ok(found),
         }
         let better = area.look("claim an id", Claim::better(&area.keys, &self.range)).await;
-        let better =
-            better.map(|answer| Claim::read_better(&answer, ttl).some_free(max_id)).unwrap_or_default();
+        let better = better
+            .map(|answer| Claim::read_better(&answer, ttl).some_free(max_id, self.choice()))
+            .unwrap_or_default();
         if !better.is_empty()
             && let Ok(Found::Claimed(other)) = self.claim_some(session, order, None, better).await
             && !other.stamped.is_ahead(ttl)
@@ -210,7 +223,7 @@ impl Source {
                     Answer::Taken(id, stamped) => (id, at, stamped),
                     Answer::Listed(listed) => {
                         let is_late = listed.queued && order == Order::BehindTheQueue;
-                        tries = if is_late { Vec::new() } else { listed.some_free(max_id) };
+                        tries = if is_late { Vec::new() } else { listed.some_free(max_id, self.choice()) };
                         if tries.is_empty() && !std::mem::replace(&mut has_freed, true) {
                             // Before anybody is told that there is none: a caller may look once, and be gone.
                             tries = area.free_orphaned(&range.service, listed.vanished(max_id)).await;
@@ -246,7 +259,7 @@ impl Source {
             let (id, revision, stamped) = taken;
             tracing::debug!(service = %range.service, id, "instance id claimed");
             let (service, rest) = (range.service.clone(), range.quarantine);
-            let held = Held { service, id, revision, record, rest, session };
+            let held = Held { service, id, revision, record, rest, session, look: Arc::default() };
             let place = held.into_claimed(&self.ids, stamped);
             return Ok(Found::Claimed(Box::new(Claimed { id, stamped, place })));
         }
@@ -284,7 +297,7 @@ impl Source {
         });
         let taken = ids.iter().filter_map(number).chain(own.as_ref().map(|own| own.id)).collect();
         let others = pick::Listed { taken, ..pick::Listed::default() };
-        Ok((own, others.some_free(self.range.max_id)))
+        Ok((own, others.some_free(self.range.max_id, self.choice())))
     }
 
     /// Finds out which of some ids carries a value of ours, since when, and with which high-water mark from
@@ -385,7 +398,7 @@ impl Source {
 
 /// Waits a moment before a waiter for an id tries again.
 async fn pause() {
-    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+    timer::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
 }
 
 /// Waits until an id may have become free; `None` when changes may have been missed.

@@ -289,7 +289,8 @@ mod tests {
             let key = Keys::place_in("/shop/elections/a%2Fb/", 0x694d, 1, Some(&signature));
             assert_eq!(Keys::owner_of(&key), Some(owner), "{key}");
         }
-        let of_others = ["694d", "694d@", "694d@a:b", "694d@a:b:c", "694d@a:1:c:d:e", "694d@a:1:%", "694d@a:1:%zz"];
+        let of_others =
+            ["694d", "694d@", "694d@a:b", "694d@a:b:c", "694d@a:1:c:d:e", "694d@a:1:%", "694d@a:1:%zz"];
         for other in of_others {
             assert_eq!(Keys::owner_of(&format!("/shop/elections/job/{other}")), None, "{other}");
         }

@@ -17,10 +17,7 @@ use coord_api::{
     backend::lock,
     backend::{Place, Release},
 };
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     arrivals::Assigned,
@@ -29,9 +26,9 @@ use super::{
     wait_one::Seen,
 };
 use crate::{
-    queue::{Entrant, Queues},
     queue::send::{Answer, FollowUps, LOCK, Outcome},
-    request::Kept,
+    queue::{Entrant, Queues},
+    request::{Kept, timer::timeout_at},
     session::{Epoch, Session},
     store::{Effect, Failure},
 };
@@ -103,7 +100,7 @@ impl Drop for Asked {
         let queues = self.queues.area.clone();
         // From this moment on. The key of the entry will be known later.
         let leaving = self.local.leaving("", None);
-        self.queues.runtime.spawn(async move {
+        self.queues.background.spawn(async move {
             if let Ok(Assigned { place: member, outcome }) = answer.await {
                 let state = match outcome {
                     Ok(Outcome { revision, .. }) => {
@@ -436,7 +433,7 @@ impl Drop for Ticket {
             next.tell();
         }
         let leave = leave(queues, member, self.state, begun);
-        self.queues().runtime.spawn(async move {
+        self.queues().background.spawn(async move {
             leave.await;
             drop(leaving);
         });

@@ -14,7 +14,7 @@ use crate::{
     request::{
         Look, Read, Repeat, Rpc, backoff,
         history::{Consistency, Heard, Marks, Seen, Sent},
-        pairs,
+        pairs, timer,
     },
     store::{
         Attempts, Effect, Failure, GetAnswer, GetOptions, Granted, Header, LeaseStatus, Op, OpResult, Range,
@@ -377,7 +377,7 @@ pub(crate) async fn keep_verified(rpc: Weak<Rpc>, mut made: BoxStream<'static, (
                 break;
             }
             drop(strong);
-            tokio::time::sleep(backoff.pause()).await;
+            timer::sleep(backoff.pause()).await;
         }
     }
 }

@@ -15,7 +15,7 @@ use futures::stream;
 pub(crate) use hub::{Delivery, Hub, Subscription};
 
 use crate::{
-    request::{Kept, Read, backoff, entry, version},
+    request::{Kept, Read, backoff, entry, timer, version},
     store::{Observation, Range},
 };
 
@@ -115,7 +115,7 @@ impl Follower {
     /// Begins after a pause.
     async fn begin_again(&mut self) -> Result<EntryEvent> {
         let pause = self.backoff.get_or_insert_with(|| Box::new(backoff())).pause();
-        tokio::time::sleep(pause).await;
+        timer::sleep(pause).await;
         self.begin().await
     }
 
@@ -125,7 +125,7 @@ impl Follower {
         let hub = &self.hub;
         let mut changes = hub.subscribe(self.range.clone());
         let operation = "watch";
-        let first = tokio::time::timeout(hub.request_timeout, changes.next()).await;
+        let first = timer::timeout(hub.request_timeout, changes.next()).await;
         match first {
             Ok(Some(Delivery::Refused(error))) => return Err(*error),
             Ok(Some(_)) => {}
