@@ -16,7 +16,7 @@
 
 pub use crate::{
     ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, Elections,
-    ElectionsExt, Elector, ElectorOptions, GrayExt, HistoryExt, IdOptions, InstanceIdAllocator,
+    ElectionsExt, Elector, ElectorOptions, Fence, GrayExt, HistoryExt, IdOptions, InstanceIdAllocator,
     InstanceIdAllocatorExt, InstanceIds, LeaderView, Live, LiveExt, LockGuard, Lost, Provider, Registration,
     RegistrationStatus, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Snowflake, Term,
     Version, Watch,
