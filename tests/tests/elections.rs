@@ -296,7 +296,7 @@ async fn at_most_one_leads_whatever_happens_to_the_others() {
     let server = EtcdServer::start().await.expect("starts");
     let target = server.endpoint().trim_start_matches("http://").to_owned();
     let operator = client(&server).await;
-    let elections = operator.elections();
+    let (elections, operator_elector) = (operator.elections(), elector(&operator, "operator"));
     let (believers, terms) = (Believers::default(), Arc::new(AtomicUsize::new(0)));
     let (mut proxies, mut tasks) = (Vec::new(), Vec::new());
     for number in 0..CANDIDATES {
@@ -346,17 +346,20 @@ async fn at_most_one_leads_whatever_happens_to_the_others() {
         let proxy = &proxies[fastrand::usize(..proxies.len())];
         match round % 4 {
             0 => {
-                // The lease of one that waits ends, or its key is deleted.
-                let candidates = elections.candidates("job").await.expect("etcd answers");
-                if let Some(waiting) = candidates.get(2) {
-                    if fastrand::bool() {
-                        server.etcdctl(&["del", &waiting.key]).await.expect("is answered");
-                    } else {
-                        proxy.fault(Fault::Hangup);
-                        sleep(Duration::from_millis(20)).await;
-                        proxy.fault(Fault::None);
+                // Only those that wait lose their places, since the operator leads.
+                let term = campaign(&operator_elector).await;
+                let others = believers.add(CANDIDATES * 2, &term);
+                assert!(others.is_empty(), "the operator believes while {others:?} do");
+                for waiting in &elections.candidates("job").await.expect("etcd answers")[1..] {
+                    let name = waiting.key.rsplit('/').next().and_then(|name| name.split('-').next());
+                    match (fastrand::u8(..4), name) {
+                        (0, Some(lease)) => drop(server.etcdctl(&["lease", "revoke", lease]).await),
+                        (1, _) => drop(server.etcdctl(&["del", &waiting.key]).await),
+                        _ => {}
                     }
                 }
+                assert!(!term.is_lost(), "the operator leads");
+                term.resign().await.expect("leads");
             }
             1 => {
                 proxy.fault(Fault::StallDown);
