@@ -24,6 +24,9 @@ use tokio::{
 const TTL: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Clients that compete, with two candidates each.
+const CANDIDATES: usize = 4;
+
 async fn client(server: &EtcdServer) -> Client {
     let config = EtcdConfig::new([server.endpoint()]).namespace("shop");
     Client::connect(config).await.expect("etcd answers")
@@ -287,12 +290,37 @@ impl Believers {
     }
 }
 
-/// Candidates lead, are cut off, have their leases end while they wait, hand over and give up; nobody revokes the lease of a
+/// Leads for a moment again and again, and ends each term in another way.
+async fn compete(elector: Elector, number: usize, believers: Believers, terms: Arc<AtomicUsize>) {
+    loop {
+        // Some give up while they wait.
+        let wait = if fastrand::u8(..8) == 0 { fastrand::u64(1..200) } else { 60_000 };
+        let Ok(campaigned) = timeout(Duration::from_millis(wait), elector.campaign()).await else { continue };
+        let Ok(term) = campaigned else {
+            sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let others = believers.add(number, &term);
+        assert!(others.is_empty() || term.is_lost(), "{number} believes while {others:?} do");
+        terms.fetch_add(1, Ordering::SeqCst);
+        sleep(Duration::from_millis(fastrand::u64(1..30))).await;
+        match fastrand::u8(..4) {
+            0 => drop(term),
+            1 => drop(term.resign().await),
+            2 => drop(timeout(Duration::from_micros(fastrand::u64(1..2000)), term.resign()).await),
+            _ => {
+                let to = fastrand::usize(..CANDIDATES).to_string();
+                drop(term.hand_over(&Successor::Value(to.into())).await);
+            }
+        }
+    }
+}
+
+/// Candidates lead, are cut off, have their leases end while they wait, hand over and give up. Nobody revokes the lease of a
 /// leader, after which two may believe for a moment. So at most one believes at any moment, and somebody leads soon after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_most_one_leads_whatever_happens_to_the_others() {
     const ROUNDS: usize = 200;
-    const CANDIDATES: usize = 4;
     let server = EtcdServer::start().await.expect("starts");
     let target = server.endpoint().trim_start_matches("http://").to_owned();
     let operator = client(&server).await;
@@ -308,36 +336,8 @@ async fn at_most_one_leads_whatever_happens_to_the_others() {
         for task in 0..2 {
             let options = ElectorOptions::new(Duration::from_secs(2)).value(format!("{number}"));
             let elector = client.elections().elector("job", options).expect("is valid");
-            let (believers, terms) = (believers.clone(), terms.clone());
-            tasks.push(tokio::spawn(async move {
-                loop {
-                    // Some give up while they wait.
-                    let wait = if fastrand::u8(..8) == 0 { fastrand::u64(1..200) } else { 60_000 };
-                    let Ok(campaigned) = timeout(Duration::from_millis(wait), elector.campaign()).await
-                    else {
-                        continue;
-                    };
-                    let Ok(term) = campaigned else {
-                        sleep(Duration::from_millis(20)).await;
-                        continue;
-                    };
-                    let others = believers.add(number * 2 + task, &term);
-                    assert!(others.is_empty() || term.is_lost(), "{number} believes while {others:?} do");
-                    terms.fetch_add(1, Ordering::SeqCst);
-                    sleep(Duration::from_millis(fastrand::u64(1..30))).await;
-                    match fastrand::u8(..4) {
-                        0 => drop(term),
-                        1 => drop(term.resign().await),
-                        2 => {
-                            drop(timeout(Duration::from_micros(fastrand::u64(1..2000)), term.resign()).await)
-                        }
-                        _ => {
-                            let to = format!("{}", fastrand::usize(..CANDIDATES));
-                            drop(term.hand_over(&Successor::Value(to.into())).await);
-                        }
-                    }
-                }
-            }));
+            let number = number * 2 + task;
+            tasks.push(tokio::spawn(compete(elector, number, believers.clone(), terms.clone())));
         }
     }
     let begun = Instant::now();

@@ -65,7 +65,7 @@ struct Run {
     /// The election
     #[arg(required = true)]
     name: Option<String>,
-    /// What others see of this candidate, such as its address
+    /// Value that others see of this candidate, such as its address
     #[arg(long, default_value = "", hide_default_value = true)]
     value: String,
     /// How long the place outlives a `coord` that is killed or cut off; it is renewed in the meantime
@@ -76,13 +76,13 @@ struct Run {
     /// How long CMD has between SIGTERM and SIGKILL when it leads no longer
     #[arg(long, default_value = "5s", value_parser = duration)]
     grace: Duration,
-    /// What to run: `COORD_ELECTION_NAME` and `COORD_ELECTION_TOKEN` are in its environment
+    /// Command to run: `COORD_ELECTION_NAME` and `COORD_ELECTION_TOKEN` are in its environment
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 impl ElectArgs {
-    /// What others shall see as the candidate.
+    /// Returns the label that others see of the candidate.
     pub(crate) fn label(&self) -> Option<String> {
         match &self.look {
             Some(Look::Run(run)) => child::name(&run.command),
@@ -194,7 +194,7 @@ fn write_elections(to: &mut dyn Write, elections: &BTreeMap<String, Vec<Candidat
     table(to, ["ELECTION", "STATE", "TOKEN", "VALUE", "BY"], &rows)
 }
 
-/// Who leads, as JSON and as text.
+/// Returns the leader as JSON and as text.
 fn told(name: &str, leader: Option<&Candidate>) -> (Value, String) {
     match leader {
         Some(leader) => (
@@ -224,7 +224,7 @@ pub(crate) fn value(candidate: &Candidate) -> String {
     }
 }
 
-/// Who is a candidate, in one line.
+/// Returns the owner of a candidate, in one line.
 pub(crate) fn who(candidate: Option<&Candidate>) -> String {
     match candidate {
         Some(Candidate { owner: Some(owner), .. }) => owner_line(owner),

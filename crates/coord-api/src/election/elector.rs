@@ -26,7 +26,7 @@ pub struct ElectorOptions {
 }
 
 impl ElectorOptions {
-    /// The options of a candidate without a value, on leases of `ttl`: so long it takes until another candidate leads when
+    /// The options of a candidate without a value, on leases of `ttl`. So long it takes until another candidate leads when
     /// the leader's process was killed.
     pub fn new(ttl: Duration) -> Self {
         Self { ttl, value: Bytes::new(), successor: None }

@@ -185,7 +185,7 @@ impl Term {
     }
 
     /// Ends the term and waits until the store knows. The next candidate need not wait for that if it is a task of
-    /// the same client, unless the term was used as a [`Fence`] or its [`key`](Self::key) was asked for.
+    /// the same client. It does wait if the term was used as a [`Fence`], or its [`key`](Self::key) was asked for.
     ///
     /// # Errors
     /// [`Error::Lost`] if it was over already. On any other error the resignation goes on in the background

@@ -53,8 +53,8 @@ impl fmt::Debug for Leader {
 ///
 /// # Contract
 /// - [`leader`](Self::leader) waits for nothing. `None` says that nobody leads.
-/// - The view follows the store as a [`Watch`] does, and so is behind it by the time that an event takes. Who leads may have
-///   changed already: a token is what makes a decision safe.
+/// - The view follows the store as a [`Watch`] does, and so is behind it by the time that an event takes. Another one may
+///   lead already: only a token makes a decision safe.
 /// - While the store is away, refuses the watch, or the provider is closed, the last leader stays.
 ///   [`freshness`](Self::freshness) tells for how long nothing was heard.
 ///
@@ -102,13 +102,13 @@ impl LeaderView {
     pub(crate) async fn open(mut watch: Watch<Option<Candidate>>) -> Result<Self> {
         let first = watch.next().await.unwrap_or(Err(Error::Closed))?;
         let (source, leader) = (ConnectivitySource::default(), Arc::new(ArcSwapOption::empty()));
-        let (changed, mut changes) = watch::channel(());
+        let (sender, mut changes) = watch::channel(());
         let connectivity = source.connectivity();
         let keeper = Keeper {
             link: watch.connectivity(),
             watch,
             leader: leader.clone(),
-            changed,
+            changed: sender,
             source,
             is_refused: false,
         };

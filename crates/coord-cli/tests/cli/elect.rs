@@ -1,4 +1,4 @@
-//! Who leads an election, and what `coord elect` ends with.
+//! Candidates of an election, and the exit codes of `coord elect`.
 
 use std::{process::Stdio, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Who leads, in which order, and what a term tells about itself.
+//! The order in which candidates lead, and the facts that a term tells about itself.
 
 use std::{collections::BTreeSet, time::Duration};
 

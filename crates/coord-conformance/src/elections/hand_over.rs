@@ -9,7 +9,7 @@ use crate::{
     Raw,
     expect::expect_lost,
     suite::tests,
-    tools::{LIMIT, LONG, LONG_LIMIT, SHORT, keys_become, spawn, within},
+    tools::{LIMIT, LONG, LONG_LIMIT, SHORT, Task, keys_become, spawn, within},
 };
 
 fn of(value: &'static str) -> Successor {
@@ -40,11 +40,11 @@ tests! { "elections";
         assert!(before.iter().all(|waiter| !waiter.is_finished()), "two lead");
         next.resign().await.expect("leads");
         let mut waiters = before;
-        let mut last = token;
+        let mut highest = token;
         while !waiters.is_empty() {
             let finished = within(LIMIT, async {
                 loop {
-                    if let Some(at) = waiters.iter().position(|waiter| waiter.is_finished()) {
+                    if let Some(at) = waiters.iter().position(Task::is_finished) {
                         return at;
                     }
                     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -52,8 +52,8 @@ tests! { "elections";
             })
             .await;
             let term = waiters.remove(finished).join().await;
-            assert!(term.token() > last);
-            last = term.token();
+            assert!(term.token() > highest);
+            highest = term.token();
             term.resign().await.expect("leads");
         }
         keys_become(world, 0).await;

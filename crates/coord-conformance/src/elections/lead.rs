@@ -29,6 +29,15 @@ impl Drop for Flag {
     }
 }
 
+/// Counts how often it is dropped.
+struct Count(Arc<AtomicUsize>);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 tests! { "elections";
     /// Contract 5: the work's output is told once it says so, and the place is given back by then.
     async fn lead_ends_with_the_work_that_says_so(world: &dyn World) {
@@ -85,12 +94,6 @@ tests! { "elections";
         let (begins, mut begun) = mpsc::unbounded_channel();
         let believers = Believers::default();
         let dropped = Arc::new(AtomicUsize::new(0));
-        struct Count(Arc<AtomicUsize>);
-        impl Drop for Count {
-            fn drop(&mut self) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
         let leading = spawn({
             let (dropped, believers) = (dropped.clone(), believers.clone());
             async move {
@@ -110,13 +113,12 @@ tests! { "elections";
         for round in 0..4 {
             within(LIMIT, begun.recv()).await.expect("leads");
             assert_eq!(dropped.load(Ordering::SeqCst), round, "the work of the term before is gone");
-            match round % 2 {
-                0 => world.revoke_leases().await,
-                _ => {
-                    client.link.cut();
-                    keys_become(world, 0).await;
-                    client.link.restore();
-                }
+            if round % 2 == 0 {
+                world.revoke_leases().await;
+            } else {
+                client.link.cut();
+                keys_become(world, 0).await;
+                client.link.restore();
             }
         }
         within(LIMIT, begun.recv()).await.expect("leads");
@@ -171,10 +173,10 @@ tests! { "elections";
         let (ends, end) = oneshot::channel::<()>();
         let leading = spawn({
             let elector = one.elector("job", SHORT, "");
-            let mut once = Some((begins, end));
+            let mut parts = Some((begins, end));
             async move {
                 elector.lead(move |term| {
-                    let (begins, end) = once.take().expect("leads once");
+                    let (begins, end) = parts.take().expect("leads once");
                     async move {
                         begins.send(()).expect("the test waits");
                         end.await.expect("the test ends it");

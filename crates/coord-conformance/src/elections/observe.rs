@@ -1,4 +1,4 @@
-//! What observers are told of who leads.
+//! Observers: the leaders that they are told, and when.
 
 use std::{sync::Arc, time::Duration};
 

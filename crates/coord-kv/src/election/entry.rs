@@ -166,8 +166,8 @@ impl LeaderEntry for Entry {
             if between.iter().any(|(_, other)| other.owner.is_none()) {
                 return Ok(Succession::Blocked);
             }
-            // Not handed to a task of this client before the store has deleted the leader's entry: the task may be one of
-            // those that have to stand behind.
+            // No task of this client leads before the store has deleted the leader's entry: it may be one of the tasks that
+            // have to stand behind.
             self.hold.fences();
             let evicted = &between[..between.len().min(most)];
             if self.evict(evicted, next).await? {

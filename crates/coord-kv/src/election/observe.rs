@@ -70,6 +70,7 @@ pub(super) async fn watch(hub: Kept<Hub>, queue: Arc<str>) -> Result<Watch<Optio
         candidates: Candidates::default(),
         live: None,
         told: None,
+        has_told: false,
         backoff: backoff(),
     };
     observer.begin().await?;
@@ -85,8 +86,10 @@ struct Observer {
     range: Range,
     candidates: Candidates,
     live: Option<Live>,
-    /// Leader that was told last; `None` before any was.
-    told: Option<Option<Candidate>>,
+    /// Leader that was told last.
+    told: Option<Candidate>,
+    /// Whether any was told, or that there is none.
+    has_told: bool,
     backoff: Backoff,
 }
 
@@ -127,8 +130,8 @@ impl Observer {
                 continue;
             };
             let leader = self.candidates.leader();
-            if self.told.as_ref() != Some(&leader) {
-                self.told = Some(leader.clone());
+            if !self.has_told || self.told != leader {
+                (self.told, self.has_told) = (leader.clone(), true);
                 return Ok(leader);
             }
             match live.changes.next().await {

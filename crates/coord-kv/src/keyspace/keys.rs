@@ -225,9 +225,7 @@ fn quoted(part: &str) -> String {
     for letter in part.chars() {
         if matches!(letter, '%' | '/' | ':' | '@') || letter.is_control() {
             let mut bytes = [0; 4];
-            for byte in letter.encode_utf8(&mut bytes).bytes() {
-                quoted.push_str(&format!("%{byte:02X}"));
-            }
+            quoted.extend(letter.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")));
         } else {
             quoted.push(letter);
         }

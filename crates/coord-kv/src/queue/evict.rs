@@ -3,8 +3,8 @@
 use super::{Queues, mirror::Affected};
 
 impl Queues {
-    /// Takes note that entries of candidates were deleted, with the revisions at which they were created. Those of this
-    /// client never have their turn, whatever the watch tells later.
+    /// Takes note that entries of candidates were deleted, with the revisions at which they were created. Entries of
+    /// this client never have their turn, whatever the watch tells later.
     pub(crate) fn evicted(&self, queue: &str, entries: &[(String, i64)]) {
         let Some(local) = self.lock().get(queue).cloned() else { return };
         let own: Vec<_> = entries.iter().filter(|(key, _)| key.ends_with(&*self.signature)).collect();
