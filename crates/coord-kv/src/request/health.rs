@@ -48,7 +48,7 @@ impl Rpc {
                 Err(failure) => failure,
             };
             let pause = backoff.pause();
-            if !failure.error.is_retryable() || Instant::now() + pause >= deadline {
+            if !self.is_worth_repeating(&failure.error) || Instant::now() + pause >= deadline {
                 return Err(match failure.error {
                     Error::Timeout { .. } => Failure::timeout(OPERATION, limit),
                     _ => failure,

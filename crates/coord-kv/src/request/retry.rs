@@ -102,7 +102,7 @@ impl Rpc {
     }
 
     /// Returns whether a request that failed with `error` is worth another attempt.
-    fn is_worth_repeating(&self, error: &Error) -> bool {
+    pub(crate) fn is_worth_repeating(&self, error: &Error) -> bool {
         error.is_retryable() && !self.store.is_final(error)
     }
 

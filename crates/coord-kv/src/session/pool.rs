@@ -45,6 +45,8 @@ pub(super) struct Pool<L> {
     limits: Limits,
     leases: BTreeMap<i64, Pooled<L>>,
     classes: HashMap<Ttl, Class>,
+    /// Number of times that a lease had no use any more, or not yet.
+    unused: u64,
 }
 
 /// Lease of the pool.
@@ -55,6 +57,8 @@ struct Pooled<L> {
     uses: usize,
     /// Moment since which it has no use.
     unused_since: Option<Instant>,
+    /// Number of leases that had no use before it. A clock may show the same moment for several.
+    unused_after: u64,
 }
 
 /// Leases of one time to live.
@@ -115,7 +119,7 @@ impl<L> Default for Pool<L> {
 
 impl<L> Pool<L> {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, leases: BTreeMap::new(), classes: HashMap::new() }
+        Self { limits, leases: BTreeMap::new(), classes: HashMap::new(), unused: 0 }
     }
 
     /// Returns every lease.
@@ -123,9 +127,15 @@ impl<L> Pool<L> {
         self.leases.values().map(|pooled| &pooled.lease)
     }
 
+    fn insert(&mut self, id: i64, ttl: Ttl, lease: L, now: Instant) {
+        self.unused += 1;
+        let pooled = Pooled { lease, ttl, uses: 0, unused_since: Some(now), unused_after: self.unused };
+        self.leases.insert(id, pooled);
+    }
+
     /// Adds a lease that new uses are taken of from now on.
     pub(super) fn add(&mut self, id: i64, ttl: Ttl, lease: L, now: Instant) {
-        self.leases.insert(id, Pooled { lease, ttl, uses: 0, unused_since: Some(now) });
+        self.insert(id, ttl, lease, now);
         self.classes.entry(ttl).or_default().current = Some(id);
     }
 
@@ -135,7 +145,7 @@ impl<L> Pool<L> {
         class.is_preparing = false;
         class.next = lease.as_ref().map(|(id, _)| *id);
         if let Some((id, lease)) = lease {
-            self.leases.insert(id, Pooled { lease, ttl, uses: 0, unused_since: Some(now) });
+            self.insert(id, ttl, lease, now);
         }
         self.forget_if_empty(ttl);
     }
@@ -157,6 +167,8 @@ impl<L> Pool<L> {
         pooled.uses -= 1;
         let is_unused = pooled.uses == 0;
         pooled.unused_since = is_unused.then_some(now);
+        self.unused += 1;
+        pooled.unused_after = self.unused;
         is_unused
     }
 
@@ -183,7 +195,7 @@ impl<L> Pool<L> {
         };
         let unused = self.leases.iter().filter_map(|(id, pooled)| Some((pooled.unused_since?, *id, pooled)));
         let (mut kept, mut over): (Vec<_>, Vec<_>) = unused.partition(|(_, id, pooled)| wanted(id, pooled));
-        kept.sort_unstable_by_key(|(since, id, _)| (*since, *id));
+        kept.sort_unstable_by_key(|(since, _, pooled)| (*since, pooled.unused_after));
         let too_many = kept.len().saturating_sub(self.limits.most_unused);
         over.extend(kept.drain(..too_many));
         let over: Vec<_> = over.into_iter().map(|(_, id, _)| id).collect();

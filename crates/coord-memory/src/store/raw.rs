@@ -17,7 +17,8 @@ fn of_service(key: &str) -> Option<(&str, &str)> {
 
 /// Returns a stored key as users know it; `None` for coord's own notes.
 fn shown(key: &str) -> Option<String> {
-    if ["config/", "elections/", "locks/", "services/"].iter().any(|area| key.starts_with(area)) {
+    let areas = ["config/", "internal/config/", "elections/", "locks/", "services/"];
+    if areas.iter().any(|area| key.starts_with(area)) {
         return Some(key.to_owned());
     }
     let (service, rest) = of_service(key)?;

@@ -1,1 +1,0 @@
-//! Clients of one store, with faults and without.
