@@ -1,9 +1,12 @@
 //! What operations cost, from etcd's own counters: requests carry no noise, so they can be asserted.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use coord::{Coordinator, SchemaExt};
-use coord_api::{ConfigExt, IdOptions, LockGuard, Provider, Scope, ServiceEvent, ServiceInfo};
+use coord_api::{
+    ConfigExt, ElectionsExt, ElectorOptions, HandOver, IdOptions, LockGuard, Provider, Scope, ServiceEvent,
+    ServiceInfo, Successor,
+};
 use coord_etcd::{Client, EtcdConfig};
 use coord_tests::EtcdServer;
 use tokio::{
@@ -73,6 +76,56 @@ async fn an_uncontended_lock_costs_one_request_and_an_unlock_one() {
     let (unlocked, requests) = bench.requests_of(guard.unlock()).await;
     unlocked.expect("is held");
     assert_eq!(requests, only("DeleteRange", 1));
+}
+
+/// As a lock: one request to lead, one to resign, and one for each new value.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_costs_one_request_and_a_resignation_one() {
+    let bench = Bench::new().await;
+    let options = ElectorOptions::new(TTL).value("10.0.0.1:80");
+    let elector = bench.client.elections().elector("job", options).expect("is valid");
+    let (term, requests) = bench.requests_of(elector.campaign()).await;
+    assert_eq!(requests, only("Txn", 1));
+    let term = term.expect("nobody leads");
+    for value in ["10.0.0.2:80", "10.0.0.3:80"] {
+        let (proclaimed, requests) = bench.requests_of(term.proclaim(value)).await;
+        proclaimed.expect("leads");
+        assert_eq!(requests, only("Txn", 1));
+    }
+    let (resigned, requests) = bench.requests_of(term.resign()).await;
+    resigned.expect("leads");
+    assert_eq!(requests, only("DeleteRange", 1));
+
+    let led = elector.lead(|_term| async { ControlFlow::Break(()) });
+    let (led, requests) = bench.requests_of(led).await;
+    led.expect("leads");
+    assert_eq!(requests, BTreeMap::from([("DeleteRange".to_owned(), 1), ("Txn".to_owned(), 1)]));
+}
+
+/// The candidates are read, then the leader resigns. Candidates of one client in between are moved by one request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_costs_a_read_more_than_a_resignation() {
+    let bench = Bench::new().await;
+    let other = client(&bench.server).await;
+    let options = ElectorOptions::new(TTL).value("next");
+    let waiting = other.elections().elector("job", options).expect("is valid");
+    let elector = bench.client.elections().elector("job", ElectorOptions::new(TTL)).expect("is valid");
+    let term = elector.campaign().await.expect("nobody leads");
+    let waiter = tokio::spawn(async move { waiting.campaign().await.expect("leads at last") });
+    while bench.client.elections().candidates("job").await.expect("etcd answers").len() != 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let handed_over = async {
+        let handed = term.hand_over(&Successor::Value("next".into())).await.expect("leads");
+        assert!(matches!(handed, HandOver::To(_)));
+        timeout(LIMIT, waiter).await.expect("in time").expect("no panic")
+    };
+    let (next, requests) = bench.requests_of(handed_over).await;
+    // The waiter looks who is before it when the leader has gone.
+    let expected = [("DeleteRange".to_owned(), 1), ("Range".to_owned(), 1), ("Txn".to_owned(), 1)];
+    assert_eq!(requests, BTreeMap::from(expected));
+    next.resign().await.expect("leads");
 }
 
 /// Each learns what the one before wrote, so that only the first has to read.

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{ConfigKey, Error, FencingToken, Hold, LockGuard, LossReason, Result, Version, json};
+use crate::{ConfigKey, Error, Fence, FencingToken, Hold, LossReason, Result, Version, json};
 
 /// The largest value, and the largest sum of values of one batch, in bytes: 1 MiB.
 pub const MAX_VALUE_BYTES: usize = 1 << 20;
@@ -147,7 +147,7 @@ impl Batch {
         self.within_limits()
     }
 
-    /// Writes only while `guard` holds its lock. The store checks it in the same transaction, so a holder
+    /// Writes only while `guard` holds its lock, or its term lasts. The store checks it in the same transaction, so a holder
     /// that lost the lock without knowing it changes nothing. A write that arrives after the holder's own
     /// deadline, but before the store has freed the lock, is still written: nobody else holds it then.
     ///
@@ -156,13 +156,12 @@ impl Batch {
     /// # Errors
     /// [`Error::Lost`] if the guard knows already; then [`commit`](crate::ConfigCenter::commit) answers
     /// [`Error::Lost`] if the store knows, and the guard has lost its lock from then on. [`Error::InvalidArgument`] for too many guards.
-    pub fn while_held(mut self, guard: &LockGuard) -> Result<Self> {
-        guard.check()?;
-        self.held.push(HeldLock {
-            key: guard.key().to_owned(),
-            token: guard.token(),
-            hold: guard.hold().clone(),
-        });
+    pub fn while_held(mut self, guard: &(impl Fence + ?Sized)) -> Result<Self> {
+        let fenced = guard.fenced();
+        fenced.hold.check()?;
+        fenced.hold.fences();
+        let (key, token, hold) = (fenced.key.to_owned(), fenced.token, fenced.hold.clone());
+        self.held.push(HeldLock { key, token, hold });
         self.within_limits()
     }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Home, LockGuard, Owner, Result,
+    Batch, Committed, ConfigKey, ConfigPrefix, Entry, EntryEvent, Error, Fence, Home, Owner, Result,
     UpdateLocks, Version, Watch, Write, backoff::Backoff, timer,
 };
 
@@ -206,7 +206,7 @@ pub trait ConfigExt: ConfigCenter {
         async move { Ok(self.commit(Batch::new().require(key, expected)?.set(key, value)?).await?.version) }
     }
 
-    /// Writes a value only while `guard` holds its lock, checked by the store in the same transaction.
+    /// Writes a value only while `guard` holds its lock, or its term lasts, checked by the store in the same transaction.
     ///
     /// # Errors
     /// [`Error::Lost`] if the lock is no longer held by this guard, whether the guard knows it or not; nothing
@@ -229,7 +229,7 @@ pub trait ConfigExt: ConfigCenter {
     /// ```
     fn set_if_held<T: Serialize + Sync + ?Sized>(
         &self,
-        guard: &LockGuard,
+        guard: &(impl Fence + ?Sized),
         key: &str,
         value: &T,
     ) -> impl Future<Output = Result<Version>> + Send {

@@ -6,20 +6,23 @@
 //! | to | call | get |
 //! |---|---|---|
 //! | exclude other processes | [`DistributedLock::acquire`] | a [`LockGuard`] that tells when it is lost |
+//! | be the one that works | [`Elector::lead`] | work that runs while this process leads |
 //! | be found | [`ServiceRegistry::register`] | a [`Registration`] that comes back by itself |
 //! | find others | [`ServiceRegistry::view`], [`discover`](ServiceRegistry::discover), [`watch`](ServiceRegistry::watch) | [`ServiceInfo`]s and their changes |
 //! | read and change configuration | [`ConfigExt`] | typed values with versions, and their changes |
 //! | be one of few | [`InstanceIdAllocator::acquire_id`] | a small number that no other instance has |
 //!
-//! All four come from one [`Provider`].
+//! All of them come from one [`Provider`].
 
 pub mod backend;
 mod backoff;
 mod batch;
 mod config;
 mod connectivity;
+mod election;
 mod entry;
 mod error;
+mod fence;
 mod health;
 mod home;
 mod id_waits;
@@ -47,8 +50,13 @@ mod watch;
 pub use batch::{Batch, Committed, HeldLock, MAX_BATCH_KEYS, MAX_VALUE_BYTES, Write};
 pub use config::{ConfigCenter, ConfigEvent, ConfigExt, Covered, Scope, Setting};
 pub use connectivity::{Connectivity, Freshness};
+pub use election::{
+    Candidate, Elections, ElectionsExt, Elector, ElectorOptions, HandOver, Leader, LeaderView,
+    MAX_CANDIDATE_BYTES, Successor, Term,
+};
 pub use entry::{Entry, EntryEvent};
 pub use error::{BoxError, Error, Result};
+pub use fence::Fence;
 pub use health::{HEALTH_LIMIT, Health};
 pub use home::Home;
 pub use id_waits::InstanceIdAllocatorExt;
@@ -58,7 +66,9 @@ pub use ids::{
 };
 pub use lease::{Hold, Lease, LeaseHealth, LossReason, Lost};
 pub use lock::{DistributedLock, DistributedLockExt, FencingToken, Holder, LockGuard};
-pub use names::{ConfigKey, ConfigPrefix, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName};
+pub use names::{
+    ConfigKey, ConfigPrefix, ElectionName, InstanceId, LockName, MAX_NAME_BYTES, Namespace, ServiceName,
+};
 pub use owner::{MAX_LABEL_BYTES, Owner};
 pub use provider::Provider;
 pub use registration::{Registration, RegistrationStatus};

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, fmt, pin::pin, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Hold, LockName, Lost, Owner, Result, backend::Place};
+use crate::{
+    Error, Fence, LockName, Lost, Owner, Result,
+    backend::Place,
+    fence::{Fenced, HasFence},
+};
 
 /// Mutual exclusion between processes, and between tasks of one process.
 ///
@@ -177,6 +181,14 @@ impl fmt::Display for FencingToken {
     }
 }
 
+impl Fence for LockGuard {}
+
+impl HasFence for LockGuard {
+    fn fenced(&self) -> Fenced<'_> {
+        Fenced { key: &self.key, token: self.token, hold: self.place.hold() }
+    }
+}
+
 /// A held lock. [`unlock`](Self::unlock) gives it back and says whether it was still held; dropping the
 /// guard gives it back as well, in the background.
 #[must_use = "dropping the guard releases the lock"]
@@ -204,11 +216,6 @@ impl LockGuard {
     pub fn key(&self) -> &str {
         self.place.hold().fences();
         &self.key
-    }
-
-    /// The holder's grip.
-    pub(crate) fn hold(&self) -> &Hold {
-        self.place.hold()
     }
 
     /// The fencing token of this holder.

@@ -128,6 +128,10 @@ name! {
     LockName, "lock name"
 }
 name! {
+    /// The name of an election. `a` and `a/b` are two elections that know nothing of each other.
+    ElectionName, "election name"
+}
+name! {
     /// The name of a service. `im-logic` and `im-logic-2` never meet.
     ServiceName, "service name"
 }

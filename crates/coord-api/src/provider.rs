@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use crate::{
-    ConfigCenter, DistributedLock, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Result,
+    ConfigCenter, DistributedLock, Elections, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Result,
     ServiceRegistry,
 };
 
@@ -46,6 +46,9 @@ use crate::{
 pub trait Provider: fmt::Debug + Send + Sync {
     /// The locks of this store.
     fn lock(&self) -> Arc<dyn DistributedLock>;
+
+    /// The elections of this store.
+    fn elections(&self) -> Arc<dyn Elections>;
 
     /// The service registry of this store.
     fn registry(&self) -> Arc<dyn ServiceRegistry>;

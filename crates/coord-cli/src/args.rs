@@ -9,6 +9,7 @@ use crate::{
     config::ConfigArgs,
     connect::ConnectArgs,
     doctor::DoctorArgs,
+    elect::ElectArgs,
     exit::{self, Exit, Failure},
     id::IdArgs,
     lock::LockArgs,
@@ -18,7 +19,7 @@ use crate::{
     traces::Traces,
 };
 
-/// Locks, services, configuration and instance ids in etcd.
+/// Locks, elections, services, configuration and instance ids in etcd.
 #[derive(Parser, Debug)]
 #[command(name = "coord", version, after_long_help = exit::HELP, after_help = "`coord --help` also lists the exit codes.")]
 pub(crate) struct Cli {
@@ -43,13 +44,15 @@ pub(crate) struct Cli {
 pub(crate) enum StoreArea {
     /// Run a command while holding a lock; see who holds which
     Lock(LockArgs),
+    /// Run a command while leading an election; see and watch who leads
+    Elect(ElectArgs),
     /// Register an instance; see and watch what is registered
     Service(ServiceArgs),
     /// Read, change and watch configuration; its history; import and export
     Config(ConfigArgs),
     /// Run a command with an instance id of its own; see who has which
     Id(IdArgs),
-    /// Watch locks with holders and queues, and services with instances, on one page
+    /// Watch locks and elections with holders and queues, and services with instances, on one page
     Top(TopArgs),
 }
 
@@ -124,13 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_held_or_looked_at() {
+    fn a_lock_or_an_election_is_held_or_looked_at() {
         let parsed = |line: &str| Cli::try_parse_from(line.split(' '));
         for good in [
             "coord lock job -- true",
             "coord lock list",
             "coord lock list job",
             "coord lock --try job -- true",
+            "coord elect job -- true",
+            "coord elect job --value v --wait 1s -- true",
+            "coord elect run list -- true",
+            "coord elect list job",
+            "coord elect watch job",
         ] {
             assert!(parsed(good).is_ok(), "{good}: {:?}", parsed(good).err());
         }
@@ -140,6 +148,10 @@ mod tests {
             "coord lock -- true",
             "coord lock job --try --wait 1s -- true",
             "coord lock job --ttl x -- true",
+            "coord elect",
+            "coord elect job",
+            "coord elect watch",
+            "coord elect job --try --wait 1s -- true",
         ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }

@@ -58,8 +58,8 @@ Exit codes:
   4    somebody else was first: another version, another owner
   5    credentials or certificates not accepted, or no permission
   69   etcd can not be reached, did not answer in time, or is full
-  75   etcd says that the lock or id was not free (in time); CMD was not run
-  76   the lock or id was lost while CMD ran; CMD was stopped
+  75   etcd says that the lock or id was not free, or another one leads (in time); CMD was not run
+  76   the lock, id or leadership was lost while CMD ran; CMD was stopped
   126  CMD can not be run
   127  CMD was not found
   128+N  ended by signal N

@@ -12,11 +12,15 @@ use coord_api::{DistributedLock, DistributedLockExt, Error, Holder, LockGuard, O
 use serde_json::{Value, json};
 
 use crate::{
-    child::{self, Child, Ended, Signals, Subject},
+    child::{self, Signals},
     connect::duration,
     exit::{self, Exit, Failure},
+    held::{Held, Kind},
     out::{Out, shown, table},
 };
+
+const LOCK: Kind =
+    Kind { noun: "lock", holding: "holding", variables: ["COORD_LOCK_NAME", "COORD_LOCK_TOKEN"] };
 
 #[derive(Args, Debug)]
 #[command(
@@ -120,26 +124,9 @@ impl Run {
             out.note(&json, &text);
             return Ok(Exit::NOT_ACQUIRED);
         };
-        let (token, ttl) = (guard.token().get(), guard.ttl());
-        out.detail(
-            &json!({ "event": "acquired", "lock": self.name(), "token": token, "ttl_seconds": ttl.as_secs() }),
-            &format!("holding lock `{}` with token {token} and a TTL of {} s", self.name(), ttl.as_secs()),
-        );
-        let variables =
-            [("COORD_LOCK_NAME", self.name().to_owned()), ("COORD_LOCK_TOKEN", token.to_string())];
-        let mut child = match Child::start(&self.command, &variables, self.grace) {
-            Ok(child) => child,
-            Err(failure) => {
-                self.give_back(guard, out).await;
-                return Err(failure);
-            }
-        };
-        let fields = json!({ "lock": self.name() });
-        let subject = Subject::new(out, fields, format!("lock `{}`", self.name()));
-        match child.wait_while(guard.lost(), &subject, &mut signals).await {
-            Ended::Lost => Ok(Exit::LOST),
-            ended @ Ended::Exited(_) => Ok(self.give_back(guard, out).await.unwrap_or(ended.exit())),
-        }
+        let held = Held { kind: LOCK, name: self.name(), ttl: self.ttl, out };
+        let of_guard = (guard.token(), guard.ttl(), guard.lost());
+        held.run((&self.command, self.grace), of_guard, &mut signals, || guard.unlock()).await
     }
 
     async fn acquire(&self, locks: &dyn DistributedLock, out: Out) -> Result<Option<LockGuard>, Failure> {
@@ -173,35 +160,6 @@ impl Run {
             }
         }
     }
-
-    /// Gives the lock back; an exit code if it turns out that CMD did not have it all the time.
-    async fn give_back(&self, guard: LockGuard, out: Out) -> Option<Exit> {
-        match guard.unlock().await {
-            Ok(()) => {
-                let json = json!({ "event": "released", "lock": self.name() });
-                out.detail(&json, &format!("gave lock `{}` back", self.name()));
-                None
-            }
-            Err(Error::Lost { reason }) => {
-                let json = json!({ "event": "lost", "lock": self.name(), "reason": reason.to_string() });
-                let text = format!("lock `{}` was lost, {reason}; CMD had ended by itself", self.name());
-                out.note(&json, &text);
-                Some(Exit::LOST)
-            }
-            // It is freed when its lease is over; what CMD did, it did while the lock was held.
-            Err(error) => {
-                let json =
-                    json!({ "event": "release_failed", "lock": self.name(), "error": error.to_string() });
-                let seconds = guard_seconds(self.ttl);
-                out.note(&json, &format!("lock `{}` will be free within {seconds} s: {error}", self.name()));
-                None
-            }
-        }
-    }
-}
-
-fn guard_seconds(ttl: Duration) -> u64 {
-    ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)
 }
 
 async fn list(locks: &dyn DistributedLock, name: Option<String>, out: Out) -> Result<Exit, Failure> {

@@ -1,4 +1,4 @@
-//! The command `coord`: locks, services, configuration and instance ids from a shell. `coord --help` tells what there is,
+//! The command `coord`: locks, elections, services, configuration and instance ids from a shell. `coord --help` tells what there is,
 //! `docs/cli.md` in the repository shows it.
 //!
 //! One file for each subcommand, which has its arguments, what it does over the traits of `coord-api`, and how it is
@@ -12,7 +12,9 @@ mod child;
 mod config;
 mod connect;
 mod doctor;
+mod elect;
 mod exit;
+mod held;
 mod id;
 mod json;
 mod lock;
@@ -64,6 +66,7 @@ async fn run(cli: Cli, out: Out) -> Result<Exit, Failure> {
     };
     let (label, id_ttl) = match &area {
         StoreArea::Lock(lock) => (lock.label(), None),
+        StoreArea::Elect(elect) => (elect.label(), None),
         StoreArea::Service(service) => (service.label(), None),
         StoreArea::Id(id) => (id.label(), id.ttl()),
         StoreArea::Config(_) | StoreArea::Top(_) => (None, None),
@@ -75,6 +78,7 @@ async fn run(cli: Cli, out: Out) -> Result<Exit, Failure> {
     let client = connect::connect(etcd).await?;
     let ended = match area {
         StoreArea::Lock(lock) => lock.call(&client, out).await,
+        StoreArea::Elect(elect) => elect.call(&client, out).await,
         StoreArea::Service(service) => service.call(&client, out).await,
         StoreArea::Config(config) => config.call(&client, out).await,
         StoreArea::Id(id) => id.call(&client, out).await,

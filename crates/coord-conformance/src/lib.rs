@@ -20,6 +20,7 @@
 //! | area | promises |
 //! |---|---|
 //! | `lock` | exclusion, order of arrival, fencing tokens, loss that is told before anyone else is let in |
+//! | `elections` | one leader at a time, order of arrival, work that runs while its candidate leads, observers |
 //! | `registry` | records, owners, registrations that come back by themselves, watches |
 //! | `config` | typed values, versions, atomic batches, watches without a gap |
 //! | `ids` | one holder of each id, ranges, loss |
@@ -28,6 +29,7 @@
 
 mod close;
 mod config;
+mod elections;
 mod expect;
 mod ids;
 mod listener;

@@ -12,7 +12,7 @@ use std::{
 use futures::future::BoxFuture;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::{Backend, World, close, config, ids, listener, lock, names, registry};
+use crate::{Backend, World, close, config, elections, ids, listener, lock, names, registry};
 
 /// Far more than any test takes: a backend that hangs fails its test instead of the whole run.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
@@ -88,6 +88,12 @@ pub fn contract() -> impl Iterator<Item = Test> {
         lock::random::TESTS,
         lock::holders::TESTS,
         lock::health::TESTS,
+        elections::campaign::TESTS,
+        elections::loss::TESTS,
+        elections::lead::TESTS,
+        elections::proclaim::TESTS,
+        elections::hand_over::TESTS,
+        elections::observe::TESTS,
         registry::marks::TESTS,
         registry::records::TESTS,
         registry::owners::TESTS,

@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use coord_api::{ConfigCenter, DistributedLock, IdOptions, InstanceIdAllocator, Provider, ServiceRegistry};
+use coord_api::{
+    ConfigCenter, DistributedLock, Elections, ElectionsExt, Elector, ElectorOptions, IdOptions,
+    InstanceIdAllocator, Provider, ServiceRegistry,
+};
 use futures::future::BoxFuture;
 
 /// A backend under test.
@@ -39,7 +42,7 @@ pub trait World: Send + Sync {
     /// Deletes every place in the queue of a lock at one moment, as an operator would: the leases live on.
     async fn delete_queue(&self, lock: &str);
 
-    /// Every key that is stored in this world, sorted: of all areas, with the places in the queues of locks,
+    /// Every key that is stored in this world, sorted: of all areas, with the places in the queues of locks and elections,
     /// in the form in which [`LockGuard::key`](coord_api::LockGuard::key) tells them.
     async fn keys(&self) -> Vec<String>;
 
@@ -68,6 +71,13 @@ pub enum Raw<'a> {
     Config {
         /// The key.
         key: &'a str,
+    },
+    /// A candidate of an election.
+    Candidate {
+        /// The election's name.
+        election: &'a str,
+        /// The last segment of its key.
+        name: &'a str,
     },
 }
 
@@ -99,6 +109,17 @@ impl TestClient {
     /// The client's locks.
     pub fn lock(&self) -> Arc<dyn DistributedLock> {
         self.provider.lock()
+    }
+
+    /// The client's elections.
+    pub fn elections(&self) -> Arc<dyn Elections> {
+        self.provider.elections()
+    }
+
+    /// A candidate of the client, with a value, for an election that the test knows to be valid.
+    pub fn elector(&self, election: &str, ttl: Duration, value: &str) -> Elector {
+        let options = ElectorOptions::new(ttl).value(value.to_owned());
+        self.elections().elector(election, options).expect("the options are valid")
     }
 
     /// The client's registry.

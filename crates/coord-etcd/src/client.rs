@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Owner,
-    Provider, Result, ServiceRegistry,
+    ConfigCenter, DistributedLock, Elections, Error, Health, InstanceIdAllocator, InstanceIds, LeaseHealth,
+    Owner, Provider, Result, ServiceRegistry,
 };
 use coord_kv::{Background as Tasks, Options};
 use tokio::runtime;
@@ -117,6 +117,10 @@ impl Client {
 impl Provider for Client {
     fn lock(&self) -> Arc<dyn DistributedLock> {
         self.inner.lock()
+    }
+
+    fn elections(&self) -> Arc<dyn Elections> {
+        self.inner.elections()
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {

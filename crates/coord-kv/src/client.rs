@@ -9,14 +9,16 @@ use std::{
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
-    LossReason, Owner, Provider, Result, ServiceRegistry, Ttl, UpdateLocks, backend::ConnectivitySource,
+    ConfigCenter, DistributedLock, Elections, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds,
+    LeaseHealth, LossReason, Owner, Provider, Result, ServiceRegistry, Ttl, UpdateLocks,
+    backend::ConnectivitySource,
 };
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 
 use crate::{
     commit::Commits,
     config::KvConfigCenter,
+    election::KvElections,
     ids::{Ids, KvIds},
     keyspace::{CheckedRoots, Keys},
     lock::KvLock,
@@ -138,7 +140,7 @@ async fn heed(areas: Weak<Areas>, mut notices: BoxStream<'static, Notice>) {
     }
 }
 
-/// Client of a store, with all four areas over it. Clones are cheap and share the leases.
+/// Client of a store, with all areas over it. Clones are cheap and share the leases.
 #[derive(Clone)]
 pub struct Client {
     areas: Kept<Areas>,
@@ -222,6 +224,10 @@ impl Client {
 impl Provider for Client {
     fn lock(&self) -> Arc<dyn DistributedLock> {
         Arc::new(KvLock { queues: self.areas.with(&self.areas.queues) })
+    }
+
+    fn elections(&self) -> Arc<dyn Elections> {
+        Arc::new(KvElections { queues: self.areas.with(&self.areas.queues), hub: self.areas.hub.clone() })
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {

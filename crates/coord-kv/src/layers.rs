@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["request"],
     &["session", "watch"],
     &["queue", "commit", "registry"],
-    &["lock", "config", "ids"],
+    &["lock", "election", "config", "ids"],
     &["client", "fuzz", "layers"],
 ];
 

@@ -6,7 +6,7 @@
 //! Each floor imports only the floors below it. From the top:
 //!
 //! 1. `client`
-//! 2. `lock`, `registry`, `config` and `ids`
+//! 2. `lock`, `election`, `registry`, `config` and `ids`
 //! 3. `queue` and `commit`
 //! 4. `session` and `watch`
 //! 5. `request`
@@ -15,6 +15,7 @@
 mod client;
 mod commit;
 mod config;
+mod election;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;

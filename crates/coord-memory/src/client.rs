@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth, Owner,
-    Provider, Result, ServiceRegistry,
+    ConfigCenter, DistributedLock, Elections, Health, IdOptions, InstanceIdAllocator, InstanceIds,
+    LeaseHealth, Owner, Provider, Result, ServiceRegistry,
 };
 use coord_kv::Background;
 use futures::{FutureExt, future::BoxFuture};
@@ -96,6 +96,10 @@ impl fmt::Debug for Client {
 impl Provider for Client {
     fn lock(&self) -> Arc<dyn DistributedLock> {
         self.inner.lock()
+    }
+
+    fn elections(&self) -> Arc<dyn Elections> {
+        self.inner.elections()
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {

@@ -7,7 +7,7 @@
 //! cargo run --example leader_job --features etcd -- etcd://127.0.0.1:2379/demo      # the same over etcd
 //! ```
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use coord::{Error, prelude::*};
 
@@ -18,6 +18,41 @@ const TTL: Duration = Duration::from_secs(5);
 const PERIOD: Duration = Duration::from_millis(100);
 
 const ROUNDS: u32 = 6;
+
+/// What every instance does from its start to its end: it leads while it may, again and again, until all is done.
+async fn instance(number: u32, coordinator: Coordinator) -> coord::Result<()> {
+    let options = ElectorOptions::new(TTL).value(format!("instance {number}"));
+    let elector = coordinator.elections().elector("leader-job", options)?;
+    elector.lead(|term| lead(number, coordinator.clone(), term)).await
+}
+
+/// Works until all is done. It is dropped at an await point if the term is lost, and runs again in the next one.
+async fn lead(number: u32, coordinator: Coordinator, term: impl Fence) -> ControlFlow<()> {
+    println!("[{number}] is the leader");
+    loop {
+        match make_report(number, &coordinator, &term).await {
+            Ok(ROUNDS) => return ControlFlow::Break(()),
+            Ok(_) => {}
+            // It may have been stored or not, which the next round reads first.
+            Err(error) => println!("[{number}] waits: {error}"),
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// Makes the next report, if one is missing; how many there are then.
+async fn make_report(number: u32, coordinator: &Coordinator, term: &impl Fence) -> coord::Result<u32> {
+    let config = coordinator.config();
+    // Not in a variable: the leader before may have been another process.
+    let done = config.get::<u32>("leader-job/done").await?.map_or(0, |found| found.value);
+    if done >= ROUNDS {
+        return Ok(ROUNDS);
+    }
+    println!("[{number}] makes report {}", done + 1);
+    // The store refuses this from one that was the leader, even if it does not know it yet.
+    config.set_if_held(term, "leader-job/done", &(done + 1)).await?;
+    Ok(done + 1)
+}
 
 #[tokio::main]
 async fn main() -> coord::Result<()> {
@@ -34,7 +69,10 @@ async fn main() -> coord::Result<()> {
     let (first, task) = instances.remove(0);
     tokio::time::sleep(PERIOD * 3).await;
     close(&first).await;
-    task.await.expect("does not panic")?;
+    match task.await.expect("does not panic") {
+        Ok(()) | Err(Error::Closed) => {}
+        Err(error) => return Err(error),
+    }
 
     for (_, task) in &mut instances {
         task.await.expect("does not panic")?;
@@ -51,60 +89,4 @@ async fn close(coordinator: &Coordinator) {
     if let Err(error) = coordinator.close().await {
         println!("closed without the store: {error}");
     }
-}
-
-/// What every instance does from its start to its end.
-async fn instance(number: u32, coordinator: Coordinator) -> coord::Result<()> {
-    loop {
-        // Everybody waits here but the leader, however long, also while the store is away.
-        let guard = match coordinator.lock().acquire("leader-job", TTL).await {
-            Ok(guard) => guard,
-            Err(Error::Closed) => return Ok(()),
-            // It was away when it was asked for the first time.
-            Err(error) if error.is_retryable() => {
-                tokio::time::sleep(PERIOD).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        println!("[{number}] is the leader, with token {}", guard.token());
-        // The work stops when the leadership is lost, wherever it is.
-        match guard.run(lead(number, &coordinator, &guard)).await.and_then(|done| done) {
-            // Dropping the guard gives it back, as soon as the store can be reached.
-            Ok(()) | Err(Error::Closed) => return Ok(()),
-            Err(Error::Lost { reason }) => println!("[{number}] is the leader no longer: {reason}"),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Works until all is done. An outage is waited out for as long as the leadership lasts.
-async fn lead(number: u32, coordinator: &Coordinator, guard: &LockGuard) -> coord::Result<()> {
-    loop {
-        match make_report(number, coordinator, guard).await {
-            Ok(ROUNDS) => return Ok(()),
-            Ok(_) => {}
-            // It may have been stored or not, which the next round reads first.
-            Err(error) if error.is_retryable() => {
-                println!("[{number}] waits for the store: {error}");
-                tokio::time::sleep(PERIOD).await;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Makes the next report, if one is missing; how many there are then.
-async fn make_report(number: u32, coordinator: &Coordinator, guard: &LockGuard) -> coord::Result<u32> {
-    let config = coordinator.config();
-    // Not in a variable: the leader before may have been another process.
-    let done = config.get::<u32>("leader-job/done").await?.map_or(0, |found| found.value);
-    if done >= ROUNDS {
-        return Ok(ROUNDS);
-    }
-    println!("[{number}] makes report {}", done + 1);
-    tokio::time::sleep(PERIOD).await;
-    // The store refuses this from one that was the leader, even if it does not know it yet.
-    config.set_if_held(guard, "leader-job/done", &(done + 1)).await?;
-    Ok(done + 1)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Config, ConfigCenter, DistributedLock, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Provider,
-    Result, ServiceRegistry,
+    Config, ConfigCenter, DistributedLock, Elections, Health, InstanceIdAllocator, InstanceIds, LeaseHealth,
+    Provider, Result, ServiceRegistry,
 };
 
 /// The client of one coordination store, whichever backend it has. Cheap to clone; clones are one client.
@@ -114,6 +114,11 @@ impl Coordinator {
         self.provider.lock()
     }
 
+    /// The elections of this store.
+    pub fn elections(&self) -> Arc<dyn Elections> {
+        self.provider.elections()
+    }
+
     /// The service registry of this store.
     pub fn registry(&self) -> Arc<dyn ServiceRegistry> {
         self.provider.registry()
@@ -207,6 +212,10 @@ impl From<Arc<dyn Provider>> for Coordinator {
 impl Provider for Coordinator {
     fn lock(&self) -> Arc<dyn DistributedLock> {
         self.provider.lock()
+    }
+
+    fn elections(&self) -> Arc<dyn Elections> {
+        self.provider.elections()
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {

@@ -1,4 +1,4 @@
-//! Distributed locks, service discovery, live configuration and instance ids for Rust services: over etcd
+//! Distributed locks, leader election, service discovery, live configuration and instance ids for Rust services: over etcd
 //! in production, in the process in unit tests, behind the same traits.
 //!
 //! ```
@@ -19,6 +19,7 @@
 //! |---|---|---|
 //! | start | [`Coordinator::connect`], [`Coordinator::connect_with`] | the client of one store |
 //! | exclude other processes | [`DistributedLock::acquire`] | a [`LockGuard`] that tells when it is lost |
+//! | be the one that works | [`Elector::lead`] | work that runs while this process leads |
 //! | be found | [`ServiceRegistry::register`] | a [`Registration`] that comes back by itself |
 //! | find others | [`ServiceRegistry::view`], [`discover`](ServiceRegistry::discover), [`watch`](ServiceRegistry::watch) | [`ServiceInfo`]s and their changes |
 #![cfg_attr(
@@ -51,12 +52,13 @@ pub use config::MemoryConfig;
 pub use coordinator::Coordinator;
 
 pub use coord_api::{
-    Batch, BoxError, Committed, ConfigCenter, ConfigEvent, ConfigExt, Connectivity, DistributedLock,
-    DistributedLockExt, Entry, EntryEvent, Error, FencingToken, Freshness, HEALTH_LIMIT, Health, HeldId,
-    HeldLock, Holder, Home, IdHolder, IdOptions, InstanceIdAllocator, InstanceIdAllocatorExt, InstanceIds,
-    Instances, LeaseHealth, LockGuard, LossReason, Lost, Owner, Provider, Registration, RegistrationStatus,
+    Batch, BoxError, Candidate, Committed, ConfigCenter, ConfigEvent, ConfigExt, Connectivity,
+    DistributedLock, DistributedLockExt, Elections, ElectionsExt, Elector, ElectorOptions, Entry, EntryEvent,
+    Error, Fence, FencingToken, Freshness, HEALTH_LIMIT, HandOver, Health, HeldId, HeldLock, Holder, Home,
+    IdHolder, IdOptions, InstanceIdAllocator, InstanceIdAllocatorExt, InstanceIds, Instances, Leader,
+    LeaderView, LeaseHealth, LockGuard, LossReason, Lost, Owner, Provider, Registration, RegistrationStatus,
     Result, Scope, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Snowflake,
-    SnowflakeOptions, Ttl, Version, Watch, Write,
+    SnowflakeOptions, Successor, Term, Ttl, Version, Watch, Write,
 };
 /// Live values, their history and gray releases.
 pub use coord_config as live;
@@ -68,8 +70,8 @@ pub use coord_config::{
 /// The limits of names, ids, values and metadata, and the metadata keys that coord reads.
 pub mod limits {
     pub use coord_api::{
-        MAX_BATCH_KEYS, MAX_IDENTITY_BYTES, MAX_LABEL_BYTES, MAX_MAX_ID, MAX_METADATA_BYTES, MAX_NAME_BYTES,
-        MAX_QUARANTINE, MAX_VALUE_BYTES, VERSION, WEIGHT, ZONE,
+        MAX_BATCH_KEYS, MAX_CANDIDATE_BYTES, MAX_IDENTITY_BYTES, MAX_LABEL_BYTES, MAX_MAX_ID,
+        MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_QUARANTINE, MAX_VALUE_BYTES, VERSION, WEIGHT, ZONE,
     };
 }
 

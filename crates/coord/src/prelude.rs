@@ -15,10 +15,11 @@
 //! ```
 
 pub use crate::{
-    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, GrayExt,
-    HistoryExt, IdOptions, InstanceIdAllocator, InstanceIdAllocatorExt, InstanceIds, Live, LiveExt,
-    LockGuard, Lost, Provider, Registration, RegistrationStatus, ServiceEvent, ServiceInfo, ServiceRegistry,
-    ServiceView, Setting, Snowflake, Version, Watch,
+    ConfigCenter, ConfigEvent, ConfigExt, Coordinator, DistributedLock, DistributedLockExt, Elections,
+    ElectionsExt, Elector, ElectorOptions, Fence, GrayExt, HistoryExt, IdOptions, InstanceIdAllocator,
+    InstanceIdAllocatorExt, InstanceIds, LeaderView, Live, LiveExt, LockGuard, Lost, Provider, Registration,
+    RegistrationStatus, ServiceEvent, ServiceInfo, ServiceRegistry, ServiceView, Setting, Snowflake, Term,
+    Version, Watch,
 };
 
 #[cfg(feature = "schema")]

@@ -109,6 +109,9 @@ impl EtcdWorld {
             }
             Raw::Id { service, id } => format!("/{}/ids/{}/ids/{id}", self.namespace, escaped(service)),
             Raw::Config { key } => format!("/{}/config/{key}", self.namespace),
+            Raw::Candidate { election, name } => {
+                format!("/{}/elections/{}/{name}", self.namespace, escaped(election))
+            }
         }
     }
 

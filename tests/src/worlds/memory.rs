@@ -65,6 +65,7 @@ fn store_key(at: Raw<'_>) -> String {
         }
         Raw::Id { service, id } => format!("ids/{}/{id}", service.replace('/', "%2F")),
         Raw::Config { key } => format!("config/{key}"),
+        Raw::Candidate { election, name } => format!("elections/{}/{name}", election.replace('/', "%2F")),
     }
 }
 

@@ -22,6 +22,7 @@ mod weak_cache;
 pub use crate::{
     backoff::Backoff,
     connectivity::ConnectivitySource,
+    election::{Candidacy, LeaderEntry, Succession},
     json::to_json,
     lease_instant::LeaseInstant,
     mutex::lock,

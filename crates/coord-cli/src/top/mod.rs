@@ -3,12 +3,13 @@
 mod page;
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal},
     time::Duration,
 };
 
 use clap::Args;
-use coord_api::{Provider, Result};
+use coord_api::{Error, Provider, Result};
 use ratatui::crossterm::event::{self, Event};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -17,6 +18,7 @@ use self::page::{Next, Page, Seen};
 use crate::{
     child::Signals,
     connect::duration,
+    elect::election_json,
     exit::{Exit, Failure, with_causes},
     lock::queue_json,
     out::{Form, Out},
@@ -127,10 +129,15 @@ fn keys() -> mpsc::Receiver<Event> {
     keys
 }
 
-/// Two reads, each as of one moment.
+/// Three reads, each as of one moment. A user that may not see elections sees none.
 async fn look_after(wait: Duration, provider: &dyn Provider) -> Result<Seen> {
     tokio::time::sleep(wait).await;
-    Ok(Seen { locks: provider.lock().queues().await?, services: provider.registry().services().await? })
+    let elections = match provider.elections().elections().await {
+        Err(Error::PermissionDenied { .. }) => BTreeMap::new(),
+        elections => elections?,
+    };
+    let (locks, services) = (provider.lock().queues().await?, provider.registry().services().await?);
+    Ok(Seen { locks, elections, services })
 }
 
 fn seen_json(seen: &Seen) -> Value {
@@ -138,5 +145,6 @@ fn seen_json(seen: &Seen) -> Value {
     let services = seen.services.iter();
     let services: Vec<Value> =
         services.map(|(name, instances)| json!({ "service": name, "instances": instances })).collect();
-    json!({ "locks": locks, "services": services })
+    let elections: Vec<Value> = seen.elections.iter().map(|(name, all)| election_json(name, all)).collect();
+    json!({ "locks": locks, "elections": elections, "services": services })
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use coord_api::{Holder, ServiceInfo};
+use coord_api::{Candidate, Holder, ServiceInfo};
 use ratatui::{
     Frame,
     crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers},
@@ -12,12 +12,18 @@ use ratatui::{
     widgets::{Block, Paragraph, Row, Table, TableState},
 };
 
-use crate::{lock::who, out::shown, service::metadata};
+use crate::{
+    elect::{self, value},
+    lock::who,
+    out::shown,
+    service::metadata,
+};
 
 /// What there is in the store.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) locks: BTreeMap<String, Vec<Holder>>,
+    pub(super) elections: BTreeMap<String, Vec<Candidate>>,
     pub(super) services: BTreeMap<String, Vec<ServiceInfo>>,
 }
 
@@ -32,6 +38,7 @@ pub(super) enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Locks,
+    Elections,
     Services,
 }
 
@@ -44,6 +51,7 @@ pub(super) struct Page {
     error: Option<String>,
     part: Part,
     locks: TableState,
+    elections: TableState,
     services: TableState,
 }
 
@@ -55,6 +63,7 @@ impl Page {
             error: None,
             part: Part::Locks,
             locks: TableState::new(),
+            elections: TableState::new(),
             services: TableState::new(),
         }
     }
@@ -75,6 +84,7 @@ impl Page {
         }
         let state = match self.part {
             Part::Locks => &mut self.locks,
+            Part::Elections => &mut self.elections,
             Part::Services => &mut self.services,
         };
         match key.code {
@@ -83,7 +93,11 @@ impl Page {
             KeyCode::Char('q') | KeyCode::Esc => return Next::Quit,
             KeyCode::Char('r') => return Next::LookNow,
             KeyCode::Tab => {
-                self.part = if self.part == Part::Locks { Part::Services } else { Part::Locks };
+                self.part = match self.part {
+                    Part::Locks => Part::Elections,
+                    Part::Elections => Part::Services,
+                    Part::Services => Part::Locks,
+                };
             }
             KeyCode::Up => state.select_previous(),
             KeyCode::Down => state.select_next(),
@@ -97,8 +111,9 @@ impl Page {
     }
 
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
-        let [head, locks, services, foot] = Layout::vertical([
+        let [head, locks, elections, services, foot] = Layout::vertical([
             Constraint::Length(1),
+            Constraint::Fill(1),
             Constraint::Fill(1),
             Constraint::Fill(1),
             Constraint::Length(1),
@@ -106,6 +121,7 @@ impl Page {
         .areas(frame.area());
         frame.render_widget(Line::styled(self.head(), Modifier::BOLD), head);
         self.draw_locks(frame, locks);
+        self.draw_elections(frame, elections);
         self.draw_services(frame, services);
         let keys = " q quit   r look now   Tab other table   Up Down scroll";
         frame.render_widget(Line::styled(keys, Modifier::DIM), foot);
@@ -122,10 +138,11 @@ impl Page {
     fn head(&self) -> String {
         let counts = match &self.seen {
             None => "looking".to_owned(),
-            Some((_, Seen { locks, services })) => format!(
-                "{}, {} waiting   {}, {}",
+            Some((_, Seen { locks, elections, services })) => format!(
+                "{}, {} waiting   {}   {}, {}",
                 count(locks.len(), "lock"),
                 locks.values().map(|queue| queue.len().saturating_sub(1)).sum::<usize>(),
+                count(elections.len(), "election"),
                 count(services.len(), "service"),
                 count(services.values().map(Vec::len).sum(), "instance"),
             ),
@@ -149,6 +166,36 @@ impl Page {
         let table = Table::new(rows, widths).header(header(["LOCK", "HELD BY", "TOKEN", "WAITING, NEXT"]));
         let table = table.block(block(" Locks ", self.part == Part::Locks)).row_highlight_style(REVERSED);
         frame.render_stateful_widget(table, area, &mut self.locks);
+    }
+
+    fn draw_elections(&mut self, frame: &mut Frame<'_>, area: Rect) {
+        let seen = self.seen.iter().flat_map(|(_, seen)| &seen.elections);
+        let rows: Vec<Row<'_>> = seen
+            .map(|(name, candidates)| {
+                let leader = candidates.first();
+                let token = leader.map(|leader| leader.token.to_string()).unwrap_or_default();
+                let waiting = candidates.len().saturating_sub(1).to_string();
+                Row::new([
+                    shown(name),
+                    elect::who(leader),
+                    token,
+                    leader.map(value).unwrap_or_default(),
+                    waiting,
+                ])
+            })
+            .collect();
+        let widths = [
+            Constraint::Fill(2),
+            Constraint::Fill(3),
+            Constraint::Length(12),
+            Constraint::Fill(2),
+            Constraint::Length(7),
+        ];
+        let table =
+            Table::new(rows, widths).header(header(["ELECTION", "LED BY", "TOKEN", "VALUE", "WAITING"]));
+        let table =
+            table.block(block(" Elections ", self.part == Part::Elections)).row_highlight_style(REVERSED);
+        frame.render_stateful_widget(table, area, &mut self.elections);
     }
 
     fn draw_services(&mut self, frame: &mut Frame<'_>, area: Rect) {
@@ -197,18 +244,25 @@ mod tests {
         };
         let queue = vec![holder(41, "report.sh", 7), holder(42, "report.sh", 9)];
         let foreign = vec![Holder::new(None, "/shop/locks/go/1f", FencingToken::new(3))];
+        let candidate = |pid: u32, value: &'static str| {
+            let owner = Owner::new("web-2", pid, None, format!("client-{pid}"));
+            let token = FencingToken::new(pid.into());
+            Candidate::new(Some(owner), format!("/shop/elections/boss/{pid}"), token, value.into())
+        };
+        let candidates = vec![candidate(51, "10.0.0.5:80"), candidate(52, "10.0.0.6:80")];
         let web = vec![
             ServiceInfo::new("web", "1", "10.0.0.1", 80).with_zone("eu"),
             ServiceInfo::new("web", "2", "::1", 80),
         ];
         Seen {
             locks: BTreeMap::from([("job".into(), queue), ("go".into(), foreign)]),
+            elections: BTreeMap::from([("boss".into(), candidates)]),
             services: BTreeMap::from([("web".into(), web)]),
         }
     }
 
     fn drawn(page: &mut Page) -> Vec<String> {
-        let mut terminal = Terminal::new(TestBackend::new(100, 16)).unwrap();
+        let mut terminal = Terminal::new(TestBackend::new(100, 21)).unwrap();
         terminal.draw(|frame| page.draw(frame)).unwrap();
         let buffer = terminal.backend().buffer();
         buffer
@@ -230,12 +284,13 @@ mod tests {
         let rows = drawn(&mut page);
         let text = rows.join("\n");
         assert!(
-            rows[0].contains("etcd://h:2379/shop   2 locks, 1 waiting   1 service, 2 instances"),
+            rows[0].contains("etcd://h:2379/shop   2 locks, 1 waiting   1 election   1 service, 2 instances"),
             "{text}"
         );
         let has = |words: &[&str]| rows.iter().any(|row| words.iter().all(|word| row.contains(word)));
         assert!(has(&["job", "report.sh web-1 pid 41", "7", "1: report.sh web-1 pid 42"]), "{text}");
         assert!(has(&["go", "another program", "3"]), "{text}");
+        assert!(has(&["boss", "web-2 pid 51", "51", "10.0.0.5:80", "1"]), "{text}");
         assert!(has(&["web", "10.0.0.1:80", "zone=eu"]) && has(&["web", "[::1]:80"]), "{text}");
     }
 
@@ -245,10 +300,10 @@ mod tests {
         page.update(Ok(seen()));
         page.update(Err("etcd is unavailable".into()));
         let rows = drawn(&mut page);
-        assert!(rows[15].contains("etcd is unavailable (shown: 0 s ago)"), "{}", rows[15]);
+        assert!(rows[20].contains("etcd is unavailable (shown: 0 s ago)"), "{}", rows[20]);
         assert!(rows.iter().any(|row| row.contains("report.sh web-1 pid 41")));
         page.update(Ok(Seen::default()));
-        assert!(drawn(&mut page)[15].contains("q quit"));
+        assert!(drawn(&mut page)[20].contains("q quit"));
     }
 
     #[test]
@@ -262,6 +317,7 @@ mod tests {
         press(&mut page, KeyCode::End);
         drawn(&mut page);
         assert_eq!((page.locks.selected(), page.services.selected()), (Some(1), None));
+        press(&mut page, KeyCode::Tab);
         press(&mut page, KeyCode::Tab);
         press(&mut page, KeyCode::Down);
         assert_eq!(press(&mut page, KeyCode::Char('x')), Next::GoOn);

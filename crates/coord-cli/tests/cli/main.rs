@@ -4,6 +4,7 @@ mod bytes;
 mod config;
 mod docs;
 mod doctor;
+mod elect;
 mod held;
 mod lock;
 mod service;

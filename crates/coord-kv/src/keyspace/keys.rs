@@ -1,6 +1,6 @@
 //! Every key that coord uses in the store. No other file builds or takes apart a key.
 
-use coord_api::{ConfigKey, Covered, InstanceId, LockName, Scope, ServiceName};
+use coord_api::{ConfigKey, Covered, ElectionName, InstanceId, LockName, Owner, Scope, ServiceName};
 
 use crate::{keyspace::CheckedRoots, store::Range};
 
@@ -36,8 +36,46 @@ impl Keys {
     }
 
     /// Returns the key of an entry in a queue.
-    pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64) -> String {
-        format!("{queue}{lease:x}-{attempt:x}")
+    pub(crate) fn place_in(queue: &str, lease: i64, attempt: u64, signature: Option<&str>) -> String {
+        format!("{queue}{lease:x}-{attempt:x}{}", signature.unwrap_or_default())
+    }
+
+    /// Returns the prefix of the candidates of an election. `etcdctl elect <prefix without the last slash>` stands in
+    /// the same election.
+    pub(crate) fn election(&self, name: &ElectionName) -> String {
+        format!("{}{}/", self.0.elections, escaped(name.as_str()))
+    }
+
+    /// Returns the prefix of all elections.
+    pub(crate) fn elections(&self) -> &str {
+        &self.0.elections
+    }
+
+    /// Returns the election in which a key is a candidate.
+    pub(crate) fn election_of(&self, key: &str) -> Option<ElectionName> {
+        ElectionName::parse(&first_segment(&self.0.elections, key)?).ok()
+    }
+
+    /// Returns the end of the key of a candidate, which tells its owner: `@client:pid:host`, and `:label` if there is one.
+    /// The value is the candidate's own.
+    pub(crate) fn signature(owner: &Owner) -> String {
+        let Owner { host, pid, label, client, .. } = owner;
+        let label = label.as_ref().map(|label| format!(":{}", quoted(label))).unwrap_or_default();
+        format!("@{}:{pid}:{}{label}", quoted(client), quoted(host))
+    }
+
+    /// Returns the owner of a candidate, from its key. Returns `None` for a candidate of another program.
+    pub(crate) fn owner_of(key: &str) -> Option<Owner> {
+        let (_, candidate) = key.rsplit_once('/')?;
+        let (_, signature) = candidate.split_once('@')?;
+        let mut parts = signature.split(':').map(unquoted);
+        let (client, pid, host) = (parts.next()??, parts.next()??, parts.next()??);
+        let label = match parts.next() {
+            Some(label) => Some(label?),
+            None => None,
+        };
+        parts.next().is_none().then_some(())?;
+        Some(Owner::new(host, pid.parse().ok()?, label, client))
     }
 
     /// Returns the prefix of all services.
@@ -181,6 +219,33 @@ fn escaped(name: &str) -> String {
     name.replace('/', "%2F")
 }
 
+/// Quotes a part of a signature: the characters that divide signatures and keys, and those that nobody can read.
+fn quoted(part: &str) -> String {
+    let mut quoted = String::with_capacity(part.len());
+    for letter in part.chars() {
+        if matches!(letter, '%' | '/' | ':' | '@') || letter.is_control() {
+            let mut bytes = [0; 4];
+            quoted.extend(letter.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")));
+        } else {
+            quoted.push(letter);
+        }
+    }
+    quoted
+}
+
+/// Returns a part of a signature as it was before it was quoted; `None` if nobody quotes like this.
+fn unquoted(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut pieces = part.split('%');
+    bytes.extend_from_slice(pieces.next()?.as_bytes());
+    for piece in pieces {
+        let (code, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(code, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// Returns the first name below a root, as it was before it was escaped.
 fn first_segment(root: &str, key: &str) -> Option<String> {
     let (name, _) = key.strip_prefix(root)?.split_once('/')?;
@@ -199,13 +264,34 @@ mod tests {
     #[test]
     fn the_documented_layout() {
         let (keys, lock) = (keys(), LockName::parse("jobs").expect("is valid"));
-        assert_eq!(Keys::place_in(&keys.lock_queue(&lock), 0x694d, 1), "/shop/locks/jobs/694d-1");
+        assert_eq!(Keys::place_in(&keys.lock_queue(&lock), 0x694d, 1, None), "/shop/locks/jobs/694d-1");
+        let election = keys.election(&ElectionName::parse("jobs").expect("is valid"));
+        let signature = Keys::signature(&Owner::new("web-1", 42, Some("blue".into()), "9f3a"));
+        let candidate = Keys::place_in(&election, 0x694d, 1, Some(&signature));
+        assert_eq!(candidate, "/shop/elections/jobs/694d-1@9f3a:42:web-1:blue");
         let service = ServiceName::parse("im-logic").expect("is valid");
         let id = InstanceId::parse("host:80").expect("is valid");
         assert_eq!(keys.instance(&service, &id), "/shop/services/im-logic/host:80");
         assert_eq!(keys.config(&ConfigKey::parse("common/mq").expect("is valid")), "/shop/config/common/mq");
         assert_eq!(keys.id(&service, 7), "/shop/ids/im-logic/ids/7");
         assert_eq!(keys.id_queue(&service, 1023), "/shop/ids/im-logic/queue/1023/");
+    }
+
+    #[test]
+    fn owner_is_read_from_the_key_of_its_candidate() {
+        let labels = [None, Some(""), Some("blue"), Some("a/b:c@d%2F"), Some("büro\u{7f}")];
+        for (host, label) in ["web-1", "fe80::1%eth0", "", "日报"].into_iter().zip(labels) {
+            let owner = Owner::new(host, 42, label.map(ToOwned::to_owned), "9f3a");
+            let signature = Keys::signature(&owner);
+            assert!(!signature.contains('/') && !signature.contains('\u{7f}'), "{signature}");
+            let key = Keys::place_in("/shop/elections/a%2Fb/", 0x694d, 1, Some(&signature));
+            assert_eq!(Keys::owner_of(&key), Some(owner), "{key}");
+        }
+        let of_others =
+            ["694d", "694d@", "694d@a:b", "694d@a:b:c", "694d@a:1:c:d:e", "694d@a:1:%", "694d@a:1:%zz"];
+        for other in of_others {
+            assert_eq!(Keys::owner_of(&format!("/shop/elections/job/{other}")), None, "{other}");
+        }
     }
 
     #[test]
@@ -217,6 +303,10 @@ mod tests {
                 let one_lock = keys.lock_queue(&LockName::parse(one).expect("is valid"));
                 let other_lock = keys.lock_queue(&LockName::parse(other).expect("is valid"));
                 assert_eq!(one_lock.starts_with(&other_lock), one == other, "{one} {other}");
+                let one_election = keys.election(&ElectionName::parse(one).expect("is valid"));
+                let other_election = keys.election(&ElectionName::parse(other).expect("is valid"));
+                assert_eq!(one_election.starts_with(&other_election), one == other, "{one} {other}");
+                assert_eq!(keys.election_of(&format!("{one_election}x")).expect("is one").as_str(), one);
                 let one_service = ServiceName::parse(one).expect("is valid");
                 let other_service = ServiceName::parse(other).expect("is valid");
                 let meet = keys.instances(&one_service).starts_with(&keys.instances(&other_service));

@@ -1,9 +1,9 @@
-//! Under which roots of the store the four areas live.
+//! Under which roots of the store the areas live.
 
 use coord_api::{Error, Namespace, Result, backend::Shown};
 use serde::Deserialize;
 
-/// Under which roots of the store the four areas live.
+/// Under which roots of the store the areas live.
 ///
 /// In JSON: `"namespace"`, `"go_original"`, or the roots themselves:
 ///
@@ -19,11 +19,11 @@ use serde::Deserialize;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Layout {
-    /// `/<namespace>/locks`, `/<namespace>/services`, `/<namespace>/config`, `/<namespace>/ids`.
+    /// `/<namespace>/locks`, `/<namespace>/elections`, `/<namespace>/services`, `/<namespace>/config`, `/<namespace>/ids`.
     #[default]
     Namespace,
     /// Layout of the Go original, so that Go and Rust processes are one fleet: `/locks`, `/services`,
-    /// `/config`, `/im-infra/allocators`.
+    /// `/config`, `/im-infra/allocators`. It has no elections, which are under `/<namespace>/elections`.
     GoOriginal,
     /// Any roots.
     Roots(Roots),
@@ -45,17 +45,28 @@ pub struct Roots {
     pub config: String,
     /// The taken instance ids.
     pub ids: String,
+    /// The candidates of elections; without it `/<namespace>/elections`.
+    #[serde(default)]
+    pub elections: Option<String>,
 }
 
 impl Roots {
-    /// Makes the four roots.
+    /// Makes the roots, with that of elections in the namespace.
     pub fn new(
         locks: impl Into<String>,
         services: impl Into<String>,
         config: impl Into<String>,
         ids: impl Into<String>,
     ) -> Self {
-        Self { locks: locks.into(), services: services.into(), config: config.into(), ids: ids.into() }
+        let (locks, services, config, ids) = (locks.into(), services.into(), config.into(), ids.into());
+        Self { locks, services, config, ids, elections: None }
+    }
+
+    /// Sets the root of elections.
+    #[must_use]
+    pub fn elections(mut self, elections: impl Into<String>) -> Self {
+        self.elections = Some(elections.into());
+        self
     }
 }
 
@@ -63,6 +74,7 @@ impl Roots {
 #[derive(Clone, Debug)]
 pub struct CheckedRoots {
     pub(crate) locks: String,
+    pub(crate) elections: String,
     pub(crate) services: String,
     pub(crate) config: String,
     pub(crate) ids: String,
@@ -84,6 +96,7 @@ impl CheckedRoots {
         let below = |area: &str| format!("{area}/");
         Self {
             locks: below("locks"),
+            elections: below("elections"),
             services: below("services"),
             config: below("config"),
             ids: below("ids"),
@@ -113,7 +126,8 @@ impl Layout {
             Self::Roots(roots) => roots.clone(),
         };
         let internal = of_namespace("internal");
-        let all = [&roots.locks, &roots.services, &roots.config, &roots.ids, &internal];
+        let elections = roots.elections.clone().unwrap_or_else(|| of_namespace("elections"));
+        let all = [&roots.locks, &elections, &roots.services, &roots.config, &roots.ids, &internal];
         for root in all {
             check_root(root)?;
         }
@@ -129,6 +143,7 @@ impl Layout {
         let below = |root: &str| format!("{root}/");
         Ok(CheckedRoots {
             locks: below(&roots.locks),
+            elections: below(&elections),
             services: below(&roots.services),
             config: below(&roots.config),
             ids: below(&roots.ids),
@@ -163,8 +178,13 @@ mod tests {
         let roots = Layout::Namespace.check("shop").expect("is good");
         assert_eq!((roots.locks.as_str(), roots.ids.as_str()), ("/shop/locks/", "/shop/ids/"));
         let roots = Layout::GoOriginal.check("coord").expect("is good");
+        assert_eq!(roots.elections, "/coord/elections/");
         let all = [roots.locks, roots.services, roots.config, roots.ids, roots.internal];
         assert_eq!(all, ["/locks/", "/services/", "/config/", "/im-infra/allocators/", "/coord/internal/"]);
+        let roots = Roots::new("/l", "/s", "/c", "/i");
+        let default = Layout::Roots(roots.clone()).check("shop").expect("is good");
+        let own = Layout::Roots(roots.elections("/e")).check("shop").expect("is good");
+        assert_eq!((default.elections.as_str(), own.elections.as_str()), ("/shop/elections/", "/e/"));
     }
 
     #[test]
@@ -177,6 +197,7 @@ mod tests {
             (refused("/same", "/same"), "has a root within another: `/same/` and `/same/`"),
             (refused("/a", "/a/b"), "has a root within another: `/a/` and `/a/b/`"),
             (refused("/shop/internal/x", "/services"), "has a root within another"),
+            (refused("/shop/elections", "/services"), "has a root within another"),
         ];
         for (message, expected) in table {
             assert!(message.starts_with("invalid layout: ") && message.contains(expected), "{message}");

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{
     arrivals::{Assigned, Replies},
+    entrant::Entrant,
     mirror::{Affected, Mirror},
     state::{Next, QueueState, Waiter},
 };
@@ -34,6 +35,8 @@ pub(crate) struct Queues {
     pub(super) hub: Arc<Hub>,
     sender: Sender,
     by_name: ByName,
+    /// End of the keys of this client's candidates.
+    pub(super) signature: Arc<str>,
 }
 
 impl Deref for Queues {
@@ -71,6 +74,8 @@ pub(super) struct QueuedKey {
     local: Arc<QueueState>,
     session: Arc<Session>,
     number: u64,
+    /// End of the key, if it has one.
+    signature: Option<Arc<str>>,
     is_retired: AtomicBool,
 }
 
@@ -89,6 +94,7 @@ impl Queues {
             sessions: sessions.clone(),
             hub: hub.clone(),
             by_name: ByName::default(),
+            signature: Keys::signature(&rpc.owner).into(),
         })
     }
 
@@ -117,6 +123,7 @@ impl Queues {
         queue: &Arc<str>,
         session: Arc<Session>,
         if_occupied: IfOccupied,
+        entrant: &Entrant,
     ) -> (Arc<QueueState>, oneshot::Receiver<Assigned<QueuedKey>>) {
         let turn = self.sender.turn();
         let local = {
@@ -130,9 +137,13 @@ impl Queues {
         // Locked until the request is sent, so that `arrivals` has the order of the requests.
         let mut state = local.state();
         let (lease, epoch, number) = (session.id, session.epoch.clone(), state.number(session.id));
-        let (key, value) = (Keys::place_in(queue, lease, number), self.holder.clone());
-        let may_be_exchanged = if_occupied == IfOccupied::Wait;
-        let (op, overlaps) = if may_be_exchanged {
+        let signature = entrant.signature(&self.signature);
+        let key = Keys::place_in(queue, lease, number, signature.as_deref());
+        let value = entrant.value(&self.holder);
+        let waits = if_occupied == IfOccupied::Wait;
+        // Of two candidates each has its own value.
+        let may_be_exchanged = waits && entrant.is_like_others();
+        let (op, overlaps) = if waits {
             let read_along = state.what_to_read_along(lease);
             let overlaps = read_along == ReadAlong::Nothing
                 && (state.arrivals.is_empty() || state.arrivals.ends_with(lease));
@@ -146,6 +157,7 @@ impl Queues {
             local: local.clone(),
             session,
             number,
+            signature,
             is_retired: AtomicBool::new(false),
         };
         let reply = Box::new(Entering { number: request, member: Some(member) });
@@ -180,7 +192,7 @@ impl Drop for QueuedKey {
         let mut queues = all.lock();
         let mut state = self.local.state();
         state.places -= 1;
-        state.mirror.forget(|| Keys::place_in(&self.local.queue, self.session.id, self.number));
+        state.mirror.forget(|| self.key());
         if !*self.is_retired.get_mut() || self.session.lease.loss().is_some() {
             state.give_back(self.session.id, self.number);
         }
@@ -193,7 +205,7 @@ impl Drop for QueuedKey {
 impl QueuedKey {
     /// Returns the key of the entry.
     pub(super) fn key(&self) -> String {
-        Keys::place_in(&self.local.queue, self.session.id, self.number)
+        Keys::place_in(&self.local.queue, self.session.id, self.number, self.signature.as_deref())
     }
 
     /// Returns the session of the lease that the entry lives on.
@@ -330,7 +342,8 @@ mod tests {
         local.state().places = places;
         local.becomes_shared();
         let session = Session::unrenewed(1, Duration::from_secs(1));
-        QueuedKey { queues: Weak::new(), local, session, number: 0, is_retired: AtomicBool::new(false) }
+        let is_retired = AtomicBool::new(false);
+        QueuedKey { queues: Weak::new(), local, session, number: 0, signature: None, is_retired }
     }
 
     /// Takes note that somebody stands in an entry. Returns the hold, which tells of the loss.

@@ -2,7 +2,9 @@
 //! at the head. The layout is that of etcd's own lock service, so contenders of both are in one queue.
 
 mod arrivals;
+mod entrant;
 mod entry;
+mod evict;
 mod mirror;
 mod numbers;
 pub(crate) mod send;
@@ -11,5 +13,6 @@ mod ticket;
 mod wait_all;
 mod wait_one;
 
+pub(crate) use entrant::Entrant;
 pub(crate) use entry::Queues;
 pub(crate) use ticket::Ticket;

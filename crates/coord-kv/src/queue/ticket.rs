@@ -26,8 +26,8 @@ use super::{
     wait_one::Seen,
 };
 use crate::{
-    queue::Queues,
     queue::send::{Answer, FollowUps, LOCK, Outcome},
+    queue::{Entrant, Queues},
     request::{Kept, timer::timeout_at},
     session::{Epoch, Session},
     store::{Effect, Failure},
@@ -124,10 +124,22 @@ impl Ticket {
     ///
     /// May be dropped: the entry is left then.
     pub(crate) async fn enter(kept: &Kept<Queues>, queue: String, ttl: Ttl) -> Result<Self> {
+        Self::enter_as(kept, queue, ttl, &Entrant::Holder).await
+    }
+
+    /// Enters a queue as [`enter`](Self::enter), with an entry of any kind.
+    ///
+    /// May be dropped: the entry is left then.
+    pub(crate) async fn enter_as(
+        kept: &Kept<Queues>,
+        queue: String,
+        ttl: Ttl,
+        entrant: &Entrant,
+    ) -> Result<Self> {
         let queue = queue.into();
         let begun = Instant::now();
         loop {
-            let ask = |session| Self::ask(kept, &queue, session, IfOccupied::Wait);
+            let ask = |session| Self::ask(kept, &queue, session, IfOccupied::Wait, entrant);
             match kept.sessions.on_session(ttl, ask).await {
                 Ok(ticket) => return Ok(ticket),
                 // The entry of the failed attempt never comes to be, or is left. The next one has another
@@ -154,7 +166,7 @@ impl Ticket {
                     left.map_err(|_elapsed| Error::Timeout { operation: LOCK, after })?;
                 }
             }
-            let ask = |session| Self::ask(kept, &queue, session, IfOccupied::LeaveAlone);
+            let ask = |session| Self::ask(kept, &queue, session, IfOccupied::LeaveAlone, &Entrant::Holder);
             match kept.sessions.on_session(ttl, ask).await {
                 Ok(ticket) => return Ok(Some(ticket).filter(|ticket| ticket.at_head)),
                 Err(error) => kept.retry_from_start(begun, error).await?,
@@ -167,8 +179,9 @@ impl Ticket {
         queue: &Arc<str>,
         session: Arc<Session>,
         if_occupied: IfOccupied,
+        entrant: &Entrant,
     ) -> Result<Self> {
-        let (local, answer) = kept.enter(queue, session.clone(), if_occupied);
+        let (local, answer) = kept.enter(queue, session.clone(), if_occupied, entrant);
         // From here on an entry may exist. Its owner leaves it if this future is dropped.
         let asked = Asked { queues: kept.clone(), session, local, answer: Some(answer) };
         let Assigned { place: member, outcome } = asked.answer().await?;
@@ -294,6 +307,11 @@ impl Ticket {
     /// Returns the session of the lease that the entry lives on.
     pub(crate) fn session(&self) -> &Arc<Session> {
         self.member().session()
+    }
+
+    /// Returns the hold of the task that stands in the entry.
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// Returns the revision at which the entry was created, which is larger than that of every entry before

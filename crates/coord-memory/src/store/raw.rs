@@ -17,7 +17,8 @@ fn of_service(key: &str) -> Option<(&str, &str)> {
 
 /// Returns a stored key as users know it; `None` for coord's own notes.
 fn shown(key: &str) -> Option<String> {
-    if ["config/", "internal/config/", "locks/", "services/"].iter().any(|area| key.starts_with(area)) {
+    let areas = ["config/", "internal/config/", "elections/", "locks/", "services/"];
+    if areas.iter().any(|area| key.starts_with(area)) {
         return Some(key.to_owned());
     }
     let (service, rest) = of_service(key)?;
@@ -36,13 +37,14 @@ fn stored(key: &str) -> String {
 
 /// What others do to the store.
 impl Store {
-    /// Writes `value` under a key of the services or the config, as another program would: without a lease
+    /// Writes `value` under a key of the services, the config or an election, as another program would: without a lease
     /// and without any check. What a client had registered there is lost to it.
     ///
-    /// Keys are `config/<key>` and `services/<name>/<id>`, where a `/` within a name or an id is `%2F`.
+    /// Keys are `config/<key>`, `services/<name>/<id>` and `elections/<name>/<candidate>`, where a `/` within a name or an id is
+    /// `%2F`.
     ///
     /// # Panics
-    /// If the key is of neither kind.
+    /// If the key is of none of these kinds.
     ///
     /// ```
     /// use coord_api::{ConfigExt, Error, Provider};
@@ -56,8 +58,9 @@ impl Store {
     /// # }
     /// ```
     pub fn put_raw(&self, key: &str, value: impl Into<Bytes>) {
-        let is_entry = ["services/", "config/", "internal/config/"].iter().any(|area| key.starts_with(area));
-        assert!(is_entry, "{key:?} begins with neither `services/` nor `config/`");
+        let areas = ["services/", "config/", "internal/config/", "elections/"];
+        let is_entry = areas.iter().any(|area| key.starts_with(area));
+        assert!(is_entry, "{key:?} begins with neither `services/` nor `config/` nor `elections/`");
         let mut state = self.lock_now();
         let at = state.revision + 1;
         state.put(at, key.as_bytes(), value.into(), 0);
@@ -115,7 +118,8 @@ impl Store {
     }
 
     /// Every key in the store, in order: `config/<key>`, `ids/<service>/<n>` of ids that are held or rest,
-    /// `locks/<name>/<lease>-<n>` of holders and waiters, and `services/<name>/<id>`.
+    /// `locks/<name>/<lease>-<n>` of holders and waiters, `elections/<name>/<lease>-<n>@<owner>` of candidates, and
+    /// `services/<name>/<id>`.
     pub fn keys(&self) -> Vec<String> {
         self.lock_now().shown()
     }
