@@ -24,14 +24,17 @@
 //!
 //! # Executors
 //! Every call and every future works on any executor. Leases are renewed on a thread of coord's, also beside a runtime
-//! that nobody drives any more. Where a test pauses tokio's clock, everything is on the runtime of that test.
+//! that nobody drives any more. Where a test pauses tokio's clock, everything is on the runtime of that test: a client is
+//! over with the paused runtime that it was first used on.
 //!
 //! # Faults
 //! What goes wrong in production can be made to go wrong in a test: cut a client off
 //! ([`Client::disconnect`]), stall it ([`Client::stall`]), fail its next calls ([`Client::fail_next`]), lose the
 //! answers to its writes ([`Client::lose_answers`]), revoke leases ([`Store::revoke_leases`],
 //! [`Client::revoke_leases`]), forget the history of watches ([`Store::compact`]), and write or delete what another program would ([`Store::put_raw`],
-//! [`Store::delete_raw`]).
+//! [`Store::delete_raw`]). For simulations there are the faults of a network, drawn for each request from a seed
+//! ([`Client::network`]). The store itself can stand still ([`Store::freeze`]), start again ([`Store::restart`]), be full
+//! ([`Store::space`]), or let clients do less ([`Store::permit`]).
 //!
 //! # Life of a client
 //! A client is closed by [`close`](coord_api::Provider::close), or when the last thing that uses it is

@@ -24,8 +24,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Options {
     /// The TTL of instance ids; 30 s by default.
     pub instance_id_ttl: Duration,
-    /// What operators call the client, for example the name of the service; it is a part of the [`Owner`] in
-    /// what the client stores.
+    /// Name of the client for operators, for example that of the service; a part of the [`Owner`] in each stored
+    /// value.
     pub label: Option<String>,
     /// Longest time that one request may take, with all its attempts; an hour by default, so that calls wait for the end of a
     /// [`stall`](crate::Client::stall).

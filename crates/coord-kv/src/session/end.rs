@@ -95,10 +95,12 @@ impl Sessions {
     fn doom(self: &Arc<Self>, id: i64, doom: Doom) {
         if self.doomed().add(id, doom) {
             let sessions = self.clone();
-            // Closing revokes them as well.
             self.rpc.background.spawn(async move {
                 let rpc = &sessions.rpc;
-                rpc.clean_up("leases", rpc.closed(), || sessions.revoke_doomed()).await;
+                if !rpc.clean_up("leases", rpc.closed(), || sessions.revoke_doomed()).await {
+                    // Closing revokes those that it finds. One that was granted meanwhile comes later.
+                    let _ = sessions.revoke_doomed().await;
+                }
             });
         }
     }

@@ -9,8 +9,8 @@ use crate::Client;
 
 /// What goes wrong between one client and its store.
 impl Client {
-    /// Cuts the client off: every call answers [`Unavailable`](coord_api::Error::Unavailable) at once, no
-    /// renewal arrives, watches stand still, and what is held is lost at its local deadline.
+    /// Cuts the client off. Every call answers [`Unavailable`](coord_api::Error::Unavailable) at once, no renewal
+    /// arrives, and watches stand still. Everything held is lost at its local deadline.
     ///
     /// ```
     /// use std::time::Duration;
@@ -54,9 +54,8 @@ impl Client {
         self.peer().reconnect();
     }
 
-    /// Lets the client stand still for `time`, as a process that is frozen or whose network is slow: what it
-    /// sends, renewals and all, arrives afterwards, so its calls wait in place of failing, and watches stand
-    /// still. What it holds is lost if its local deadline passes meanwhile.
+    /// Lets the client stand still for `time`, as a process that is frozen or whose network is slow. Its requests
+    /// and renewals arrive afterwards, so calls wait in place of failing. Watches stand still. Everything it holds is lost if its local deadline passes meanwhile.
     ///
     /// A stall that begins during another one ends with the later of the two; one of a client that is cut off
     /// changes nothing. [`reconnect`](Self::reconnect) ends it early. `close` does not wait for its end: it
@@ -102,8 +101,8 @@ impl Client {
         self.peer().set_failing(calls);
     }
 
-    /// Lets the next `calls` writes to the config center take effect, if nothing is against them, and loses their
-    /// answers: they answer [`Timeout`](coord_api::Error::Timeout) after 5 s.
+    /// Lets the next `calls` writes to the config center take effect, if nothing is against them. Their answers are
+    /// lost: they answer [`Timeout`](coord_api::Error::Timeout) after 5 s.
     ///
     /// ```
     /// use coord_api::{ConfigExt, Error, Provider};

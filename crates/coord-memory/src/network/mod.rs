@@ -136,7 +136,7 @@ impl Network {
                         return Err(broken());
                     }
                 }
-                // Whoever looks at the store then lets the request arrive.
+                // The next look at the store lets the request arrive.
                 () = sleep_until(happens) => {}
             }
         }

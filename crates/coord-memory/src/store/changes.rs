@@ -52,7 +52,7 @@ impl Log {
         self.changes.push_back(Logged { revision, key, before, after });
     }
 
-    /// Forgets the oldest changes, if there are too many. Those of the latest revision stay.
+    /// Forgets the oldest changes, if there are too many. All of the latest revision stay.
     pub(super) fn trim(&mut self, latest: Revision) {
         while self.changes.len() > MOST
             && let Some(oldest) = self.changes.front().map(|change| change.revision)
@@ -69,6 +69,11 @@ impl Log {
     pub(super) fn compact(&mut self, to: Revision) {
         self.changes.clear();
         self.compacted = to;
+    }
+
+    /// Returns whether there are changes of a revision, or later ones.
+    pub(super) fn has(&self, revision: Revision) -> bool {
+        self.changes.back().is_some_and(|latest| latest.revision >= revision)
     }
 
     /// Returns the changes from a revision on.

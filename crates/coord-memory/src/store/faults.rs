@@ -1,4 +1,4 @@
-//! What goes wrong in the store itself: it stands still, starts again, has no space, or lets nobody in.
+//! Faults of the store itself: it stands still, starts again, has no space, or lets nobody in.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub enum Space {
     Full,
 }
 
-/// What clients may do.
+/// Permission of all clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Permission {
@@ -108,10 +108,10 @@ impl State {
     }
 }
 
-/// What goes wrong in the store, for simulations.
+/// Faults of the store.
 impl Store {
-    /// Lets the store stand still for `time`. What is sent to it meanwhile is executed afterwards, given up or not, and no lease
-    /// ends before.
+    /// Lets the store stand still for `time`. Requests that are sent to it meanwhile are executed afterwards, given up or
+    /// not. No lease ends before.
     ///
     /// ```
     /// use std::time::Duration;
@@ -134,7 +134,7 @@ impl Store {
         self.lock_now().stand_still(after(time));
     }
 
-    /// Starts the store again. Every connection is made anew and every watch resumes. What was sent and has not arrived is lost.
+    /// Starts the store again. Every connection is made anew and every watch resumes. Requests that have not arrived are lost.
     ///
     /// ```
     /// use std::time::Duration;

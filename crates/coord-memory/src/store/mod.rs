@@ -1,4 +1,4 @@
-//! The store: what etcd is elsewhere. One state under one mutex, which no one holds across an await.
+//! The store: what etcd is elsewhere. Its state is under one mutex, which no one holds across an await.
 
 mod changes;
 pub(crate) mod faults;

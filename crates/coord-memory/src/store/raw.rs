@@ -1,4 +1,4 @@
-//! What others do to the store: keys that are written, deleted and listed as another program would.
+//! Keys that are written, deleted and listed as another program would.
 
 use bytes::Bytes;
 use coord_api::LockName;
@@ -35,10 +35,10 @@ fn stored(key: &str) -> String {
     }
 }
 
-/// What others do to the store.
+/// Deeds of others.
 impl Store {
     /// Writes `value` under a key of the services, the config or an election, as another program would: without a lease
-    /// and without any check. What a client had registered there is lost to it.
+    /// and without any check. A client that had registered something there loses it.
     ///
     /// Keys are `config/<key>`, `services/<name>/<id>` and `elections/<name>/<candidate>`, where a `/` within a name or an id is
     /// `%2F`.
@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// Deletes any key that [`keys`](Self::keys) tells, as another program would, and tells whether it was
-    /// there. Who held it, or waited with it, loses it. Also `ids/<service>/stamped/<n>`, which is not among them: up to
+    /// there. Its holder, or the task that waits with it, loses it. Also `ids/<service>/stamped/<n>`, which is not among them: up to
     /// when a [`Snowflake`](coord_api::Snowflake) may have made numbers with an id.
     ///
     /// ```
@@ -92,8 +92,8 @@ impl Store {
         existed
     }
 
-    /// Deletes every place in the queue of a lock at one moment, as `etcdctl del --prefix` would: those who held it or
-    /// waited are told, and nobody gets it by one of these places.
+    /// Deletes every place in the queue of a lock at one moment, as `etcdctl del --prefix` would. Holders and waiters
+    /// are told, and nobody gets the lock by one of these places.
     ///
     /// ```
     /// use std::time::Duration;

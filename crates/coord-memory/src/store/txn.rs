@@ -1,5 +1,5 @@
-//! Transactions, as etcd makes them: all conditions first, those of nested ones as well, then what the taken branches may not
-//! do, and then the operations, at one revision.
+//! Transactions, as etcd makes them. First come all conditions, of nested ones as well. Then the taken branches are checked,
+//! and then their operations are made, at one revision.
 
 use coord_api::{BoxError, Error, LossReason};
 use coord_kv::store::{
@@ -172,12 +172,14 @@ impl State {
 
     /// Ends a revision: if something was changed at it, it is the latest, and those who watch are told.
     pub(super) fn commit(&mut self, at: Revision) {
-        if self.log.since(at).next().is_none() {
+        if !self.log.has(at) {
             return;
         }
         self.revision = at;
         let Self { log, watchers, .. } = self;
-        watchers.tell(log.since(at), Header { cluster: self.cluster, revision: at });
+        if !watchers.is_empty() {
+            watchers.tell(log.since(at), Header { cluster: self.cluster, revision: at });
+        }
         self.log.trim(at);
     }
 }
@@ -219,15 +221,15 @@ mod tests {
         Compare::create_revision(key, CompareOp::Equal, 0)
     }
 
-    fn make(state: &mut State, txn: Txn) -> TxnAnswer {
-        state.txn(TEST, 1, &txn).expect("is made")
+    fn make(state: &mut State, txn: &Txn) -> TxnAnswer {
+        state.txn(TEST, 1, txn).expect("is made")
     }
 
     #[test]
     fn nested_conditions_come_before_operations_of_the_outer_one() {
         let mut state = State::default();
         let nested = Txn::new().when([absent("a")]).and_then([put("b")]);
-        let answer = make(&mut state, Txn::new().and_then([put("a"), Op::txn(nested)]));
+        let answer = make(&mut state, &Txn::new().and_then([put("a"), Op::txn(nested)]));
         assert!(matches!(&answer.results[1], OpResult::Txn(nested) if nested.succeeded));
         let found = state.pair(b"b").expect("was written");
         assert_eq!((found.created, answer.header.revision, state.revision), (2, 2, 2));
@@ -237,8 +239,8 @@ mod tests {
     fn get_sees_what_the_same_transaction_has_written() {
         let mut state = State::default();
         let get = Op::get("q/", Some(GetOptions::new().with_prefix().latest_first().with_limit(1)));
-        make(&mut state, Txn::new().and_then([put("q/1")]));
-        let answer = make(&mut state, Txn::new().and_then([put("q/0"), get]));
+        make(&mut state, &Txn::new().and_then([put("q/1")]));
+        let answer = make(&mut state, &Txn::new().and_then([put("q/0"), get]));
         let OpResult::Get(found) = &answer.results[1] else { panic!("is a get") };
         assert_eq!((found.kvs[0].key.as_slice(), found.more), (&b"q/0"[..], true));
     }
@@ -246,9 +248,9 @@ mod tests {
     #[test]
     fn transaction_without_a_change_has_no_revision() {
         let mut state = State::default();
-        let answer = make(&mut state, Txn::new().when([absent("a")]).and_then([Op::delete("a")]));
+        let answer = make(&mut state, &Txn::new().when([absent("a")]).and_then([Op::delete("a")]));
         assert!(answer.succeeded && answer.header.revision == 1);
-        let answer = make(&mut state, Txn::new().when([absent("a")]).or_else([put("a")]));
+        let answer = make(&mut state, &Txn::new().when([absent("a")]).or_else([put("a")]));
         assert_eq!(answer.header.revision, 1);
     }
 
@@ -278,9 +280,9 @@ mod tests {
     #[test]
     fn earlier_state_is_read_until_it_is_forgotten() {
         let mut state = State::default();
-        make(&mut state, Txn::new().and_then([put("a/1"), put("a/2")]));
-        make(&mut state, Txn::new().and_then([Op::delete("a/1"), Op::put("a/2", "2", None)]));
-        make(&mut state, Txn::new().and_then([put("a/3")]));
+        make(&mut state, &Txn::new().and_then([put("a/1"), put("a/2")]));
+        make(&mut state, &Txn::new().and_then([Op::delete("a/1"), Op::put("a/2", "2", None)]));
+        make(&mut state, &Txn::new().and_then([put("a/3")]));
         let keys = |state: &State, at: i64| {
             let options = GetOptions::new().with_prefix().with_revision(at);
             state.check_revision(at, state.revision).ok()?;

@@ -36,7 +36,7 @@ struct Stream {
     has_ended: bool,
 }
 
-/// What a stream finds when it looks.
+/// Result of a look at a stream.
 pub(crate) enum Look {
     /// An answer.
     Answer(Box<WatchAnswer>),
@@ -116,11 +116,13 @@ impl Watchers {
         self.of_keys.get(key).into_iter().chain(of_prefixes).flatten().copied()
     }
 
+    /// Returns whether nothing is watched.
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_keys.is_empty() && self.of_prefixes.is_empty()
+    }
+
     /// Tells those who watch of the changes of one revision.
     pub(super) fn tell<'a>(&mut self, changes: impl Iterator<Item = &'a Logged>, header: Header) {
-        if self.of_keys.is_empty() && self.of_prefixes.is_empty() {
-            return;
-        }
         let mut told = BTreeMap::<WatchId, Vec<Change>>::new();
         for change in changes {
             let Ok(key) = std::str::from_utf8(&change.key) else { continue };
@@ -142,11 +144,11 @@ impl Watchers {
 impl State {
     /// Opens a stream, whose client is woken by `wake`.
     pub(crate) fn open_stream(&mut self, wake: Arc<Notify>) -> StreamId {
-        let watchers = &mut self.watchers;
-        watchers.opened += 1;
-        let (watches, answers) = Default::default();
-        watchers.streams.insert(watchers.opened, Stream { watches, answers, wake, has_ended: false });
-        watchers.opened
+        let all = &mut self.watchers;
+        all.opened += 1;
+        let stream = Stream { watches: BTreeMap::new(), answers: VecDeque::new(), wake, has_ended: false };
+        all.streams.insert(all.opened, stream);
+        all.opened
     }
 
     /// Closes a stream.
