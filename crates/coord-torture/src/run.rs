@@ -12,7 +12,7 @@ use crate::{
     Area, Operator, Plan, Promise, Violation,
     check::check,
     config, follow,
-    history::{Answer, Event, Name, Op, Value, What, fingerprint},
+    history::{Answer, Event, History, Name, Op, Value, What, fingerprint},
     ids::{self, Clock},
     lock, registry,
     worker::{Process, Worker, World},
@@ -108,13 +108,22 @@ pub async fn run(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Outcome {
 
 /// Lets `clients` work as `plan` says, and says what they observed.
 ///
+/// # Panics
+/// If there are fewer clients than the plan needs.
+pub async fn observe(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
+    observe_into(Arc::new(History::new()), clients, plan).await
+}
+
+/// Lets `clients` work as `plan` says, and writes what they observe into an empty history. So can the task that disturbs
+/// the store: that it was [restored](What::Restored).
+///
 /// The first of them work, the last one looks at the store in the end, those between stand by for what is closed.
 /// Whoever disturbs the store has to be done when the plan's time is over. All clients are closed then; what the
 /// store still has afterwards is for the caller to look at.
 ///
 /// # Panics
 /// If there are fewer clients than the plan needs.
-pub async fn observe(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
+pub async fn observe_into(history: Arc<History>, clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
     let mut spare: VecDeque<_> = clients.into();
     assert!(
         spare.len() > plan.processes && plan.processes > 0,
@@ -123,7 +132,7 @@ pub async fn observe(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
     let observer = spare.pop_back().expect("was just counted");
     let working: Vec<_> = spare.drain(..plan.processes).collect();
     let (seed, operator) = (plan.seed, plan.operator);
-    let world = Arc::new(World::new(plan, spare));
+    let world = Arc::new(World::new(plan, spare, history));
     let processes: Vec<_> =
         working.into_iter().enumerate().map(|(n, one)| Arc::new(Process::new(n, one))).collect();
 
