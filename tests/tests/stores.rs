@@ -89,3 +89,13 @@ fn etcd_answers_as_itself() {
         panic!("{failure}");
     }
 }
+
+#[test]
+fn keys_of_a_lease_go_together_when_it_is_over() {
+    let runtime = runtime();
+    let etcd = runtime.block_on(Etcd::start());
+    let gone = runtime.block_on(async { expiry::run(&etcd.side().await).await });
+    let _entered = runtime.enter();
+    drop(etcd);
+    assert_eq!(gone, expiry::expected());
+}

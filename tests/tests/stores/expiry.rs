@@ -48,7 +48,17 @@ const DEEDS: [(u64, Deed); 18] = [
 const ENDS: [(u64, &[&str]); 3] =
     [(20, &["from long to short", "short", "short too"]), (40, &["from short to long"]), (45, &["renewed"])];
 
-/// Runs the deeds, and returns which keys were gone together. Panics if a key goes before its lease is over, or long after.
+/// Returns the keys that have to be gone together.
+pub(crate) fn expected() -> Gone {
+    let by_hand = ["deleted", "revoked"].map(|key| vec![key.to_owned()]);
+    let by_time = ENDS.iter().map(|(_, keys)| keys.iter().map(|key| (*key).to_owned()).collect());
+    by_hand.into_iter().chain(by_time).collect()
+}
+
+/// Runs the deeds, and returns which keys were gone together.
+///
+/// # Panics
+/// If a key goes before its lease is over, or long after.
 pub(crate) async fn run(side: &Side) -> Gone {
     let store = &side.store;
     let attempts = store.attempts(None);

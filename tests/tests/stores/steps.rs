@@ -154,8 +154,11 @@ fn simple() -> impl Strategy<Value = Op> {
 
 fn txn(op: BoxedStrategy<Op>, most: usize) -> impl Strategy<Value = Txn> {
     let ops = vec(op, 0..most);
-    (vec(condition(), 0..3), ops.clone(), ops)
-        .prop_map(|(when, then, otherwise)| Txn { when, then, otherwise })
+    (vec(condition(), 0..3), ops.clone(), ops).prop_map(|(when, then, otherwise)| Txn {
+        when,
+        then,
+        otherwise,
+    })
 }
 
 fn op() -> impl Strategy<Value = Op> {
