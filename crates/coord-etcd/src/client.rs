@@ -7,7 +7,7 @@ use coord_api::{
     ConfigCenter, DistributedLock, Error, Health, InstanceIdAllocator, InstanceIds, LeaseHealth, Owner,
     Provider, Result, ServiceRegistry,
 };
-use coord_kv::Options;
+use coord_kv::{Background as Tasks, Options};
 use tokio::runtime;
 
 use crate::{
@@ -77,7 +77,7 @@ impl Client {
             request_timeout: config.request_timeout,
             close_timeout: config.close_timeout,
             id_ttl: checked.instance_id_ttl,
-            runtime: background.handle().clone(),
+            background: Tasks::on(background.handle().clone()),
         };
         let home = runtime::Handle::try_current().ok();
         let connected = background.handle().spawn(async move {

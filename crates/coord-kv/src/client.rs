@@ -12,8 +12,7 @@ use coord_api::{
     ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
     LossReason, Owner, Provider, Result, ServiceRegistry, Ttl, UpdateLocks, backend::ConnectivitySource,
 };
-use futures::future::BoxFuture;
-use tokio::runtime;
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 
 use crate::{
     commit::Commits,
@@ -23,9 +22,12 @@ use crate::{
     lock::KvLock,
     queue::Queues,
     registry::{KvRegistry, Records},
-    request::{Beliefs, KeepOpen, Kept, Rpc, RpcOptions, background::run_detached, verify::keep_verified},
+    request::{
+        Background, Beliefs, KeepOpen, Kept, Rpc, RpcOptions, background::run_detached, timer,
+        verify::keep_verified,
+    },
     session::Sessions,
-    store::{LeaseId, Range, Store},
+    store::{LeaseId, Notice, Range, Store},
     watch::Hub,
 };
 
@@ -42,8 +44,8 @@ pub struct Options {
     pub close_timeout: Duration,
     /// The time to live of instance ids.
     pub id_ttl: Ttl,
-    /// The runtime for all that has to happen in time. Nobody else should keep it busy.
-    pub runtime: runtime::Handle,
+    /// The runtime for all that has to happen in time.
+    pub background: Background,
 }
 
 /// The areas of a client, and the order in which they end.
@@ -78,12 +80,12 @@ impl Beliefs for Areas {
 
 impl Areas {
     fn new(store: Arc<dyn Store>, options: Options) -> Arc<Self> {
-        let Options { roots, owner, request_timeout, close_timeout, id_ttl, runtime } = options;
-        let needs = RpcOptions { keys: Keys::below(roots), request_timeout, owner, runtime: runtime.clone() };
+        let Options { roots, owner, request_timeout, close_timeout, id_ttl, background } = options;
+        let needs = RpcOptions { keys: Keys::below(roots), request_timeout, owner, background };
         Arc::new_cyclic(|areas: &Weak<Self>| {
             let source = ConnectivitySource::default();
             let rpc = Arc::new(Rpc::new(store, needs, source.connectivity(), areas.clone()));
-            let hub = Hub::start(&runtime, rpc.clone(), source);
+            let hub = Hub::start(rpc.clone(), source);
             let sessions = Sessions::new(rpc.clone());
             let queues = Queues::new(&rpc, &sessions, &hub);
             Self {
@@ -109,12 +111,30 @@ impl Areas {
             self.ids.quarantine_all().await;
             self.sessions.revoke_all(&leases).await
         };
-        let outcome = match tokio::time::timeout(self.close_timeout, revoking).await {
-            Ok(outcomes) => outcomes.into_iter().collect::<Result<(), _>>().map_err(Error::from),
-            Err(_elapsed) => Err(Error::Timeout { operation: "close", after: self.close_timeout }),
+        let (unrevoked, outcome) = match timer::timeout(self.close_timeout, revoking).await {
+            Ok(outcomes) => {
+                let failed = leases.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_err());
+                let unrevoked = failed.map(|(lease, _)| *lease).collect();
+                (unrevoked, outcomes.into_iter().collect::<Result<(), _>>().map_err(Error::from))
+            }
+            Err(_elapsed) => (leases, Err(Error::Timeout { operation: "close", after: self.close_timeout })),
         };
-        self.sessions.forget_all();
+        self.sessions.forget_all_but(unrevoked);
         outcome
+    }
+}
+
+/// Takes in what the store says without being asked; ends with the client, or with the store.
+async fn heed(areas: Weak<Areas>, mut notices: BoxStream<'static, Notice>) {
+    while let Some(notice) = notices.next().await {
+        let Some(areas) = areas.upgrade() else { return };
+        match notice {
+            Notice::LeaseEnded(lease) => areas.sessions.ended(lease),
+            Notice::KeyDeleted { key, created } => {
+                areas.queues.deleted(&key, created);
+                areas.ids.deleted(&key);
+            }
+        }
     }
 }
 
@@ -144,7 +164,10 @@ impl Client {
     ) -> Self {
         let connections = store.connections();
         let areas = Areas::new(store, options);
-        areas.rpc.runtime.spawn(keep_verified(Arc::downgrade(&areas.rpc), connections));
+        areas.rpc.background.spawn_with_first_use(keep_verified(Arc::downgrade(&areas.rpc), connections));
+        if let Some(notices) = areas.rpc.store.notices() {
+            areas.rpc.background.spawn_with_first_use(heed(Arc::downgrade(&areas), notices));
+        }
         let last = areas.clone();
         let open = KeepOpen::new(move || {
             on_last_drop(Box::pin(async move {
@@ -186,7 +209,7 @@ impl Client {
         if rpc.members() == 1 {
             return Ok(());
         }
-        run_detached(&self.areas.rpc.runtime, move |_gone| async move { rpc.check_clusters().await }).await
+        run_detached(&self.areas.rpc.background, move |_gone| async move { rpc.check_clusters().await }).await
     }
 
     /// Waits until the client is closed or gone, which the future itself does not prevent.
@@ -228,6 +251,6 @@ impl Provider for Client {
     async fn close(&self) -> Result<()> {
         let areas = self.areas.area.clone();
         // On the background runtime, so that it goes on if the caller gives up.
-        run_detached(&self.areas.rpc.runtime, move |_gone| async move { areas.shut_down().await }).await
+        run_detached(&self.areas.rpc.background, move |_gone| async move { areas.shut_down().await }).await
     }
 }

@@ -32,3 +32,4 @@ mod watch;
 
 pub use client::{Client, Options};
 pub use keyspace::{CheckedRoots, Layout, Roots};
+pub use request::Background;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     queue::{Queues, Ticket},
-    request::Kept,
+    request::{Kept, timer},
     store::{KeyValue, Observation, Range, Store},
 };
 
@@ -38,7 +38,7 @@ impl Queue for LockQueue<'_> {
 
     async fn pause(&self) {
         // Many lose their places at one moment. If the client is closed, the next request tells.
-        let pause = tokio::time::sleep(Duration::from_millis(fastrand::u64(20..150)));
+        let pause = timer::sleep(Duration::from_millis(fastrand::u64(20..150)));
         tokio::select! {
             () = self.queues.closed() => {}
             () = pause => {}

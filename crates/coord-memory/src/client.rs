@@ -1,57 +1,21 @@
 //! Clients: the handles that users hold.
 
-use std::{fmt, process, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use coord_api::{
-    ConfigCenter, DistributedLock, Error, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth,
-    Owner, Provider, Result, ServiceRegistry, Ttl,
+    ConfigCenter, DistributedLock, Health, IdOptions, InstanceIdAllocator, InstanceIds, LeaseHealth, Owner,
+    Provider, Result, ServiceRegistry,
 };
+use coord_kv::Background;
+use futures::{FutureExt, future::BoxFuture};
 
-use crate::{Store, config::Config, connection::Connection, ids::Ids, lock::Locks, registry::Registry};
-
-/// How a client differs from others. [`Store::client_with`] checks it.
-///
-/// ```
-/// use std::time::Duration;
-/// use coord_memory::{Options, Store};
-///
-/// let options = Options::default().label("billing").instance_id_ttl(Duration::from_secs(5));
-/// let client = Store::new().client_with(options)?;
-/// assert_eq!(client.owner().to_string(), format!("billing memory/{}/client-1", std::process::id()));
-/// # Ok::<(), coord_api::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Options {
-    /// The TTL of instance ids; 30 s by default.
-    pub instance_id_ttl: Duration,
-    /// What operators call the client, for example the name of the service; it is a part of the [`Owner`] in
-    /// what the client stores.
-    pub label: Option<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { instance_id_ttl: Duration::from_secs(30), label: None }
-    }
-}
-
-impl Options {
-    /// Sets the TTL of instance ids.
-    #[must_use]
-    pub fn instance_id_ttl(mut self, ttl: Duration) -> Self {
-        self.instance_id_ttl = ttl;
-        self
-    }
-
-    /// Sets what operators call the client.
-    #[must_use]
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = Some(label.into());
-        self
-    }
-}
+use crate::{
+    Options, Store,
+    config::Config,
+    network::{Network, Peer},
+    store::Shared,
+};
 
 /// One client of a [`Store`]: what a process is to etcd. Clones are the same client.
 ///
@@ -63,40 +27,62 @@ impl Options {
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> coord_api::Result<()> {
 /// let provider: Arc<dyn Provider> = Arc::new(Store::new().client());
 /// let id = provider.instance_id_allocator("im-gateway", 1023)?.acquire_id().await?;
-/// assert_eq!(id.get(), 1);
+/// assert!((1..1023).contains(&id.get()));
 /// provider.close().await?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) connection: Arc<Connection>,
-    /// One of each for all, so that what is shared by registry or by config center is shared by client.
-    registry: Arc<Registry>,
+    inner: coord_kv::Client,
+    /// One for all clones, so that what is shared by config center is shared by client.
     config: Arc<Config>,
-    id_ttl: Ttl,
+    store: Shared,
+    owner: Owner,
+}
+
+/// Runs the last work of a client. Unless the store or the client stands still, that is done when this returns.
+fn finish(background: &Background, last_work: BoxFuture<'static, ()>) {
+    // A task that is long at work must not keep it from being done now.
+    let mut last_work = Box::pin(tokio::task::unconstrained(last_work));
+    if (&mut last_work).now_or_never().is_none() {
+        let driven = background.clone();
+        background.spawn(async move {
+            last_work.await;
+            drop(driven);
+        });
+    }
 }
 
 impl Client {
     pub(crate) fn new(store: Store, options: Options) -> Result<Self> {
-        let Options { instance_id_ttl, label } = options;
-        let id_ttl = Ttl::parse(instance_id_ttl).map_err(|error| match error {
-            Error::InvalidArgument { reason, .. } => Error::invalid("instance_id_ttl", reason),
-            other => other,
-        })?;
-        if let Some(label) = &label {
-            Owner::check_label(label)?;
-        }
-        let name = |number| Owner::new("memory", process::id(), label, format!("client-{number}"));
-        let connection = Arc::new(Connection::open(store, name));
-        let registry = Arc::new(Registry(connection.clone()));
-        let config = Arc::new(Config(connection.clone()));
-        Ok(Self { connection, registry, config, id_ttl })
+        let shared = store.shared().clone();
+        // Checked before anybody is taken in.
+        options.clone().check(0)?;
+        let network = Network::join(shared.clone());
+        let options = options.check(network.peer().id())?;
+        let (owner, background) = (options.owner.clone(), options.background.clone());
+        let (peer, leaving) = (network.peer().clone(), network.clone());
+        let inner = coord_kv::Client::new(Arc::new(network), options, move |last_work| {
+            leaving.leave();
+            finish(&background, last_work);
+            drop(store);
+        });
+        let config = Arc::new(Config { inner: inner.config(), peer });
+        Ok(Self { inner, config, store: shared, owner })
     }
 
     /// How the client describes itself in what it stores: on the host `memory`, with a name such as
     /// `client-3`, which no other client of the store has.
     pub fn owner(&self) -> &Owner {
-        self.connection.owner()
+        &self.owner
+    }
+
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.config.peer
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.store
     }
 }
 
@@ -109,11 +95,11 @@ impl fmt::Debug for Client {
 #[async_trait]
 impl Provider for Client {
     fn lock(&self) -> Arc<dyn DistributedLock> {
-        Arc::new(Locks(self.connection.clone()))
+        self.inner.lock()
     }
 
     fn registry(&self) -> Arc<dyn ServiceRegistry> {
-        self.registry.clone()
+        self.inner.registry()
     }
 
     fn config(&self) -> Arc<dyn ConfigCenter> {
@@ -121,7 +107,7 @@ impl Provider for Client {
     }
 
     fn instance_ids(&self) -> Arc<dyn InstanceIds> {
-        Arc::new(Ids { connection: self.connection.clone(), ttl: self.id_ttl })
+        self.inner.instance_ids()
     }
 
     fn instance_id_allocator(&self, service: &str, max_id: u32) -> Result<Arc<dyn InstanceIdAllocator>> {
@@ -129,32 +115,15 @@ impl Provider for Client {
     }
 
     fn lease_health(&self) -> LeaseHealth {
-        self.connection.lease_health()
+        self.inner.lease_health()
     }
 
     async fn health(&self) -> Result<Health> {
-        self.connection.health().await
+        self.inner.health().await
     }
 
     async fn close(&self) -> Result<()> {
-        self.connection.close()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bad_options_are_refused_by_name() {
-        let refused = |options| Store::new().client_with(options).expect_err("is bad").to_string();
-        let good = Options::default();
-        let table = [
-            (refused(good.clone().label("")), "invalid label: "),
-            (refused(good.clone().instance_id_ttl(Duration::ZERO)), "invalid instance_id_ttl: "),
-        ];
-        for (message, expected) in table {
-            assert!(message.starts_with(expected), "{message}");
-        }
+        self.peer().close();
+        self.inner.close().await
     }
 }

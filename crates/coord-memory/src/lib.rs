@@ -40,18 +40,18 @@
 
 mod client;
 mod config;
-mod connection;
 #[cfg(test)]
 mod executors;
-mod faults;
-mod ids;
-mod keys;
-mod lease;
-mod lock;
-mod registry;
-mod session;
+mod network;
+mod options;
 mod store;
-mod watch;
+#[cfg(test)]
+mod tests;
 
-pub use client::{Client, Options};
-pub use store::{Store, WeakStore};
+pub use client::Client;
+pub use network::NetworkFaults;
+pub use options::Options;
+pub use store::{
+    Store, WeakStore,
+    faults::{Permission, Restart, Space},
+};

@@ -19,9 +19,9 @@ use async_trait::async_trait;
 use coord_api::Result as ApiResult;
 use coord_grpc::Made;
 use coord_kv::store::{
-    Attempts, Call, Description, Failure, GetAnswer, GetOptions, Granted, Header, Lateness, LeaseDetail,
-    LeaseId, LeaseStatus, Limits, Observation, Op, OpResult, RenewalStream, Route, Store, Txn, TxnAnswer,
-    WatchRequest, WatchStream,
+    Attempts, Call, Description, Distance, Failure, GetAnswer, GetOptions, Granted, Header, Lateness,
+    LeaseDetail, LeaseId, LeaseStatus, Limits, Observation, Op, OpResult, RenewalStream, Route, Store, Txn,
+    TxnAnswer, WatchRequest, WatchStream,
 };
 use etcd_client::{KvClient, LeaseClient, LeaseGrantOptions, LeaseTimeToLiveOptions, WatchClient};
 use futures::{
@@ -128,6 +128,7 @@ impl EtcdStore {
             addresses: members.iter().map(Member::authority).collect(),
             limits: LIMITS,
             lateness: Lateness::Possible,
+            distance: Distance::Network,
         };
         let runtime = tokio::runtime::Handle::current();
         Self {

@@ -11,10 +11,13 @@ use std::sync::{
 };
 
 use coord_api::{Batch, ConfigKey, Error, Result, Write};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 
 use super::{Commits, MarkerGuard, Settled, WRITE, txn};
-use crate::request::batch::{Lanes, Lined};
+use crate::request::{
+    batch::{Lanes, Lined},
+    timer::timeout,
+};
 
 /// Number of writes that are sent before the next ones gather.
 const IN_FLIGHT: usize = 4;
@@ -128,7 +131,7 @@ impl Drop for Turn {
         } else {
             drop(state);
             let turn = Self(self.0.clone());
-            self.0.rpc.runtime.spawn(carry(turn, next));
+            self.0.rpc.background.spawn(carry(turn, next));
         }
     }
 }

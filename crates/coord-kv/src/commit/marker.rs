@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{Commits, WRITE};
 use crate::{
-    request::Rpc,
+    request::{Rpc, timer},
     session::Session,
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, OpResult, PutOptions, Txn, TxnAnswer},
 };
@@ -169,7 +169,7 @@ impl Drop for MarkerGuard {
     fn drop(&mut self) {
         let Some(marker) = self.marker.take() else { return };
         let commits = self.commits.clone();
-        self.commits.rpc.runtime.spawn(async move {
+        self.commits.rpc.background.spawn(async move {
             while marker.session.lease.loss().is_none() {
                 match clear(&commits.rpc, &marker).await {
                     Ok(Cleared { now, .. }) => {
@@ -178,7 +178,7 @@ impl Drop for MarkerGuard {
                     }
                     Err(Unsettled::MarkerGone) => return,
                     Err(Unsettled::NoAnswer) => {
-                        tokio::time::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
+                        timer::sleep(Duration::from_millis(fastrand::u64(200..600))).await;
                     }
                 }
             }
@@ -237,7 +237,7 @@ async fn clear(rpc: &Rpc, marker: &CommitMarker) -> Result<Cleared, Unsettled> {
                 return Err(Unsettled::MarkerGone);
             }
             Err(_) if started.elapsed() > rpc.request_timeout => return Err(Unsettled::NoAnswer),
-            Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(50..200))).await,
+            Err(_) => timer::sleep(Duration::from_millis(fastrand::u64(50..200))).await,
         }
     }
 }

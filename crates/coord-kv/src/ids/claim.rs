@@ -1,8 +1,8 @@
 //! A transaction that takes the first free id of some candidates, or else tells which ids are not free.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
-use coord_api::backend::IdRange;
+use coord_api::backend::{IdRange, time_of_day};
 
 use super::pick::Listed;
 use crate::{
@@ -155,8 +155,8 @@ impl Stamped {
 
     /// Returns whether no holder with this machine's clock has stamped that far: each stamps one TTL ahead.
     pub(super) fn is_ahead(&self, ttl: Duration) -> bool {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let latest = (since + ttl + Duration::from_secs(1)).as_millis();
+        let since = time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let latest = since.saturating_add(ttl).saturating_add(Duration::from_secs(1)).as_millis();
         self.until.is_some_and(|until| u128::from(until) > latest)
     }
 }

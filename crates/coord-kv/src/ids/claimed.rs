@@ -59,7 +59,7 @@ impl Release for IdRelease {
         let all = &self.ids.area;
         if all.check_open().is_ok() {
             let rest = if self.told.is_delivered() { self.held.rest } else { Duration::ZERO };
-            all.runtime.spawn(all.clone().quarantine_later(Held { rest, ..self.held.clone() }));
+            all.background.spawn(all.clone().quarantine_later(Held { rest, ..self.held.clone() }));
         }
     }
 }

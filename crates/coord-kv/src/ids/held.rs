@@ -8,7 +8,7 @@
 //! clients that want the id end the mark, as `orphaned.rs` says.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     num::NonZeroU32,
     sync::{Arc, Mutex},
     time::Duration,
@@ -18,6 +18,7 @@ use coord_api::{
     Error, Hold, LossReason, ServiceName,
     backend::{ClaimedId, Delivered, Place},
 };
+use tokio::sync::Notify;
 
 use super::{
     claim::Stamped,
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     ids::Ids,
     keyspace::Keys,
-    request::{Kept, Look},
+    request::{Kept, Look, timer},
     session::{Epoch, Session},
     store::{Compare, CompareOp, Failure, LeaseDetail, Op, OpResult, PutOptions, Txn},
 };
@@ -35,7 +36,7 @@ use crate::{
 /// The ids that a client holds, or has not let rest yet.
 #[derive(Debug, Default)]
 pub(crate) struct HeldIds {
-    own: Mutex<HashMap<ClaimMarker, Held>>,
+    own: Mutex<BTreeMap<ClaimMarker, Held>>,
     /// The marks of others that this client is about to end.
     ending: Mutex<HashSet<ClaimMarker>>,
 }
@@ -54,6 +55,12 @@ impl HeldIds {
 
     fn all(&self) -> Vec<Held> {
         self.own.lock().expect("nothing panics while this is locked").values().cloned().collect()
+    }
+
+    /// Has those ids looked for that are meant.
+    pub(super) fn look_at(&self, is_meant: impl Fn(&Held) -> bool) {
+        let own = self.own.lock().expect("nothing panics while this is locked");
+        own.values().filter(|held| is_meant(held)).for_each(|held| held.look.notify_one());
     }
 
     /// Returns the marks that are not about to be ended already, out of some.
@@ -82,6 +89,8 @@ pub(super) struct Held {
     pub(super) rest: Duration,
     /// The lease that its key lives on, which is used until the id rests.
     pub(super) session: Arc<Session>,
+    /// Signal to the task that guards it: it may be gone.
+    pub(super) look: Arc<Notify>,
 }
 
 impl Held {
@@ -105,7 +114,7 @@ impl Held {
         ids.held.add(&self);
         ids.history.wrote(&ids.keys.id(&self.service, self.id), self.revision, self.session.id);
         let hold = Hold::on(self.session.lease.clone());
-        ids.runtime.spawn(guard(ids.clone(), self.session.id, hold.clone(), self.clone()));
+        ids.background.spawn(guard(ids.clone(), self.session.id, hold.clone(), self.clone()));
         let id = NonZeroU32::new(self.id).expect("ids begin with 1");
         let stamps = Arc::new(HighWaterMark::new(ids, self.clone(), hold.clone(), stamped));
         let told = Delivered::default();
@@ -121,7 +130,8 @@ async fn guard(ids: Arc<Ids>, lease: i64, hold: Hold, id: Held) {
         let pause = hold.lease().ttl().mul_f64(fastrand::f64().mul_add(0.05, 0.3));
         tokio::select! {
             reason = hold.lost() => break reason,
-            () = tokio::time::sleep(pause) => {}
+            () = id.look.notified() => {}
+            () = timer::sleep(pause) => {}
         }
         match ids.look_for(&id, lease).await {
             Some(LossReason::Revoked) => hold.lease().lose(LossReason::Revoked),
@@ -235,7 +245,7 @@ impl Ids {
 
     /// Lets every id of this client rest, before it is closed.
     pub(crate) async fn quarantine_all(&self) {
-        let mut by_rest = HashMap::<_, Vec<_>>::new();
+        let mut by_rest = BTreeMap::<_, Vec<_>>::new();
         for held in self.held.all() {
             by_rest.entry(held.rest).or_default().push(held);
         }
@@ -258,7 +268,7 @@ impl Ids {
         since: Epoch,
     ) {
         let all = self.clone();
-        self.runtime.spawn(async move {
+        self.background.spawn(async move {
             let keys =
                 ids.iter().flat_map(|id| [all.keys.id(&service, *id), all.keys.id_mark(&service, *id)]);
             let deletes: Vec<_> = keys

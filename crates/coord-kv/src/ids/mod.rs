@@ -21,7 +21,7 @@ use crate::{
     request::{
         Kept, Look, Rpc,
         background::{CallerGone, run_detached},
-        pairs,
+        pairs, timer,
     },
     session::{Session, Sessions},
     store::{Compare, CompareOp, Effect, Failure, GetOptions, Op, Range, is_transient},
@@ -67,6 +67,13 @@ impl Ids {
     }
 }
 
+impl Ids {
+    /// Takes in that somebody has deleted the key of an id of this client.
+    pub(crate) fn deleted(&self, key: &str) {
+        self.held.look_at(|held| self.keys.id(&held.service, held.id) == key);
+    }
+}
+
 /// The ids of one client.
 #[derive(Debug)]
 pub(crate) struct KvIds {
@@ -108,7 +115,7 @@ impl IdSource for Source {
 
     async fn try_claim(&self) -> Result<ClaimedId> {
         let source = self.clone();
-        run_detached(&self.ids.runtime, move |_gone| async move {
+        run_detached(&self.ids.background, move |_gone| async move {
             source.claim_now().await?.ok_or(Error::Exhausted { max: source.range.max_id })
         })
         .await
@@ -117,7 +124,7 @@ impl IdSource for Source {
     async fn wait_and_claim(&self) -> Result<ClaimedId> {
         let source = self.clone();
         let wait = move |mut gone| async move { source.wait_in_queue(&mut gone).await };
-        run_detached(&self.ids.runtime, wait).await
+        run_detached(&self.ids.background, wait).await
     }
 }
 
@@ -246,7 +253,7 @@ impl Source {
             let (id, revision, stamped) = taken;
             tracing::debug!(service = %range.service, id, "instance id claimed");
             let (service, rest) = (range.service.clone(), range.quarantine);
-            let held = Held { service, id, revision, record, rest, session };
+            let held = Held { service, id, revision, record, rest, session, look: Arc::default() };
             let place = held.into_claimed(&self.ids, stamped);
             return Ok(Found::Claimed(Box::new(Claimed { id, stamped, place })));
         }
@@ -385,7 +392,7 @@ impl Source {
 
 /// Waits a moment before a waiter for an id tries again.
 async fn pause() {
-    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+    timer::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
 }
 
 /// Waits until an id may have become free; `None` when changes may have been missed.

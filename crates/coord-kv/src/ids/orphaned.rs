@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::record::Record;
 use crate::{
     ids::Ids,
-    request::{Look, Repeat, history::Sent, pairs},
+    request::{Look, Repeat, history::Sent, pairs, timer},
     store::{Compare, CompareOp, Failure, KeyValue, LeaseDetail, Op, OpResult, PutOptions, Txn},
 };
 
@@ -99,7 +99,7 @@ impl Ids {
             freed.extend(over.iter().map(|vanished| vanished.id));
             if resting.as_ref().is_none_or(|resting| !resting.is_empty()) {
                 let ids = self.clone();
-                self.runtime.spawn(async move {
+                self.background.spawn(async move {
                     tokio::select! {
                         () = ids.closed() => {}
                         () = ending.end_in_time(resting) => {}
@@ -119,7 +119,7 @@ impl Ids {
     /// Gives back a lease if no note is on it any more.
     fn revoke_note(self: &Arc<Self>, lease: i64) {
         let ids = self.clone();
-        self.runtime.spawn(async move {
+        self.background.spawn(async move {
             let revoke = || async {
                 if !ids.lease_status(OPERATION, lease, LeaseDetail::TimesAndKeys).await?.keys.is_empty() {
                     return Ok(());
@@ -245,7 +245,7 @@ impl Ending {
             over.into_iter().map(|vanished| (now, vanished)).chain(resting).collect()
         };
         while let Some(next) = resting.iter().map(|(at, _)| *at).min() {
-            tokio::time::sleep_until(next).await;
+            timer::sleep_until(next).await;
             let now = Instant::now();
             let over: Vec<_> = resting.extract_if(.., |(at, _)| *at <= now).map(|(_, over)| over).collect();
             self.ids.until_done("ids of vanished holders", || self.end(&over)).await;

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coord_api::{IdHolder, Owner, backend::IdRange};
+use coord_api::{
+    IdHolder, Owner,
+    backend::{IdRange, time_of_day},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::keyspace::Keys;
@@ -62,7 +65,7 @@ pub(crate) fn read_again(value: &[u8]) {
 
 /// Returns the present in whole seconds, for people.
 fn now() -> SystemTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 

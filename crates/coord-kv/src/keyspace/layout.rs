@@ -78,6 +78,19 @@ impl CheckedRoots {
         layout.check(namespace)
     }
 
+    /// Returns roots without a namespace, for a store that one program has for itself: `locks/`, `services/`, `config/`, `ids/`
+    /// and `internal/`.
+    pub fn without_namespace() -> Self {
+        let below = |area: &str| format!("{area}/");
+        Self {
+            locks: below("locks"),
+            services: below("services"),
+            config: below("config"),
+            ids: below("ids"),
+            internal: below("internal"),
+        }
+    }
+
     /// Returns a key that may be read with least privilege, to see whether the store answers.
     pub fn probe(&self) -> String {
         format!("{}probe", self.config)

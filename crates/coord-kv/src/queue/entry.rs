@@ -1,7 +1,7 @@
 //! Entries of this client in its queues: each has its own key, on a lease, in a queue that contenders share.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
@@ -46,10 +46,10 @@ impl Deref for Queues {
 
 /// States of the queues, by their prefixes.
 #[derive(Debug, Default)]
-struct ByName(Mutex<HashMap<Arc<str>, Arc<QueueState>>>);
+struct ByName(Mutex<BTreeMap<Arc<str>, Arc<QueueState>>>);
 
 impl ByName {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<QueueState>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<QueueState>>> {
         self.0.lock().expect("nothing panics while this is locked")
     }
 
@@ -92,13 +92,22 @@ impl Queues {
         })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<QueueState>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<QueueState>>> {
         self.by_name.lock()
     }
 
     /// Forgets the keys of entries on a lease that is over.
     pub(crate) fn forget(&self, lease: i64) {
         self.by_name.forget(lease);
+    }
+
+    /// Takes in that somebody has deleted an entry of this client.
+    pub(crate) fn deleted(&self, key: &str, created: i64) {
+        let queue = key.rfind('/').map_or(key, |end| &key[..=end]);
+        let local = self.lock().get(queue).cloned();
+        if let Some(local) = local {
+            local.deleted(key, created);
+        }
     }
 
     /// Counts one more entry in `queue`, on `session`, and sends the request for it. Returns the queue's

@@ -10,7 +10,7 @@
 //! and only then the task at the head.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     mem,
     sync::{Arc, Mutex, MutexGuard, Weak},
 };
@@ -53,9 +53,9 @@ pub(super) struct State {
     /// Whether the shared watch is kept.
     is_shared: bool,
     pub(super) mirror: Mirror,
-    pub(super) waiters: HashMap<String, Waiter>,
+    pub(super) waiters: BTreeMap<String, Waiter>,
     /// Entries of this client that somebody stands in, holders included, by their keys.
-    standing: HashMap<String, Standing>,
+    standing: BTreeMap<String, Standing>,
     /// Keys of the entries that nobody stands in any more and that the store may still have, in the order in
     /// which they were left. A key is empty if it is not known.
     leaving: BTreeMap<u64, String>,
@@ -151,18 +151,22 @@ impl State {
         };
         for key in affected {
             let is_gone = |standing: &Standing| self.mirror.is_gone(&key, standing.created);
-            if !self.standing.get(&key).is_some_and(is_gone) {
-                continue;
+            if self.standing.get(&key).is_some_and(is_gone) {
+                self.tell_that_lost(&key);
             }
-            if let Some(Standing { hold, session, .. }) = self.standing.remove(&key) {
-                hold.end(LossReason::Deleted);
-                if let Some(session) = session.upgrade() {
-                    session.renew_now();
-                }
+        }
+    }
+
+    /// Tells the holder of an entry, or who waits in it, that it is gone.
+    fn tell_that_lost(&mut self, key: &str) {
+        if let Some(Standing { hold, session, .. }) = self.standing.remove(key) {
+            hold.end(LossReason::Deleted);
+            if let Some(session) = session.upgrade() {
+                session.renew_now();
             }
-            if let Some(waiter) = self.waiters.remove(&key) {
-                let _ = waiter.grant.send(Err(Error::Lost { reason: LossReason::Deleted }));
-            }
+        }
+        if let Some(waiter) = self.waiters.remove(key) {
+            let _ = waiter.grant.send(Err(Error::Lost { reason: LossReason::Deleted }));
         }
     }
 
@@ -218,6 +222,14 @@ impl QueueState {
         state.next()
     }
 
+    /// Takes in that somebody has deleted an entry of this client, which was created then.
+    pub(super) fn deleted(&self, key: &str, created: i64) {
+        let mut state = self.state();
+        if state.standing.get(key).is_some_and(|standing| standing.created == created) {
+            state.tell_that_lost(key);
+        }
+    }
+
     /// Takes note that somebody stands in an entry.
     pub(super) fn stand(&self, key: String, standing: Standing) {
         let mut state = self.state();
@@ -252,7 +264,7 @@ impl QueueState {
 
     /// Tells every waiter the error for which it can not be woken.
     pub(super) fn refuse(&self, error: &Error) {
-        for (_, waiter) in self.state().waiters.drain() {
+        for waiter in mem::take(&mut self.state().waiters).into_values() {
             let _ = waiter.grant.send(Err(error.duplicate()));
         }
     }
@@ -260,7 +272,7 @@ impl QueueState {
     /// Starts the shared watch, if there is none.
     pub(super) fn share(self: &Arc<Self>, queues: &Arc<Queues>) {
         if self.becomes_shared() {
-            queues.runtime.spawn(wait_all::keep(self.clone(), Arc::downgrade(queues)));
+            queues.background.spawn(wait_all::keep(self.clone(), Arc::downgrade(queues)));
         }
     }
 

@@ -16,10 +16,7 @@ use coord_api::{
     Error, Hold, LossReason, Result, Ttl,
     backend::{Place, Release},
 };
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     arrivals::Assigned,
@@ -30,7 +27,7 @@ use super::{
 use crate::{
     queue::Queues,
     queue::send::{Answer, FollowUps, LOCK, Outcome},
-    request::Kept,
+    request::{Kept, timer::timeout_at},
     session::{Epoch, Session},
     store::{Effect, Failure},
 };
@@ -102,7 +99,7 @@ impl Drop for Asked {
         let queues = self.queues.area.clone();
         // From this moment on. The key of the entry will be known later.
         let leaving = self.local.leaving("", None);
-        self.queues.runtime.spawn(async move {
+        self.queues.background.spawn(async move {
             if let Ok(Assigned { place: member, outcome }) = answer.await {
                 let state = match outcome {
                     Ok(Outcome { revision, .. }) => {
@@ -417,7 +414,7 @@ impl Drop for Ticket {
             next.tell();
         }
         let leave = leave(queues, member, self.state, begun);
-        self.queues().runtime.spawn(async move {
+        self.queues().background.spawn(async move {
             leave.await;
             drop(leaving);
         });

@@ -12,7 +12,7 @@ use super::{mirror::Change, state::QueueState};
 use crate::{
     queue::Queues,
     queue::send::LOCK,
-    request::Read,
+    request::{Read, timer},
     store::{GetOptions, Range, is_transient},
     watch::{Delivery, Subscription},
 };
@@ -32,7 +32,7 @@ pub(super) async fn keep(local: Arc<QueueState>, queues: Weak<Queues>) {
         match begun {
             Ok((changes, read_at)) => follow(&local, changes, read_at).await,
             Err(error) if is_transient(&error) => {
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+                timer::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
             }
             Err(error) => local.refuse(&error),
         }
@@ -42,7 +42,7 @@ pub(super) async fn keep(local: Arc<QueueState>, queues: Weak<Queues>) {
 /// Subscribes from now on, then reads the queue. Returns the subscription and the revision of the read.
 async fn begin(local: &QueueState, queues: &Queues) -> Result<(Subscription, i64)> {
     let mut changes = queues.hub.subscribe(Range::Prefix(local.queue.clone()));
-    match tokio::time::timeout(queues.request_timeout, changes.next()).await {
+    match timer::timeout(queues.request_timeout, changes.next()).await {
         Ok(Some(Delivery::Refused(error))) => return Err(*error),
         Ok(Some(_)) => {}
         _ => return Err(queues.store.unavailable(None)),
@@ -60,7 +60,7 @@ async fn begin(local: &QueueState, queues: &Queues) -> Result<(Subscription, i64
 async fn follow(local: &QueueState, mut changes: Subscription, read_at: i64) {
     let mut waited_at = Instant::now();
     while waited_at.elapsed() < LINGER {
-        match tokio::time::timeout(LINGER, changes.next()).await {
+        match timer::timeout(LINGER, changes.next()).await {
             Ok(Some(Delivery::Changes(changes))) => {
                 // In one step: a delivery has whole revisions, since etcd splits none in two answers unless
                 // that is asked for. A lease that ends takes the holder's entry along with those of the

@@ -6,7 +6,7 @@ use coord_api::{Error, LossReason, Result};
 
 use super::Ticket;
 use crate::{
-    request::{Look, pairs},
+    request::{Look, pairs, timer},
     store::{GetOptions, Op, Range, TxnAnswer, is_transient},
     watch::Delivery,
 };
@@ -52,7 +52,7 @@ impl Ticket {
                 }
                 Some(Delivery::Refused(error)) if !is_transient(&error) => return Err(*error),
                 _ => {
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
+                    timer::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
                     before = self.predecessor().await?;
                     continue;
                 }
@@ -84,7 +84,7 @@ impl Ticket {
                     return Ok(found.kvs.first().is_some_and(|kv| kv.create_revision < self.created()));
                 }
                 Err(failure) if is_transient(&failure.error) => {
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+                    timer::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
             }
@@ -108,7 +108,7 @@ impl Ticket {
             match self.queues().look("wait in a queue", look).await {
                 Ok(answer) => return self.read_predecessor(&answer),
                 Err(failure) if is_transient(&failure.error) => {
-                    tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
+                    timer::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
                 }
                 Err(failure) => return Err(failure.into()),
             }

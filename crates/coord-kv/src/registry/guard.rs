@@ -3,7 +3,7 @@
 //! that watch.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     fmt,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard},
@@ -20,7 +20,7 @@ use tokio::{sync::watch, task::AbortHandle};
 use super::owned::OwnedRecords;
 use crate::{
     registry::release::{KeyRelease, OwnedKey},
-    request::{Kept, Rpc},
+    request::{Kept, Rpc, timer},
     session::Sessions,
     store::Range,
     watch::{Delivery, Hub, Subscription},
@@ -33,7 +33,7 @@ pub(crate) struct Records {
     pub(super) sessions: Arc<Sessions>,
     pub(super) hub: Arc<Hub>,
     pub(super) views: Views,
-    by_service: Mutex<HashMap<ServiceName, Service>>,
+    by_service: Mutex<BTreeMap<ServiceName, Service>>,
 }
 
 impl Deref for Records {
@@ -69,7 +69,7 @@ impl Records {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ServiceName, Service>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceName, Service>> {
         self.by_service.lock().expect("nothing panics while this is locked")
     }
 
@@ -180,7 +180,7 @@ impl Records {
             let mut services = self.lock();
             let known = services.entry(service.clone()).or_insert_with(|| {
                 let (guarding, is_guarded) = watch::channel(false);
-                let guard = self.runtime.spawn(guard(self.clone(), service.clone(), guarding));
+                let guard = self.background.spawn(guard(self.clone(), service.clone(), guarding));
                 Service { known: OwnedRecords::default(), is_guarded, guard: guard.abort_handle() }
             });
             known.known.begin(key);
@@ -189,7 +189,7 @@ impl Records {
             (writing, known.is_guarded.clone())
         };
         let after = self.request_timeout;
-        match tokio::time::timeout(after, is_guarded.wait_for(|is_guarded| *is_guarded)).await {
+        match timer::timeout(after, is_guarded.wait_for(|is_guarded| *is_guarded)).await {
             Ok(Ok(_)) => Ok(writing),
             Ok(Err(_)) => Err(Error::Closed),
             Err(_elapsed) => Err(Error::Timeout { operation: "watch", after }),
@@ -208,7 +208,7 @@ async fn guard(records: Arc<Records>, service: ServiceName, is_guarded: watch::S
             loop {
                 watch_once(&records, &service, &is_guarded, look).await;
                 look = true;
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(20..200))).await;
+                timer::sleep(Duration::from_millis(fastrand::u64(20..200))).await;
             }
         } => {}
     }
@@ -224,7 +224,7 @@ async fn watch_once(records: &Records, service: &ServiceName, is_guarded: &watch
             tracing::warn!(%service, %error, "registrations are not guarded against deletion, trying again");
             // The record is written all the same; whether it may be, is another permission.
             is_guarded.send_replace(true);
-            return tokio::time::sleep(Duration::from_secs(1)).await;
+            return timer::sleep(Duration::from_secs(1)).await;
         }
         _ => return,
     }

@@ -42,7 +42,7 @@ impl ServiceRegistry for KvRegistry {
         service.validate()?;
         self.records.check_open()?;
         let publisher = Arc::new(Publisher { records: self.records.clone(), ttl });
-        Registration::start(&self.records.runtime, publisher, service).await
+        Registration::start(self.records.background.runtime(), publisher, service).await
     }
 
     async fn discover(&self, service: &str) -> Result<Vec<ServiceInfo>> {
@@ -82,7 +82,7 @@ impl ServiceRegistry for KvRegistry {
         let name = ServiceName::parse(service)?;
         let records = &self.records;
         records.check_open()?;
-        records.views.view(&records.runtime, name, self.watch(service)).await
+        records.views.view(records.background.runtime(), name, self.watch(service)).await
     }
 }
 
@@ -101,8 +101,11 @@ struct Publisher {
 impl Publish for Publisher {
     async fn publish(&self, service: &ServiceInfo) -> Result<Place> {
         let (records, service, ttl) = (self.records.clone(), service.clone(), self.ttl);
-        run_detached(&self.records.runtime, move |_gone| async move { publish(&records, service, ttl).await })
-            .await
+        run_detached(
+            &self.records.background,
+            move |_gone| async move { publish(&records, service, ttl).await },
+        )
+        .await
     }
 }
 

@@ -1,12 +1,12 @@
 //! The records that are still as they were written, by the changes that are seen. No I/O.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use coord_api::{Hold, LossReason};
 
 /// The records of one service that this client has written, or is about to, by key.
 #[derive(Debug, Default)]
-pub(super) struct OwnedRecords(HashMap<String, OwnedRecord>);
+pub(super) struct OwnedRecords(BTreeMap<String, OwnedRecord>);
 
 #[derive(Debug, Default)]
 struct OwnedRecord {

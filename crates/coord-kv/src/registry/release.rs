@@ -66,7 +66,7 @@ impl Records {
     /// Deletes the key in the background, until it is done or the lease is over, since the key is gone with it.
     pub(crate) fn delete_later(self: &Arc<Self>, own: OwnedKey) {
         let records = self.clone();
-        self.runtime.spawn(async move {
+        self.background.spawn(async move {
             let delete = || async { records.delete_own(&own).await.map(drop) };
             own.session.undo(&records, &own.key, None, delete).await;
         });
@@ -83,7 +83,7 @@ impl Records {
         since: Epoch,
     ) {
         let records = self.clone();
-        self.runtime.spawn(async move {
+        self.background.spawn(async move {
             let delete = || records.delete_if_stray(&key, &value);
             session.undo(&records, &key, Some(since), delete).await;
         });

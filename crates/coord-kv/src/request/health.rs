@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use coord_api::{Error, HEALTH_LIMIT, Health, LeaseHealth, Result};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::{
-    request::{Repeat, Rpc, pauses},
+    request::{Repeat, Rpc, pauses, timer::sleep},
     store::{Failure, GetOptions, Route},
 };
 

@@ -8,7 +8,7 @@
 //! whether it knows what this client has written and seen ([`Marks`]; `verify.rs` asks).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, MutexGuard, atomic::AtomicBool},
 };
@@ -43,7 +43,7 @@ struct State {
     /// Latest revision that an answer told of.
     revision: i64,
     /// The keys that this client keeps in the store: when each was written, and its lease.
-    kept: HashMap<String, Kept>,
+    kept: BTreeMap<String, Kept>,
     /// The latest deletions of keys of this client.
     given_back: VecDeque<GivenBack>,
     /// The latest changes that were delivered by watches, one of each revision.

@@ -11,9 +11,11 @@ mod read;
 mod refusal;
 mod retry;
 mod rpc;
+pub(crate) mod timer;
 mod undo;
 pub(crate) mod verify;
 
+pub use background::Background;
 pub(crate) use backoff::pauses;
 pub(crate) use keep_open::{KeepOpen, Kept};
 pub(crate) use read::{Look, Read, entry, pairs, version};

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use coord_api::{Error, Result};
 use futures::future::BoxFuture;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::Instant;
 
 use crate::{
-    request::{Look, Rpc, pauses, verify::Answered},
+    request::{
+        Look, Rpc, pauses,
+        timer::{sleep, timeout_at},
+        verify::Answered,
+    },
     store::{
         Attempts, Call, Effect, Failure, GetAnswer, GetOptions, LeaseDetail, LeaseId, LeaseStatus,
         Observation, Op, PutOptions, Route, Store, Txn, TxnAnswer,
@@ -78,7 +82,7 @@ impl Rpc {
                 Err(failure) => failure,
             };
             let may_repeat = repeat == Repeat::Freely || failure.effect == Effect::None;
-            if !may_repeat || !failure.error.is_retryable() {
+            if !may_repeat || !self.is_worth_repeating(&failure.error) {
                 return Err(failure);
             }
             // A member that was not tried yet is tried at once. An attempt that no member was given, for want
@@ -95,6 +99,11 @@ impl Rpc {
             before = Some(failure);
             sleep(pause).await;
         }
+    }
+
+    /// Returns whether a request that failed with `error` is worth another attempt.
+    fn is_worth_repeating(&self, error: &Error) -> bool {
+        error.is_retryable() && !self.store.is_final(error)
     }
 
     /// Makes a request once, of which `attempts` take note.
@@ -121,7 +130,7 @@ impl Rpc {
     /// Answers after a pause that grows with the time that was spent. Some failures come at once, and would
     /// be repeated thousands of times, each with something to clean up.
     pub(crate) async fn may_retry_from_start(&self, begun: Instant, error: &Error) -> bool {
-        if !error.is_retryable() || self.check_open().is_err() {
+        if !self.is_worth_repeating(error) || self.check_open().is_err() {
             return false;
         }
         let pause = (begun.elapsed() / 4).clamp(SHORTEST, LONGEST);

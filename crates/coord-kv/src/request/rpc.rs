@@ -11,11 +11,11 @@ use std::{
 };
 
 use coord_api::{Connectivity, Error, Home, Owner, Result};
-use tokio::{runtime, sync::watch};
+use tokio::sync::watch;
 
 use crate::{
     keyspace::Keys,
-    request::{Refusal, history::History, verify::Verifications},
+    request::{Background, Refusal, history::History, verify::Verifications},
     store::{LeaseId, Limits, Store},
 };
 
@@ -41,7 +41,7 @@ pub(crate) struct Rpc {
     pub(crate) beliefs: Weak<dyn Beliefs>,
     /// Whether the store is heard.
     pub(crate) connectivity: Connectivity,
-    pub(crate) runtime: runtime::Handle,
+    pub(crate) background: Background,
     pub(crate) request_timeout: Duration,
     /// Name of this client in the values that it stores.
     pub(crate) owner: Owner,
@@ -56,7 +56,7 @@ pub(crate) struct RpcOptions {
     pub(crate) keys: Keys,
     pub(crate) request_timeout: Duration,
     pub(crate) owner: Owner,
-    pub(crate) runtime: runtime::Handle,
+    pub(crate) background: Background,
 }
 
 impl fmt::Debug for Rpc {
@@ -72,7 +72,7 @@ impl Rpc {
         connectivity: Connectivity,
         beliefs: Weak<dyn Beliefs>,
     ) -> Self {
-        let RpcOptions { keys, request_timeout, owner, runtime } = options;
+        let RpcOptions { keys, request_timeout, owner, background } = options;
         let holder = serde_json::to_vec(&owner).expect("strings and numbers always serialize").into();
         Self {
             store,
@@ -82,7 +82,7 @@ impl Rpc {
             refusal: Refusal::default(),
             beliefs,
             connectivity,
-            runtime,
+            background,
             request_timeout,
             owner,
             holder,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use coord_api::{Connectivity, Error};
 
 use crate::{
-    request::Rpc,
+    request::{Rpc, timer},
     store::{Failure, is_transient},
 };
 
@@ -79,10 +79,10 @@ impl Rpc {
                 tracing::warn!(what, error = %failed, "clean-up was refused and is tried again until it is done");
             }
             tokio::select! {
-                () = tokio::time::sleep(pauses.after(&failed)) => {}
+                () = timer::sleep(pauses.after(&failed)) => {}
                 () = heard_again(&mut connectivity) => {
                     // Waiting clean-ups do not all begin at once.
-                    tokio::time::sleep(SHORTEST.mul_f64(fastrand::f64())).await;
+                    timer::sleep(SHORTEST.mul_f64(fastrand::f64())).await;
                 }
             }
         }

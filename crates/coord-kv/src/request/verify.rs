@@ -14,7 +14,7 @@ use crate::{
     request::{
         Look, Read, Repeat, Rpc,
         history::{Consistency, Heard, Marks, Seen, Sent},
-        pairs, pauses,
+        pairs, pauses, timer,
     },
     store::{
         Attempts, Effect, Failure, GetAnswer, GetOptions, Granted, Header, LeaseStatus, Op, OpResult, Range,
@@ -377,7 +377,7 @@ pub(crate) async fn keep_verified(rpc: Weak<Rpc>, mut made: BoxStream<'static, (
                 break;
             }
             drop(strong);
-            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            timer::sleep(pauses.next().unwrap_or_default()).await;
         }
     }
 }

@@ -35,6 +35,12 @@ struct Doom {
 }
 
 impl Doomed {
+    /// Returns leases that are revoked by the next close, and by no task.
+    pub(super) fn of(leases: impl IntoIterator<Item = LeaseId>) -> Self {
+        let doom = Doom { lost: None, until: None };
+        Self { leases: leases.into_iter().map(|id| (id, doom)).collect(), has_task: false }
+    }
+
     /// Returns why one of the leases was lost, if one was.
     pub(super) fn lost(&self) -> Option<LossReason> {
         self.leases.values().find_map(|doom| doom.lost)
@@ -89,7 +95,7 @@ impl Sessions {
         if self.doomed().add(id, doom) {
             let sessions = self.clone();
             // Closing revokes them as well.
-            self.rpc.runtime.spawn(async move {
+            self.rpc.background.spawn(async move {
                 let rpc = &sessions.rpc;
                 rpc.clean_up("leases", rpc.closed(), || sessions.revoke_doomed()).await;
             });

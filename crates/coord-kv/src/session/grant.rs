@@ -79,14 +79,14 @@ impl Sessions {
         }
         let (sessions, asked) = (self.clone(), Instant::now());
         let granted = move |_caller_gone| async move { sessions.ask_for_session(ttl, asked).await };
-        Box::pin(run_detached(&self.rpc.runtime, granted)).await
+        Box::pin(run_detached(&self.rpc.background, granted)).await
     }
 
     /// Uses a lease that is there.
     fn use_session(self: &Arc<Self>, ttl: Ttl) -> Option<Arc<Session>> {
         let taken = self.pool().take(ttl, |leased| leased.lease.loss().is_none())?;
         if taken.prepare {
-            self.rpc.runtime.spawn(self.clone().prepare(ttl));
+            self.rpc.background.spawn(self.clone().prepare(ttl));
         }
         Some(Session::new(&taken.lease, Arc::downgrade(&self.pool)))
     }
@@ -167,7 +167,7 @@ impl Sessions {
         for superfluous in self.pool().superfluous() {
             superfluous.look.notify_one();
         }
-        self.rpc.runtime.spawn(keep_alive(self.clone(), leased));
+        self.rpc.background.spawn(keep_alive(self.clone(), leased));
         Ok(())
     }
 }

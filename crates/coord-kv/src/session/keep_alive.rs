@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use coord_api::{Error, LossReason, Ttl, backend::LeaseInstant};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::{Leased, Sessions, pool::Need};
 use crate::{
-    request::{Rpc, heard_again},
+    request::{Rpc, heard_again, timer::sleep_until},
     store::{Failure, LeaseId, Observation, RenewalEnded, RenewalStream, Renewed},
 };
 

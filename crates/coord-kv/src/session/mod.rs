@@ -18,7 +18,7 @@ use std::{
 use coord_api::{Error, Lease, LeaseHealth, LossReason, Ttl};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::request::Rpc;
+use crate::{request::Rpc, store::LeaseId};
 use end::Doomed;
 use pool::Pool;
 
@@ -125,10 +125,10 @@ impl Sessions {
         lock(&self.doomed)
     }
 
-    /// Forgets every lease, of which a client that is closed has none.
-    pub(crate) fn forget_all(&self) {
+    /// Forgets every lease but some, of which a client that is closed has none: those that the next close revokes.
+    pub(crate) fn forget_all_but(&self, unrevoked: impl IntoIterator<Item = LeaseId>) {
         *self.pool() = Pool::default();
-        *self.doomed() = Doomed::default();
+        *self.doomed() = Doomed::of(unrevoked);
     }
 
     /// Returns the leases that this client believes in.
@@ -141,6 +141,14 @@ impl Sessions {
     pub(crate) fn lose_all(&self, reason: LossReason) {
         for leased in self.pool().iter() {
             leased.lease.lose(reason);
+        }
+    }
+
+    /// Takes in that the store has ended a lease.
+    pub(crate) fn ended(&self, lease: LeaseId) {
+        let ended = self.pool().iter().find(|leased| leased.id == lease).map(|leased| leased.lease.clone());
+        if let Some(ended) = ended {
+            ended.lose(LossReason::Revoked);
         }
     }
 

@@ -6,7 +6,11 @@
 //! while, and of such leases only a few. Callers choose times to live, so without these limits a client could
 //! renew any number of leases for ever.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use coord_api::{Error, Result, Ttl};
 use tokio::time::Instant;
@@ -39,7 +43,7 @@ fn kept_unused(ttl: Ttl) -> Duration {
 #[derive(Debug)]
 pub(super) struct Pool<L> {
     limits: Limits,
-    leases: HashMap<i64, Pooled<L>>,
+    leases: BTreeMap<i64, Pooled<L>>,
     classes: HashMap<Ttl, Class>,
 }
 
@@ -111,7 +115,7 @@ impl<L> Default for Pool<L> {
 
 impl<L> Pool<L> {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, leases: HashMap::new(), classes: HashMap::new() }
+        Self { limits, leases: BTreeMap::new(), classes: HashMap::new() }
     }
 
     /// Returns every lease.

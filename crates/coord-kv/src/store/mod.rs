@@ -13,7 +13,7 @@ mod watch;
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use coord_api::Result as ApiResult;
+use coord_api::{Error, Result as ApiResult};
 use futures::{future::BoxFuture, stream::BoxStream};
 
 pub(crate) use failure::is_transient;
@@ -44,6 +44,17 @@ pub struct Description {
     pub limits: Limits,
     /// Whether a request may take effect after its caller has given it up.
     pub lateness: Lateness,
+    /// Where the store is, and so what a request costs.
+    pub distance: Distance,
+}
+
+/// Distance to a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// Elsewhere: requests that are about to come are waited for, to share one.
+    Network,
+    /// In this process: a request costs next to nothing, and none lingers for others.
+    Process,
 }
 
 /// The limits of one transaction.
@@ -181,6 +192,20 @@ pub trait RenewalStream: fmt::Debug + Send + Sync {
     fn renew(&self, lease: LeaseId) -> BoxFuture<'static, Renewed>;
 }
 
+/// Word of the store that it was not asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A lease of this client has ended without a request of this client.
+    LeaseEnded(LeaseId),
+    /// A key on a lease of this client was deleted by somebody else.
+    KeyDeleted {
+        /// The key.
+        key: String,
+        /// The revision at which it was created.
+        created: Revision,
+    },
+}
+
 /// A store of keys with leases and watches.
 ///
 /// # Contract
@@ -268,6 +293,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// with other data. It ends with the store.
     fn connections(&self) -> BoxStream<'static, ()>;
 
+    /// Returns the words of the store that nobody asked for, if it has any. A holder who is told nothing learns of its loss by
+    /// its next renewal, or by a watch where it has one.
+    fn notices(&self) -> Option<BoxStream<'static, Notice>> {
+        None
+    }
+
+    /// Returns whether a failed request is not to be made again, though its error may pass: the caller is told at once. For
+    /// stores that fail on demand.
+    fn is_final(&self, _error: &Error) -> bool {
+        false
+    }
+
     /// Returns a number that is another one whenever the credentials are that requests carry; `None` without a user.
     fn credentials(&self) -> Option<u64> {
         None
@@ -296,7 +333,7 @@ impl dyn Store {
     }
 
     /// Returns the error of a store that can not be used now.
-    pub(crate) fn unavailable(&self, source: Option<coord_api::BoxError>) -> coord_api::Error {
-        coord_api::Error::Unavailable { what: self.description().name.into(), source }
+    pub(crate) fn unavailable(&self, source: Option<coord_api::BoxError>) -> Error {
+        Error::Unavailable { what: self.description().name.into(), source }
     }
 }

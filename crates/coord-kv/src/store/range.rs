@@ -57,7 +57,7 @@ pub struct GetAnswer {
     pub kvs: Vec<KeyValue>,
     /// Whether there are more than the limit.
     pub more: bool,
-    /// Number of keys in the range.
+    /// Number of keys in the range; a store may count no further than the limit.
     pub count: i64,
 }
 

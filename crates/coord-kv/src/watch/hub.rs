@@ -14,10 +14,7 @@ use std::{
 
 use coord_api::{Error, backend::ConnectivitySource};
 use futures::future;
-use tokio::{
-    runtime,
-    sync::mpsc::{self, error::TryRecvError},
-};
+use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::{
     inbox::{Inbox, Sink, inbox},
@@ -26,7 +23,7 @@ use super::{
     watches::Watches,
 };
 use crate::{
-    request::{Read, Rpc, pauses},
+    request::{Read, Rpc, pauses, timer},
     store::{Attempts, Canceled, Change, Effect, Failure, Observation, Range, WatchAnswer, WatchStream},
 };
 
@@ -123,12 +120,8 @@ impl Drop for Subscription {
 }
 
 impl Hub {
-    /// Starts the task on `runtime`; it ends when this is dropped. The task tells `connectivity` whether the stream is up.
-    pub(crate) fn start(
-        runtime: &runtime::Handle,
-        rpc: Arc<Rpc>,
-        connectivity: ConnectivitySource,
-    ) -> Arc<Self> {
+    /// Starts the task, which ends when this is dropped. The task tells `connectivity` whether the stream is up.
+    pub(crate) fn start(rpc: Arc<Rpc>, connectivity: ConnectivitySource) -> Arc<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let task = Task {
             attempts: rpc.store.attempts(None),
@@ -141,7 +134,7 @@ impl Hub {
             is_behind: false,
             is_reopened: false,
         };
-        runtime.spawn(task.run());
+        rpc.background.spawn_with_first_use(task.run());
         Arc::new(Self { commands, next_id: AtomicU64::new(1), rpc })
     }
 
@@ -161,6 +154,7 @@ impl Hub {
     pub(crate) fn subscribe(&self, range: Range) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sink, deliveries) = inbox(QUEUE);
+        self.background.begin();
         // If the task is gone, the sink is dropped here and the subscription ends at once.
         let _ = self.commands.send(Command::Add { range: range.clone(), id, sink });
         Subscription { range, id, deliveries, commands: self.commands.clone() }
@@ -215,7 +209,7 @@ impl Task {
                     // Its watches resume on one with the new token.
                     Served::HasOldToken => continue,
                 },
-                Err(failure) => self.refuse_if_not_allowed(&failure.error),
+                Err(failure) => self.refuse_unbegun(&failure.error),
             }
             self.connectivity.lost();
             // The next one to another member, if one is ready.
@@ -242,7 +236,7 @@ impl Task {
 
     /// Waits, and takes note of commands meanwhile; `false` when the client is closed or gone.
     async fn pause(&mut self, time: Duration) -> bool {
-        let over = tokio::time::sleep(time);
+        let over = timer::sleep(time);
         tokio::pin!(over);
         loop {
             tokio::select! {
@@ -283,7 +277,7 @@ impl Task {
         self.generation = rpc.store.credentials().unwrap_or_default();
         let first = self.watches.iter().map(|(id, watched)| watched.request(id)).collect();
         let opening = rpc.store.watch(&*self.attempts, first);
-        let opened = tokio::time::timeout(OPENING, opening).await;
+        let opened = timer::timeout(OPENING, opening).await;
         let no_answer = |_| {
             let source = Some("the stream was not opened in time".into());
             Failure { error: rpc.store.unavailable(source), effect: Effect::Unknown }
@@ -456,9 +450,11 @@ impl Task {
         None
     }
 
-    fn refuse_if_not_allowed(&mut self, error: &Error) {
+    /// Tells the users of watches that have not begun why the stream was not opened, if waiting would not help.
+    fn refuse_unbegun(&mut self, error: &Error) {
         tracing::debug!(%error, "watch stream could not be opened, trying again");
-        if matches!(error, Error::Unauthenticated { .. }) {
+        let is_final = self.rpc.upgrade().is_some_and(|rpc| rpc.store.is_final(error));
+        if is_final || matches!(error, Error::Unauthenticated { .. }) {
             // Watches that have begun go on when there are credentials again.
             for refused in self.watches.end_unbegun() {
                 refused.refuse(error);

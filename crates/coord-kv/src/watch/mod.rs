@@ -16,7 +16,7 @@ use futures::stream;
 pub(crate) use hub::{Delivery, Hub, Subscription};
 
 use crate::{
-    request::{Kept, Read, entry, pauses, version},
+    request::{Kept, Read, entry, pauses, timer, version},
     store::{Observation, Range},
 };
 
@@ -117,7 +117,7 @@ impl Follower {
     async fn begin_again(&mut self) -> Result<EntryEvent> {
         let pauses = self.pauses.get_or_insert_with(|| Box::new(pauses()));
         let pause = pauses.next().unwrap_or_default();
-        tokio::time::sleep(pause).await;
+        timer::sleep(pause).await;
         self.begin().await
     }
 
@@ -127,7 +127,7 @@ impl Follower {
         let hub = &self.hub;
         let mut changes = hub.subscribe(self.range.clone());
         let operation = "watch";
-        let first = tokio::time::timeout(hub.request_timeout, changes.next()).await;
+        let first = timer::timeout(hub.request_timeout, changes.next()).await;
         match first {
             Ok(Some(Delivery::Refused(error))) => return Err(*error),
             Ok(Some(_)) => {}

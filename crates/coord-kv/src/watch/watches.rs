@@ -1,6 +1,6 @@
 //! The watches of one stream, each with the users that share it. No I/O.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use coord_api::Error;
 
@@ -13,7 +13,7 @@ use crate::{
 /// Every watch by its id on the stream. An id is used once, since the server may still answer for an ended watch.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
-    by_id: HashMap<i64, Watched>,
+    by_id: BTreeMap<i64, Watched>,
     ids: HashMap<Range, i64>,
     last_id: i64,
 }

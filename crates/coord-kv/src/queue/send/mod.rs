@@ -21,17 +21,18 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{self, sleep_until},
+    time,
 };
 
 use crate::{
     request::{
-        Rpc,
+        Background, Rpc,
         batch::{Lanes, Lined},
         history::History,
+        timer::sleep_until,
     },
     session::LeaseEpoch,
-    store::{Effect, Failure, Op, Txn, TxnAnswer},
+    store::{Distance, Effect, Failure, Op, Txn, TxnAnswer},
 };
 use in_flight::InFlight;
 use linger::Linger;
@@ -63,6 +64,7 @@ pub(crate) struct Sender {
     /// Queue of the task. Unbounded, since giving back must not wait; each entry has at most one request
     /// here.
     requests: mpsc::UnboundedSender<Request>,
+    background: Background,
 }
 
 #[derive(Debug)]
@@ -129,8 +131,10 @@ impl Sender {
     /// Starts the task, which ends when the sender is dropped.
     pub(crate) fn start(rpc: &Arc<Rpc>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
-        rpc.runtime.spawn(send(Arc::downgrade(rpc), rpc.limits().operations, inbox));
-        Self { requests }
+        let lingers = rpc.store.description().distance == Distance::Network;
+        let work = send(Arc::downgrade(rpc), rpc.limits().operations, lingers, inbox);
+        rpc.background.spawn_with_first_use(work);
+        Self { requests, background: rpc.background.clone() }
     }
 
     /// Asks for an entry in `queue`, after what was asked of it before. With `overlaps`, the request may be
@@ -142,6 +146,7 @@ impl Sender {
         overlaps: bool,
         reply: Box<dyn Reply>,
     ) -> Option<Box<dyn Reply>> {
+        self.background.begin();
         let request = Request { queue, op, overlaps, reply };
         Some(self.requests.send(request).err()?.0.reply)
     }
@@ -150,19 +155,25 @@ impl Sender {
     pub(crate) fn leave(&self, queue: Arc<str>, key: String, follow_ups: FollowUps) -> Answer {
         let (reply, answer) = oneshot::channel();
         let (op, reply) = (QueueOp::Leave { key, follow_ups }, Box::new(reply));
+        self.background.begin();
         let _ = self.requests.send(Request { queue, op, overlaps: true, reply });
         Answer(answer)
     }
 }
 
-async fn send(rpc: Weak<Rpc>, most_operations: usize, mut inbox: mpsc::UnboundedReceiver<Request>) {
+async fn send(
+    rpc: Weak<Rpc>,
+    most_operations: usize,
+    lingers: bool,
+    mut inbox: mpsc::UnboundedReceiver<Request>,
+) {
     let mut lanes = Lanes::of(most_operations);
     let mut in_flight = InFlight::none();
     let mut linger = Linger::default();
     let mut optimistic = OptimisticEmpty::default();
     loop {
         // Polled without a timer, whose smallest step is longer than a commit takes.
-        while linger.waits(Instant::now()) {
+        while lingers && linger.waits(Instant::now()) {
             if let Ok(request) = inbox.try_recv() {
                 lanes.push(request);
                 linger.came(Instant::now());

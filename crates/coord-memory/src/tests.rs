@@ -1,0 +1,1 @@
+//! Clients of one store, with faults and without.
