@@ -212,6 +212,9 @@ impl Task {
                 Err(failure) => self.refuse_unbegun(&failure.error),
             }
             self.connectivity.lost();
+            if let Some(rpc) = self.rpc.upgrade() {
+                rpc.history.doubt();
+            }
             // The next one to another member, if one is ready.
             match self.rpc.upgrade() {
                 Some(rpc) => self.attempts = rpc.store.attempts(self.attempts.member()),
@@ -295,6 +298,9 @@ impl Task {
             if cancel(&mut *stream, unproven).await.is_err() {
                 return Served::Broken { answered };
             }
+        }
+        if let Some(rpc) = self.rpc.upgrade() {
+            rpc.history.trust();
         }
         loop {
             let unused = tokio::select! {
