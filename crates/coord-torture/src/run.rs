@@ -5,7 +5,7 @@ use std::{collections::VecDeque, fmt::Write as _, sync::Arc, time::Duration};
 use coord_api::{ConfigExt, DistributedLockExt, Error, Provider, Registration};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use crate::{
@@ -138,9 +138,11 @@ pub async fn observe_into(history: Arc<History>, clients: Vec<Arc<dyn Provider>>
 
     let mut tasks = Tasks::start(&world, &processes);
     let staying = tasks.join(&world).await;
+    // Tasks that have made all of their rounds may be done before all is mended.
+    sleep_until(world.begun + world.plan.time).await;
     let mut last =
         Worker::new(world.clone(), Arc::new(Process::new(world.plan.processes, observer.clone())), 0);
-    let stored = end(&world, &*observer).await;
+    let stored = end(&world, &*observer, &staying).await;
     world.history.add(world.plan.processes, stored);
     tasks.stop().await;
     for registration in staying {
@@ -232,8 +234,9 @@ async fn nothing(work: impl Future<Output = ()>) -> Option<Registration> {
     None
 }
 
-/// What the store has once everything is quiet and all who follow know it, or patience is over.
-async fn end(world: &World, observer: &dyn Provider) -> What {
+/// What the store has once everything is quiet, what was lost is registered again and all who follow know it, or patience is
+/// over.
+async fn end(world: &World, observer: &dyn Provider, staying: &[Registration]) -> What {
     let limit = Instant::now() + world.plan.patience;
     let keys = follow::keys();
     loop {
@@ -256,7 +259,10 @@ async fn end(world: &World, observer: &dyn Provider) -> What {
         match (values, instances) {
             (Ok(values), Ok(instances)) => {
                 let instances: Vec<_> = instances.iter().map(registry::counted).collect();
-                if is_over || world.followers.agree(&values, &instances) {
+                let is_listed =
+                    |one: &Registration| instances.iter().any(|(id, _)| **id == *one.service().id);
+                let all_are = staying.iter().all(is_listed) && world.followers.agree(&values, &instances);
+                if is_over || all_are {
                     return What::End { values, instances };
                 }
             }
@@ -305,7 +311,7 @@ async fn rest(world: &World, observer: &dyn Provider) -> Option<String> {
             Err(error) => return Some(format!("{name} can not be acquired: {error}")),
         }
     }
-    None
+    ids::all_can_be_had(&world.plan, observer).await.err()
 }
 
 async fn look(observer: &dyn Provider) -> Option<String> {

@@ -82,7 +82,7 @@ impl Violations {
 /// promised on what the store has then.
 pub fn check(events: &[Event], operator: Operator) -> Vec<Violation> {
     let Some(parts) = restored::divide(events) else { return check_whole(events, operator) };
-    let mut found = check_whole(parts.before, operator);
+    let mut found = check_whole(&parts.before, operator);
     found.extend(parts.found);
     let after = check_whole(&parts.after, operator).into_iter();
     found.extend(after.map(|violation| Violation {

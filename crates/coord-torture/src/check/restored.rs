@@ -11,12 +11,12 @@ use std::{
 };
 
 use super::{Promise, Violation};
-use crate::history::{Answer, Event, Item, Op, Seen, What};
+use crate::history::{Answer, Covers, Event, Item, Name, Op, Seen, Value, What};
 
 /// The parts of a history.
-pub(super) struct Parts<'a> {
-    /// The events before the first restore.
-    pub(super) before: &'a [Event],
+pub(super) struct Parts {
+    /// What counts of the events before the first restore.
+    pub(super) before: Vec<Event>,
     /// What counts of the events after the last restore.
     pub(super) after: Vec<Event>,
     /// What neither part shows.
@@ -24,7 +24,7 @@ pub(super) struct Parts<'a> {
 }
 
 /// Divides a history; `None` if no store was restored.
-pub(super) fn divide(events: &[Event]) -> Option<Parts<'_>> {
+pub(super) fn divide(events: &[Event]) -> Option<Parts> {
     let is_restored = |event: &Event| matches!(event.what, What::Restored { .. });
     let (first, last) = (events.iter().position(is_restored)?, events.iter().rposition(is_restored)?);
     let What::Restored { unheard, .. } = &events[last].what else { return None };
@@ -34,18 +34,108 @@ pub(super) fn divide(events: &[Event]) -> Option<Parts<'_>> {
         last,
         heard: events[last].at + *unheard,
         begun: events[..last].iter().filter_map(call).collect(),
+        settled: BTreeSet::new(),
         asked: BTreeSet::new(),
         holds: BTreeMap::new(),
         out: Vec::new(),
         found: Vec::new(),
     };
     let (after, found) = after.run();
-    Some(Parts { before: &events[..first], after, found })
+    Some(Parts { before: before(events, first), after, found })
 }
 
 fn call(event: &Event) -> Option<(u64, &Event)> {
     match &event.what {
         What::Calls { call, .. } => Some((*call, event)),
+        _ => None,
+    }
+}
+
+/// Returns what counts of the events before a restore. Calls that had no answer then may have taken effect.
+fn before(events: &[Event], restore: usize) -> Vec<Event> {
+    let mut open = BTreeMap::new();
+    for event in &events[..restore] {
+        match &event.what {
+            What::Calls { call, key, op } => drop(open.insert(*call, (key, *op))),
+            What::Answers { call, .. } => drop(open.remove(call)),
+            _ => {}
+        }
+    }
+    let mut later = Vec::new();
+    for event in &events[restore..] {
+        if let What::Answers { call, answer } = &event.what
+            && let Some((_, op)) = open.get(call)
+            && let Some(value) = value(*op, *answer)
+        {
+            open.remove(call);
+            later.push(Event {
+                what: What::Answers { call: *call, answer: Answer::Unknown(Some(value)) },
+                ..event.clone()
+            });
+        }
+    }
+    // Nobody knows what these wrote, so that nothing can be said of their keys from there on.
+    open.retain(|_, (_, op)| matches!(op, Op::Increment));
+    let mut unknown = BTreeSet::new();
+    let mut calls = BTreeSet::new();
+    let counts = |event: &&Event| match &event.what {
+        What::Calls { call, key, .. } => {
+            if open.contains_key(call) {
+                unknown.insert(key.clone());
+            }
+            let counts = !unknown.contains(key);
+            if !counts {
+                calls.insert(*call);
+            }
+            counts
+        }
+        What::Answers { call, .. } => !calls.contains(call),
+        // That is said when the tasks are done.
+        What::Stays { .. } => false,
+        _ => true,
+    };
+    events[..restore].iter().chain(&later).filter(counts).cloned().collect()
+}
+
+/// What a watch has told of the config.
+struct Known {
+    scope: Covers,
+    values: BTreeMap<Name, (Value, u64)>,
+}
+
+impl Known {
+    fn take(&mut self, item: &Item) {
+        match item {
+            Item::Snapshot(_, all) => {
+                self.values = all.iter().map(|(key, value, at)| (key.clone(), (*value, *at))).collect();
+            }
+            Item::Set(key, value, version) => {
+                self.values.insert(key.clone(), (*value, *version));
+            }
+            Item::Deleted(key, _) => {
+                self.values.remove(key);
+            }
+        }
+    }
+}
+
+impl Known {
+    /// Returns how it differs from what the store has.
+    fn differs(&self, watcher: u64, values: &[(Name, Value, u64)]) -> Option<Violation> {
+        let covered = values.iter().filter(|(key, ..)| self.scope.covers(key));
+        let stored: BTreeMap<_, _> =
+            covered.map(|(key, value, version)| (key.clone(), (*value, *version))).collect();
+        let detail =
+            format!("watch {watcher}, of before the restore: {:?}, there is {stored:?}", self.values);
+        (stored != self.values).then_some(Violation { promise: Promise::EndState, detail })
+    }
+}
+
+/// Returns what a call wrote, if it wrote anything.
+fn value(op: Op, answer: Answer) -> Option<Value> {
+    match (op, answer) {
+        (_, Answer::Wrote(value, _) | Answer::Unknown(Some(value)))
+        | (Op::Set(value) | Op::Cas(_, value) | Op::Guarded(value), _) => Some(value),
         _ => None,
     }
 }
@@ -59,6 +149,8 @@ struct After<'a> {
     heard: Duration,
     /// The calls that began before.
     begun: BTreeMap<u64, &'a Event>,
+    /// The calls of which the store has the value.
+    settled: BTreeSet<u64>,
     /// The holds that were asked for since.
     asked: BTreeSet<u64>,
     /// The holds that began since, with when they did.
@@ -73,11 +165,13 @@ impl After<'_> {
         self.begin(restored);
         let (all, last) = (self.all, self.last);
         let followers = self.followers();
-        for (at, event) in all.iter().enumerate().skip(last + 1) {
-            let is_old = |watcher: &u64| followers.get(watcher).is_some_and(|from| at < *from);
+        for (at, event) in all.iter().enumerate() {
+            let is_old = |watcher: &u64| followers.get(watcher).map_or(at < last, |from| at < *from);
             match &event.what {
                 What::Told { watcher, .. } | What::Sees { watcher, .. } if is_old(watcher) => {}
-                _ => self.take(event),
+                What::Told { .. } | What::Sees { .. } => self.push(event, event.what.clone()),
+                _ if at > last => self.take(event),
+                _ => {}
             }
         }
         (self.out, self.found)
@@ -91,15 +185,42 @@ impl After<'_> {
     fn begin(&mut self, restored: &Event) {
         let What::Restored { values, .. } = &restored.what else { return };
         let mut values: Vec<_> = values.iter().collect();
+        let restored_ids: BTreeSet<_> = values.iter().map(|(_, value, _)| value.id).collect();
         values.sort_by_key(|(.., version)| *version);
         // No call of the run has such a number.
-        for (call, (key, value, version)) in (1..=u64::MAX).rev().zip(values) {
-            self.push(restored, What::Calls { call, key: key.clone(), op: Op::Set(*value) });
+        let values: Vec<_> = (1..=u64::MAX).rev().zip(values).collect();
+        for (call, (key, value, _)) in &values {
+            self.push(restored, What::Calls { call: *call, key: key.clone(), op: Op::Set(*value) });
+        }
+        // Some were written together, and have one version.
+        for (call, (_, value, version)) in values {
             self.push(restored, What::Answers { call, answer: Answer::Wrote(*value, *version) });
         }
+        // What the store has needs no call any more that wrote it.
+        let wrote = |answer: &Answer| match answer {
+            Answer::Wrote(value, _) | Answer::Unknown(Some(value)) => restored_ids.contains(&value.id),
+            _ => false,
+        };
+        self.settled =
+            (self.all.iter())
+                .filter_map(|event| match &event.what {
+                    What::Answers { call, answer } if self.begun.contains_key(call) && wrote(answer) => {
+                        Some(*call)
+                    }
+                    What::Calls {
+                        call, op: Op::Set(value) | Op::Cas(_, value) | Op::Guarded(value), ..
+                    } if restored_ids.contains(&value.id) => Some(*call),
+                    _ => None,
+                })
+                .collect();
         for event in self.earlier {
             match &event.what {
-                What::Calls { .. } | What::Publishes { .. } => self.push(restored, event.what.clone()),
+                What::Calls { call, .. } | What::Answers { call, .. } if self.settled.contains(call) => {}
+                What::Calls { call, key, op } => {
+                    let (key, op) = (key.clone(), self.op(*call, *op));
+                    self.push(restored, What::Calls { call: *call, key, op });
+                }
+                What::Publishes { .. } | What::Stays { .. } => self.push(restored, event.what.clone()),
                 What::Answers { call, answer } => {
                     // What was answered is over, but for writes whose outcome nobody knows.
                     if let Answer::Unknown(value) = answer {
@@ -109,36 +230,75 @@ impl After<'_> {
                         self.push(restored, What::Answers { call: *call, answer: Answer::Refused });
                     }
                 }
-                What::Watches { watcher, .. } | What::Unwatches { watcher } => {
-                    let _ = watcher;
-                    self.push(restored, event.what.clone());
-                }
+                What::Watches { .. } | What::Unwatches { .. } => self.push(restored, event.what.clone()),
                 _ => {}
             }
         }
     }
 
-    /// The followers that began before, with the last snapshot that each was given: from there on all is as it is promised.
-    fn followers(&self) -> BTreeMap<u64, usize> {
+    /// What is promised of a call that began before: it may have read what was lost, and write what follows from that.
+    fn op(&self, call: u64, op: Op) -> Op {
+        let answers = self.all.iter().filter_map(|event| match &event.what {
+            What::Answers { call: other, answer } if *other == call => Some(*answer),
+            _ => None,
+        });
+        match (op, answers.last()) {
+            (Op::Guarded(value), _) => Op::Set(value),
+            (Op::Increment, Some(Answer::Wrote(value, _) | Answer::Unknown(Some(value)))) => Op::Set(value),
+            _ => op,
+        }
+    }
+
+    /// The followers that began before, with where what they are told begins to count: with the last snapshot since. A client
+    /// that had seen nothing of what was lost need not notice, and gives them none: they only have to end with what the store
+    /// has.
+    fn followers(&mut self) -> BTreeMap<u64, usize> {
         let mut followers = BTreeMap::new();
+        let mut known = BTreeMap::<u64, Known>::new();
         for (at, event) in self.all.iter().enumerate() {
             match &event.what {
-                What::Watches { watcher, .. } if at < self.last => {
+                What::Watches { watcher, scope } if at < self.last => {
                     followers.insert(*watcher, usize::MAX);
+                    if *scope != Covers::Instances {
+                        known.insert(*watcher, Known { scope: scope.clone(), values: BTreeMap::new() });
+                    }
                 }
-                What::Told { watcher, item: Item::Snapshot(..) }
-                | What::Sees { watcher, item: Seen::All(_) }
-                    if at > self.last =>
-                {
+                What::Unwatches { watcher } => {
+                    if at < self.last {
+                        followers.insert(*watcher, usize::MAX);
+                    }
+                    known.remove(watcher);
+                }
+                What::Told { watcher, item: Item::Snapshot(..) } if at > self.last => {
                     followers.entry(*watcher).and_modify(|from| *from = at);
+                    known.remove(watcher);
+                }
+                What::Told { watcher, item } => {
+                    if let Some(known) = known.get_mut(watcher) {
+                        known.take(item);
+                    }
+                }
+                What::Sees { watcher, item: Seen::All(_) } => {
+                    followers.entry(*watcher).and_modify(|from| *from = at);
+                }
+                What::End { values, .. } => {
+                    for (watcher, known) in &known {
+                        self.found.extend(known.differs(*watcher, values));
+                    }
                 }
                 _ => {}
             }
         }
+        self.out.retain(|event| {
+            !matches!(&event.what, What::Watches { watcher, .. } if followers.get(watcher) == Some(&usize::MAX))
+        });
         followers
     }
 
     fn take(&mut self, event: &Event) {
+        if matches!(&event.what, What::Answers { call, .. } if self.settled.contains(call)) {
+            return;
+        }
         let has_heard = event.at >= self.heard;
         match &event.what {
             What::Asks { hold, .. } => {
@@ -166,6 +326,10 @@ impl After<'_> {
                 }
             }
             What::Believes { .. } | What::Fenced { .. } => {}
+            // The counter may have been read before.
+            What::Calls { call, key, op: Op::Guarded(value) } if !has_heard => {
+                self.push(event, What::Calls { call: *call, key: key.clone(), op: Op::Set(*value) });
+            }
             // The answer may be that of before.
             What::Published { .. } | What::Left { .. } if !has_heard => {}
             What::Answers { call, answer } if self.begun.contains_key(call) => {
@@ -192,10 +356,7 @@ fn of_before(answer: Answer) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        check::promises,
-        history::{Covers, Name, Value},
-    };
+    use crate::check::promises;
 
     fn key() -> Name {
         "p/a".into()
