@@ -17,7 +17,8 @@ mod steps;
 use std::{sync::Arc, time::Duration};
 
 use coord_etcd::{EtcdConfig, bare};
-use coord_kv::store::Store;
+use coord_kv::store;
+use coord_memory::Store;
 use coord_tests::EtcdServer;
 use etcd_client::CompactionOptions;
 use proptest::{
@@ -32,7 +33,7 @@ use steps::steps;
 
 /// An etcd that nobody else writes to, since revisions are counted.
 struct Etcd {
-    store: Arc<dyn Store>,
+    store: Arc<dyn store::Store>,
     admin: etcd_client::Client,
     _server: EtcdServer,
 }
@@ -57,6 +58,40 @@ impl Etcd {
             })
         });
         Side::new(self.store.clone(), compact).await
+    }
+}
+
+/// A store of this process, on a clock that goes as fast as nobody waits for anything else.
+async fn memory() -> Side {
+    let store = Store::new();
+    let bare = store.bare();
+    let compact: Compact = Box::new(move |_revision| {
+        store.forget_changes();
+        Box::pin(std::future::ready(()))
+    });
+    Side::new(bare, compact).await
+}
+
+fn paused() -> Runtime {
+    Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
+}
+
+#[test]
+fn memory_and_etcd_answer_requests_the_same() {
+    let runtime = runtime();
+    let etcd = runtime.block_on(Etcd::start());
+    let outcome = TestRunner::new(cases(200)).run(&steps(), |steps| {
+        let quiet = Until::Quiet(Duration::from_secs(1));
+        let memory = paused().block_on(async { run(memory().await, &steps, quiet).await });
+        let etcd = runtime.block_on(async { run(etcd.side().await, &steps, Until::AsMuchAs(&memory)).await });
+        prop_assert_eq!(memory, etcd);
+        Ok(())
+    });
+    // The container of the server is removed by the runtime that it was started on.
+    let _entered = runtime.enter();
+    drop(etcd);
+    if let Err(failure) = outcome {
+        panic!("{failure}");
     }
 }
 
@@ -94,8 +129,10 @@ fn etcd_answers_as_itself() {
 fn keys_of_a_lease_go_together_when_it_is_over() {
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());
-    let gone = runtime.block_on(async { expiry::run(&etcd.side().await).await });
+    let on_etcd = runtime.block_on(async { expiry::run(&etcd.side().await).await });
+    let on_memory = paused().block_on(async { expiry::run(&memory().await).await });
     let _entered = runtime.enter();
     drop(etcd);
-    assert_eq!(gone, expiry::expected());
+    assert_eq!(on_etcd, expiry::expected());
+    assert_eq!(on_memory, expiry::expected());
 }

@@ -36,6 +36,8 @@ pub(crate) enum Until<'a> {
 
 /// The time in which a store tells what it tells.
 const SLOW: Duration = Duration::from_secs(3);
+/// The time in which etcd reads what a watch has missed.
+const PAST: Duration = Duration::from_millis(250);
 const MOMENT: Duration = Duration::from_millis(2);
 
 struct Run<'a> {
@@ -45,11 +47,14 @@ struct Run<'a> {
     answers: Answers,
     /// The last revision that each watch has told.
     last: BTreeMap<i64, i64>,
+    /// Whether a watch may still have to read what it has missed.
+    may_read_past: bool,
 }
 
 /// Makes the steps, one after the other.
 pub(crate) async fn run(side: Side, steps: &[Step], until: Until<'_>) -> Answers {
-    let mut run = Run { side, until, stream: None, answers: Answers::default(), last: BTreeMap::new() };
+    let (stream, answers, last) = (None, Answers::default(), BTreeMap::new());
+    let mut run = Run { side, until, stream, answers, last, may_read_past: false };
     for (number, step) in steps.iter().enumerate() {
         let line = run.step(number, step).await;
         run.answers.lines.push(format!("{number}: {line}"));
@@ -70,13 +75,15 @@ impl Run<'_> {
         let call = call(&*attempts);
         match step {
             Step::Txn(txn) => match store.txn(call, self.side.txn(txn)).await {
-                Ok(answer) => format!("{} {}", self.header(answer.header), self.side.shown_txn(&answer)),
+                Ok(answer) => format!("{} {}", self.header(answer.header), self.side.shown_txn(&answer, txn)),
                 Err(failure) => kind(&failure),
             },
             Step::Range(get) => {
                 let (key, options) = self.side.get(get);
                 match store.range(call, key, options).await {
-                    Ok(answer) => format!("{} {}", self.header(answer.header), self.side.shown_get(&answer)),
+                    Ok(answer) => {
+                        format!("{} {}", self.header(answer.header), self.side.shown_get(&answer, get))
+                    }
                     Err(failure) => kind(&failure),
                 }
             }
@@ -113,6 +120,11 @@ impl Run<'_> {
             }
             Step::Cancel(nth) => self.cancel(*nth).await,
             Step::Compact => {
+                // etcd reads what a watch has missed some time after it began, or may find it compacted.
+                if std::mem::take(&mut self.may_read_past) {
+                    let read = Instant::now() + PAST;
+                    while self.listen(read).await {}
+                }
                 (self.side.compact)(self.side.now).await;
                 "compact".into()
             }
@@ -124,6 +136,7 @@ impl Run<'_> {
             Keys::Key(key) => Range::Key(self.side.key(key).into()),
             Keys::Prefix(prefix) | Keys::Until(prefix, _) => Range::Prefix(self.side.key(prefix).into()),
         };
+        self.may_read_past |= from.is_some();
         let request = WatchRequest { id, range, from };
         match &mut self.stream {
             Some(stream) => stream.watch(request).await.expect("the stream is whole"),
@@ -166,6 +179,12 @@ impl Run<'_> {
         let WatchAnswer { header, id, is_created, canceled, changes } = answer;
         // That of a watch that was cancelled.
         let Some(id) = *id else { return };
+        let is_cancelled =
+            self.answers.told.get(&id).is_some_and(|told| told.last().is_some_and(|last| last == "end"));
+        // A store may say that it has ended the watch.
+        if is_cancelled && changes.is_empty() {
+            return;
+        }
         let mut lines = Vec::new();
         if *is_created {
             lines.push(format!("begun at {}", self.side.shown(header.revision)));

@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use coord_api::Error;
 use coord_kv::store::{
-    Call, Compare, Effect, Extent, Failure, GetAnswer, GetOptions, KeyValue, Op, OpResult, PutOptions,
-    Revision, RevisionError, Route, Store, Target, Txn, TxnAnswer,
+    Call, Compare, Detail, Effect, Extent, Failure, GetAnswer, GetOptions, KeyValue, Op, OpResult,
+    PutOptions, Revision, RevisionError, Route, Store, Target, Txn, TxnAnswer,
 };
 use futures::future::BoxFuture;
 
@@ -129,22 +129,29 @@ impl Side {
         format!("{}={value:?} c{created} m{written} {}", self.shown_key(key), self.shown_lease(*lease))
     }
 
-    pub(crate) fn shown_get(&self, answer: &GetAnswer) -> String {
+    pub(crate) fn shown_get(&self, answer: &GetAnswer, get: &Get) -> String {
+        if get.detail == Detail::Count {
+            return format!("{} keys, {} pairs, more {}", answer.count, answer.kvs.len(), answer.more);
+        }
         let pairs: Vec<_> = answer.kvs.iter().map(|kv| self.shown_pair(kv)).collect();
-        format!("{pairs:?} more {} count {}", answer.more, answer.count)
+        let is_enough = answer.count >= i64::try_from(answer.kvs.len()).expect("are few");
+        format!("{pairs:?} more {} counted {is_enough}", answer.more)
     }
 
-    pub(crate) fn shown_txn(&self, answer: &TxnAnswer) -> String {
-        let results: Vec<_> = answer.results.iter().map(|result| self.shown_result(result)).collect();
-        format!("{} {results:?}", answer.succeeded)
+    pub(crate) fn shown_txn(&self, answer: &TxnAnswer, txn: &steps::Txn) -> String {
+        let made = if answer.succeeded { &txn.then } else { &txn.otherwise };
+        assert_eq!(answer.results.len(), made.len(), "each operation has a result");
+        let results = answer.results.iter().zip(made).map(|(result, op)| self.shown_result(result, op));
+        format!("{} {:?}", answer.succeeded, results.collect::<Vec<_>>())
     }
 
-    fn shown_result(&self, result: &OpResult) -> String {
-        match result {
-            OpResult::Get(answer) => self.shown_get(answer),
-            OpResult::Put => "put".into(),
-            OpResult::Delete(count) => format!("deleted {count}"),
-            OpResult::Txn(answer) => self.shown_txn(answer),
+    fn shown_result(&self, result: &OpResult, op: &steps::Op) -> String {
+        match (result, op) {
+            (OpResult::Get(answer), steps::Op::Get(get)) => self.shown_get(answer, get),
+            (OpResult::Put, steps::Op::Put(..)) => "put".into(),
+            (OpResult::Delete(count), steps::Op::Delete(_)) => format!("deleted {count}"),
+            (OpResult::Txn(answer), steps::Op::Txn(txn)) => self.shown_txn(answer, txn),
+            (result, op) => format!("{result:?} of {op:?}"),
         }
     }
 }
