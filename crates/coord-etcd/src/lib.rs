@@ -5,6 +5,9 @@
 //! thread of this crate's own. A busy runtime of the user's can not starve it there. See [`Client::connect`].
 
 mod background;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod bare;
 mod client;
 mod connect;
 mod error;

@@ -170,6 +170,14 @@ pub enum What {
         /// The number.
         number: u64,
     },
+    /// The store has lost its data, or came back with older data. All that was known of it before counts for
+    /// nothing: see [`check`](crate::check::check).
+    Restored {
+        /// The config values that it has now, with their versions.
+        values: Vec<(Name, Value, u64)>,
+        /// Longest time until every client has heard of it.
+        unheard: Duration,
+    },
     /// All faults are over, and every process was asked to stop: what the store has now.
     End {
         /// The config values with their versions.

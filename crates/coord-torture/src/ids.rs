@@ -5,20 +5,47 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use coord_api::{IdOptions, InstanceIdAllocator, Snowflake, SnowflakeOptions};
+use coord_api::{IdOptions, InstanceIdAllocator, Provider, Snowflake, SnowflakeOptions};
+use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
+    Plan,
     history::{Name, What},
     worker::{Outcome, Worker},
 };
 
 pub(crate) const SERVICE: &str = "torture/ids";
 
+/// The exclusive upper bound of ids: there is one id fewer than there are tasks.
+fn bound(plan: &Plan) -> u32 {
+    (plan.processes * plan.tasks).max(2) as u32
+}
+
+/// Acquires all ids at the same time, and gives them back: also those whose holders are gone can be had again.
+pub(crate) async fn all_can_be_had(plan: &Plan, client: &dyn Provider) -> Result<(), String> {
+    let allocators = (1..bound(plan)).map(|_| client.instance_id_allocator(SERVICE, bound(plan)));
+    let allocators: Vec<_> =
+        allocators.collect::<Result<_, _>>().map_err(|error| format!("there is no allocator: {error}"))?;
+    let acquired =
+        join_all(allocators.iter().map(|allocator| timeout(plan.patience, allocator.acquire_id())));
+    let outcomes = acquired.await;
+    for outcome in outcomes {
+        match outcome {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(format!("an id can not be acquired: {error}")),
+            Err(_elapsed) => return Err("an id can not be acquired, though nobody holds it".into()),
+        }
+    }
+    for allocator in allocators {
+        allocator.release_id().await.map_err(|error| format!("an id can not be released: {error}"))?;
+    }
+    Ok(())
+}
+
 /// Takes ids and makes numbers with them, until the run is over.
 pub(crate) async fn work(mut worker: Worker, clock: Clock) {
-    // One id fewer than there are tasks.
-    let bound = (worker.world.plan.processes * worker.world.plan.tasks).max(2) as u32;
+    let bound = bound(&worker.world.plan);
     while let Some(client) = worker.next_round().await {
         let mut options = IdOptions::new(SERVICE, bound);
         if worker.random.bool() {

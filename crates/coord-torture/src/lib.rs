@@ -42,4 +42,4 @@ mod worker;
 
 pub use check::{Promise, Violation};
 pub use plan::{Area, Areas, Operator, Plan};
-pub use run::{Observed, Outcome, observe, run};
+pub use run::{Observed, Outcome, observe, observe_into, run};

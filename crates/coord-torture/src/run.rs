@@ -5,14 +5,14 @@ use std::{collections::VecDeque, fmt::Write as _, sync::Arc, time::Duration};
 use coord_api::{ConfigExt, DistributedLockExt, Error, Provider, Registration};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use crate::{
     Area, Operator, Plan, Promise, Violation,
     check::check,
     config, follow,
-    history::{Answer, Event, Name, Op, Value, What, fingerprint},
+    history::{Answer, Event, History, Name, Op, Value, What, fingerprint},
     ids::{self, Clock},
     lock, registry,
     worker::{Process, Worker, World},
@@ -108,13 +108,22 @@ pub async fn run(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Outcome {
 
 /// Lets `clients` work as `plan` says, and says what they observed.
 ///
+/// # Panics
+/// If there are fewer clients than the plan needs.
+pub async fn observe(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
+    observe_into(Arc::new(History::new()), clients, plan).await
+}
+
+/// Lets `clients` work as `plan` says, and writes what they observe into an empty history. So can the task that disturbs
+/// the store: that it was [restored](What::Restored).
+///
 /// The first of them work, the last one looks at the store in the end, those between stand by for what is closed.
 /// Whoever disturbs the store has to be done when the plan's time is over. All clients are closed then; what the
 /// store still has afterwards is for the caller to look at.
 ///
 /// # Panics
 /// If there are fewer clients than the plan needs.
-pub async fn observe(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
+pub async fn observe_into(history: Arc<History>, clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
     let mut spare: VecDeque<_> = clients.into();
     assert!(
         spare.len() > plan.processes && plan.processes > 0,
@@ -123,15 +132,17 @@ pub async fn observe(clients: Vec<Arc<dyn Provider>>, plan: Plan) -> Observed {
     let observer = spare.pop_back().expect("was just counted");
     let working: Vec<_> = spare.drain(..plan.processes).collect();
     let (seed, operator) = (plan.seed, plan.operator);
-    let world = Arc::new(World::new(plan, spare));
+    let world = Arc::new(World::new(plan, spare, history));
     let processes: Vec<_> =
         working.into_iter().enumerate().map(|(n, one)| Arc::new(Process::new(n, one))).collect();
 
     let mut tasks = Tasks::start(&world, &processes);
     let staying = tasks.join(&world).await;
+    // Tasks that have made all of their rounds may be done before all is mended.
+    sleep_until(world.begun + world.plan.time).await;
     let mut last =
         Worker::new(world.clone(), Arc::new(Process::new(world.plan.processes, observer.clone())), 0);
-    let stored = end(&world, &*observer).await;
+    let stored = end(&world, &*observer, &staying).await;
     world.history.add(world.plan.processes, stored);
     tasks.stop().await;
     for registration in staying {
@@ -223,8 +234,9 @@ async fn nothing(work: impl Future<Output = ()>) -> Option<Registration> {
     None
 }
 
-/// What the store has once everything is quiet and all who follow know it, or patience is over.
-async fn end(world: &World, observer: &dyn Provider) -> What {
+/// What the store has once everything is quiet, what was lost is registered again and all who follow know it, or patience is
+/// over.
+async fn end(world: &World, observer: &dyn Provider, staying: &[Registration]) -> What {
     let limit = Instant::now() + world.plan.patience;
     let keys = follow::keys();
     loop {
@@ -247,7 +259,10 @@ async fn end(world: &World, observer: &dyn Provider) -> What {
         match (values, instances) {
             (Ok(values), Ok(instances)) => {
                 let instances: Vec<_> = instances.iter().map(registry::counted).collect();
-                if is_over || world.followers.agree(&values, &instances) {
+                let is_listed =
+                    |one: &Registration| instances.iter().any(|(id, _)| **id == *one.service().id);
+                let all_are = staying.iter().all(is_listed) && world.followers.agree(&values, &instances);
+                if is_over || all_are {
                     return What::End { values, instances };
                 }
             }
@@ -296,7 +311,7 @@ async fn rest(world: &World, observer: &dyn Provider) -> Option<String> {
             Err(error) => return Some(format!("{name} can not be acquired: {error}")),
         }
     }
-    None
+    ids::all_can_be_had(&world.plan, observer).await.err()
 }
 
 async fn look(observer: &dyn Provider) -> Option<String> {

@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) plan: Plan,
-    pub(crate) history: History,
+    pub(crate) history: Arc<History>,
     pub(crate) registers: Registers,
     pub(crate) followers: Followers,
     /// The clients that stand by.
@@ -33,10 +33,10 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, spare: VecDeque<Arc<dyn Provider>>) -> Self {
+    pub(crate) fn new(plan: Plan, spare: VecDeque<Arc<dyn Provider>>, history: Arc<History>) -> Self {
         Self {
             plan,
-            history: History::new(),
+            history,
             registers: Registers::default(),
             followers: Followers::default(),
             spare: Mutex::new(spare),

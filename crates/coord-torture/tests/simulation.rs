@@ -1,10 +1,13 @@
 //! Thousands of runs on the memory backend, each with faults of its own, in virtual time.
 //!
 //! `cargo xtask sim` runs them as CI does. Environment: `COORD_SIM_SEEDS=N` runs so many, from `COORD_SIM_FROM=S` on (0);
-//! `COORD_SIM_SEED=S` only that one, and writes what was observed to `target/sim-S.txt`.
+//! `COORD_SIM_SEED=S` only that one, and writes what was observed to `target/sim-S.txt`, and what the store was asked last to
+//! `target/sim-S-requests.txt`.
 
 #[path = "simulation/nemesis.rs"]
 mod nemesis;
+#[path = "simulation/restored.rs"]
+mod restored;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -17,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use world::simulate;
+use world::{Simulated, simulate};
 
 /// With tokio's own choices from the seed, as `cargo xtask sim` builds it, a seed means the same history everywhere.
 const DETERMINISTIC: bool = cfg!(tokio_unstable);
@@ -31,6 +34,12 @@ fn number(name: &str) -> Option<u64> {
 fn again(seed: u64) -> String {
     format!("cargo xtask sim --seed {seed}")
 }
+
+/// How many of the last requests of a single seed are written down.
+const REQUESTS: usize = 100_000;
+
+/// How many seeds with violations end a test.
+const ENOUGH: usize = 5;
 
 /// How long a seed takes that will never end: a moment otherwise.
 const NEVER: Duration = Duration::from_secs(60);
@@ -74,15 +83,19 @@ fn on_all_cores(count: u64, each: impl Fn(u64) + Sync) {
 #[test]
 fn no_seed_breaks_a_promise() {
     if let Some(seed) = number("COORD_SIM_SEED") {
-        let outcome = simulate(seed);
+        let Simulated { outcome, requests } = simulate(seed, Some(REQUESTS));
         let lines =
             outcome.events.iter().enumerate().map(|(at, event)| {
                 format!("#{at} {:?} process {} {:?}\n", event.at, event.process, event.what)
             });
-        let file = format!("{}/../../target/sim-{seed}.txt", env!("CARGO_MANIFEST_DIR"));
-        std::fs::write(&file, lines.collect::<String>()).expect("the target folder can be written");
+        let write = |file: &str, lines: String| {
+            let path = format!("{}/../../target/{file}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::write(path, lines).expect("the target folder can be written");
+        };
+        write(&format!("sim-{seed}.txt"), lines.collect());
+        write(&format!("sim-{seed}-requests.txt"), requests.join("\n"));
         println!(
-            "{}\nfingerprint {:x}, history in target/sim-{seed}.txt",
+            "{}\nfingerprint {:x}, history in target/sim-{seed}.txt, requests in target/sim-{seed}-requests.txt",
             outcome.summary(),
             outcome.fingerprint()
         );
@@ -90,16 +103,23 @@ fn no_seed_breaks_a_promise() {
         return;
     }
     let seeds = number("COORD_SIM_SEEDS").unwrap_or(if DETERMINISTIC { 10_000 } else { 100 });
-    let (start, events, bad) = (Instant::now(), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (start, run) = (Instant::now(), AtomicUsize::new(0));
+    let (events, bad) = (AtomicUsize::new(0), AtomicUsize::new(0));
     on_all_cores(seeds, |seed| {
-        let outcome = simulate(seed);
+        // More of them would tell nothing new.
+        if bad.load(Ordering::SeqCst) >= ENOUGH {
+            return;
+        }
+        let Simulated { outcome, .. } = simulate(seed, None);
+        run.fetch_add(1, Ordering::SeqCst);
         events.fetch_add(outcome.events.len(), Ordering::SeqCst);
-        if !outcome.violations.is_empty() && bad.fetch_add(1, Ordering::SeqCst) < 5 {
+        if !outcome.violations.is_empty() {
+            bad.fetch_add(1, Ordering::SeqCst);
             eprintln!("{}", outcome.report(&again(seed)));
         }
     });
-    let (events, bad) = (events.into_inner(), bad.into_inner());
-    println!("{seeds} seeds, {events} events, {bad} seeds with violations, {:?}", start.elapsed());
+    let (run, events, bad) = (run.into_inner(), events.into_inner(), bad.into_inner());
+    println!("{run} seeds, {events} events, {bad} seeds with violations, {:?}", start.elapsed());
     assert_eq!(bad, 0, "seeds with violations; see above");
 }
 
@@ -109,7 +129,7 @@ fn no_seed_breaks_a_promise() {
 fn the_same_seed_gives_the_same_history() {
     let differing = AtomicUsize::new(0);
     on_all_cores(number("COORD_SIM_SEEDS").unwrap_or(300).min(300), |seed| {
-        let (one, other) = (simulate(seed), simulate(seed));
+        let (one, other) = (simulate(seed, None).outcome, simulate(seed, None).outcome);
         if one.fingerprint() != other.fingerprint() {
             let at = one.events.iter().zip(&other.events).position(|(one, other)| one != other);
             let shown = at.map(|at| (at, &one.events[at], &other.events[at]));

@@ -8,7 +8,7 @@ use super::pick::Listed;
 use crate::{
     keyspace::Keys,
     request::{Look, pairs},
-    store::{Compare, CompareOp, GetOptions, KeyValue, Op, OpResult, PutOptions, Txn, TxnAnswer},
+    store::{Compare, CompareOp, GetOptions, KeyValue, LeaseId, Op, OpResult, PutOptions, Txn, TxnAnswer},
 };
 
 /// Whether a free id may be taken while others wait for one.
@@ -26,8 +26,9 @@ pub(super) struct Candidate {
 
 /// Outcome of a claim.
 pub(super) enum Answer {
-    /// The candidate was taken; with the high-water mark that its earlier holders left.
-    Taken(u32, Stamped),
+    /// The candidate was taken; with the high-water mark that its earlier holders left, and the lease of a note that one had
+    /// vanished.
+    Taken(u32, Stamped, Option<LeaseId>),
     /// No candidate was free.
     Listed(Listed),
 }
@@ -40,6 +41,9 @@ pub(super) struct Claim<'a> {
     pub(super) value: &'a [u8],
     pub(super) lease: i64,
 }
+
+/// Place of the note among the answers to a claim.
+const NOTE: usize = 3;
 
 fn absent(key: String) -> Compare {
     Compare::create_revision(key, CompareOp::Equal, 0)
@@ -87,6 +91,7 @@ impl Claim<'_> {
                 Some(name) => Op::put(identity, name.as_str(), None),
                 None => Op::delete(identity),
             },
+            Op::get(keys.id_vanished(service, id), None),
             Op::delete(keys.id_vanished(service, id)),
             Op::get(keys.id_stamped(service, id), None),
         ]
@@ -97,7 +102,8 @@ impl Claim<'_> {
         let (mut succeeded, mut answers) = (answer.succeeded, &answer.results);
         for id in ids {
             if succeeded {
-                return Answer::Taken(*id, stamped(answers.last()));
+                let note = pairs(answers.get(NOTE)).first().map(|note| note.lease);
+                return Answer::Taken(*id, stamped(answers.last()), note);
             }
             if let Some(OpResult::Txn(next)) = answers.first() {
                 (succeeded, answers) = (next.succeeded, &next.results);

@@ -8,9 +8,9 @@
 //! clients that want the id end the mark, as `orphaned.rs` says.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     num::NonZeroU32,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -29,9 +29,9 @@ use super::{
 use crate::{
     ids::Ids,
     keyspace::Keys,
-    request::{Kept, Look, timer},
+    request::{Kept, Look, pairs, timer},
     session::{Epoch, Session},
-    store::{Compare, CompareOp, Failure, LeaseDetail, Op, OpResult, PutOptions, Txn},
+    store::{Compare, CompareOp, Failure, LeaseDetail, LeaseId, Op, OpResult, PutOptions, Txn},
 };
 
 /// The ids that a client holds, or has not let rest yet.
@@ -40,6 +40,8 @@ pub(crate) struct HeldIds {
     own: Mutex<BTreeMap<ClaimMarker, Held>>,
     /// The marks of others that this client is about to end.
     ending: Mutex<HashSet<ClaimMarker>>,
+    /// The leases of notes that are to be revoked if no note is on them.
+    notes: Mutex<BTreeSet<LeaseId>>,
 }
 
 /// Marker of one hold: a later holder of the same id has another marker.
@@ -62,6 +64,10 @@ impl HeldIds {
     pub(super) fn look_at(&self, is_meant: impl Fn(&Held) -> bool) {
         let own = lock(&self.own);
         own.values().filter(|held| is_meant(held)).for_each(|held| held.look.notify_one());
+    }
+
+    pub(super) fn notes(&self) -> MutexGuard<'_, BTreeSet<LeaseId>> {
+        self.notes.lock().expect("nothing panics while this is locked")
     }
 
     /// Returns the marks that are not about to be ended already, out of some.
@@ -150,14 +156,14 @@ async fn guard(ids: Arc<Ids>, lease: i64, hold: Hold, id: Held) {
 }
 
 impl Ids {
-    /// Returns how many ids one transaction lets rest, or looks at; each is at most four operations.
+    /// Returns how many ids one transaction lets rest, or looks at; each is at most five operations.
     pub(super) fn at_once(&self) -> usize {
-        (self.limits().operations * 15 / 64).max(1)
+        (self.limits().operations * 12 / 64).max(1)
     }
 
     /// Ends the marks of ids that nobody holds any more, which rest from now on. Returns for each id whether
     /// its mark was still the known one. All of the ids rest equally long.
-    pub(super) async fn rest(&self, ids: &[Held]) -> Result<Vec<bool>, Failure> {
+    pub(super) async fn rest(self: &Arc<Self>, ids: &[Held]) -> Result<Vec<bool>, Failure> {
         for held in ids {
             self.history.leaves(&self.keys.id(&held.service, held.id));
         }
@@ -167,12 +173,15 @@ impl Ids {
         for some in ids.chunks(self.at_once()) {
             let operations: Vec<_> = some.iter().map(|held| self.resting(held, lease)).collect();
             let answer = self.txn("release an id", Txn::new().and_then(operations)).await?;
-            ended.extend(
-                answer
-                    .results
-                    .into_iter()
-                    .map(|one| matches!(one, OpResult::Txn(nested) if nested.succeeded)),
-            );
+            for one in answer.results {
+                let OpResult::Txn(nested) = one else { continue };
+                ended.push(nested.succeeded);
+                // Its writer may be gone by now.
+                let note = pairs(nested.results.first()).first().filter(|_| nested.succeeded);
+                if let Some(note) = note {
+                    self.revoke_note(note.lease);
+                }
+            }
         }
         Ok(ended)
     }
@@ -218,15 +227,15 @@ impl Ids {
         };
         let rest = Op::txn(Txn::new().when(of_another).or_else([rest]));
         // Another client may have taken this one for vanished.
-        let note = Op::delete(self.keys.id_vanished(&held.service, held.id));
-        let ends = [Op::delete(mark), note, rest];
+        let note = self.keys.id_vanished(&held.service, held.id);
+        let ends = [Op::get(note.as_str(), None), Op::delete(mark), Op::delete(note), rest];
         Op::txn(Txn::new().when(held.has_mark(&self.keys)).and_then(ends))
     }
 
     async fn grant_rest(&self, rest: Duration) -> Result<i64, Failure> {
         let seconds = i64::try_from(rest.as_secs()).unwrap_or(i64::MAX);
         // A lease whose grant was not answered is not renewed by anyone, so it ends by itself.
-        let granted = self.grant_lease("release an id", seconds, |_unanswered| {}).await?;
+        let granted = self.grant_lease("release an id", seconds, |_asked| {}, |_unanswered| {}).await?;
         Ok(granted.id)
     }
 
@@ -245,7 +254,7 @@ impl Ids {
     }
 
     /// Lets every id of this client rest, before it is closed.
-    pub(crate) async fn quarantine_all(&self) {
+    pub(crate) async fn quarantine_all(self: &Arc<Self>) {
         let mut by_rest = BTreeMap::<_, Vec<_>>::new();
         for held in self.held.all() {
             by_rest.entry(held.rest).or_default().push(held);
@@ -254,6 +263,14 @@ impl Ids {
         for outcome in futures::future::join_all(all).await {
             if let Err(Failure { error, .. }) = outcome {
                 tracing::debug!(%error, "ids will be released by those who want them");
+            }
+        }
+        // The tasks that would do that have ended.
+        let notes = std::mem::take(&mut *self.held.notes());
+        let all = notes.into_iter().map(|lease| self.revoke_if_bare(lease));
+        for outcome in futures::future::join_all(all).await {
+            if let Err(Failure { error, .. }) = outcome {
+                tracing::debug!(%error, "the lease of a note will expire");
             }
         }
     }

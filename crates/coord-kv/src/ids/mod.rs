@@ -225,7 +225,13 @@ impl Source {
             let answer = session.txn_in_epoch(area, "claim an id", claim.txn(candidates)).await;
             let taken = match answer {
                 Ok((at, answer)) => match Claim::read(&answer, &ids) {
-                    Answer::Taken(id, stamped) => (id, at, stamped),
+                    Answer::Taken(id, stamped, note) => {
+                        // Its writer may be gone by now.
+                        if let Some(note) = note {
+                            area.revoke_note(note);
+                        }
+                        (id, at, stamped)
+                    }
                     Answer::Listed(listed) => {
                         let is_late = listed.queued && order == Order::BehindTheQueue;
                         tries = if is_late { Vec::new() } else { listed.some_free(max_id, self.choice()) };

@@ -24,7 +24,7 @@ use super::record::Record;
 use crate::{
     ids::Ids,
     request::{Look, Repeat, history::Sent, pairs, timer},
-    store::{Compare, CompareOp, Failure, KeyValue, LeaseDetail, Op, OpResult, PutOptions, Txn},
+    store::{Compare, CompareOp, Failure, KeyValue, LeaseDetail, LeaseId, Op, OpResult, PutOptions, Txn},
 };
 
 const OPERATION: &str = "claim an id";
@@ -116,24 +116,27 @@ impl Ids {
         Ok(age(status.granted, status.left))
     }
 
-    /// Gives back a lease if no note is on it any more.
-    fn revoke_note(self: &Arc<Self>, lease: i64) {
+    /// Gives back a lease, until it is done, if no note is on it any more. Closing does it as well.
+    pub(super) fn revoke_note(self: &Arc<Self>, lease: LeaseId) {
+        self.held.notes().insert(lease);
         let ids = self.clone();
         self.background.spawn(async move {
-            let revoke = || async {
-                if !ids.lease_status(OPERATION, lease, LeaseDetail::TimesAndKeys).await?.keys.is_empty() {
-                    return Ok(());
-                }
-                match ids.call(OPERATION, Repeat::Freely, |store, call| store.revoke(call, lease)).await {
-                    Err(Failure { error: Error::Lost { .. }, .. }) => Ok(()),
-                    outcome => outcome.map(drop),
-                }
-            };
-            if !ids.clean_up("the lease of a note", ids.closed(), revoke).await {
-                // A client that is closed gives back what it can.
-                let _ = revoke().await;
+            let revoke = || ids.revoke_if_bare(lease);
+            if ids.clean_up("the lease of a note", ids.closed(), revoke).await {
+                ids.held.notes().remove(&lease);
             }
         });
+    }
+
+    /// Revokes a lease if nothing is on it.
+    pub(super) async fn revoke_if_bare(&self, lease: LeaseId) -> Result<(), Failure> {
+        if !self.lease_status(OPERATION, lease, LeaseDetail::TimesAndKeys).await?.keys.is_empty() {
+            return Ok(());
+        }
+        match self.call(OPERATION, Repeat::Freely, |store, call| store.revoke(call, lease)).await {
+            Err(Failure { error: Error::Lost { .. }, .. }) => Ok(()),
+            outcome => outcome.map(drop),
+        }
     }
 }
 
@@ -194,7 +197,11 @@ impl Ending {
         let Some(rest) = unnoted.iter().map(|vanished| vanished.rest).max() else { return Ok(None) };
         let (ids, service) = (&self.ids, &self.service);
         let seconds = i64::try_from(rest.saturating_add(KEPT).as_secs()).unwrap_or(i64::MAX);
-        let lease = ids.grant_lease(OPERATION, seconds, |lease| ids.revoke_note(lease)).await?.id;
+        // Until the note is there: this task may end before, with its client.
+        let asked = |lease| {
+            ids.held.notes().insert(lease);
+        };
+        let lease = ids.grant_lease(OPERATION, seconds, asked, |lease| ids.revoke_note(lease)).await?.id;
         let notes = unnoted.iter().map(|Orphaned { id, revision, .. }| {
             let (key, mark) = (ids.keys.id(service, *id), ids.keys.id_mark(service, *id));
             let note = ids.keys.id_vanished(service, *id);
@@ -210,7 +217,9 @@ impl Ending {
         let answer = ids.txn(OPERATION, Txn::new().and_then(notes.collect::<Vec<_>>())).await;
         let is_made = |one: &OpResult| matches!(one, OpResult::Txn(nested) if nested.succeeded);
         let is_used = answer.as_ref().is_ok_and(|answer| answer.results.iter().any(is_made));
-        if !is_used {
+        if is_used {
+            ids.held.notes().remove(&lease);
+        } else {
             ids.revoke_note(lease);
         }
         answer.map(|answer| Some(Note { revision: answer.header.revision, lease }))
@@ -226,12 +235,18 @@ impl Ending {
         let ends = over.iter().map(|Orphaned { id, revision, .. }| {
             let (mark, note) = (ids.keys.id_mark(service, *id), ids.keys.id_vanished(service, *id));
             let same = Compare::mod_revision(mark.as_str(), CompareOp::Equal, *revision);
-            Op::txn(Txn::new().when([same]).and_then([Op::delete(mark), Op::delete(note)]))
+            let ends = [Op::get(note.as_str(), None), Op::delete(mark), Op::delete(note)];
+            Op::txn(Txn::new().when([same]).and_then(ends))
         });
-        ids.txn(OPERATION, Txn::new().and_then(ends.collect::<Vec<_>>())).await?;
+        let answer = ids.txn(OPERATION, Txn::new().and_then(ends.collect::<Vec<_>>())).await?;
         tracing::debug!(%service, count = over.len(), "ids have rested whose holders vanished");
-        let leases: BTreeSet<_> = over.iter().filter_map(|vanished| Some(vanished.note?.lease)).collect();
-        for lease in leases {
+        // Also of notes whose writer was not told that they are there.
+        let found = answer.results.iter().filter_map(|one| match one {
+            OpResult::Txn(ended) => pairs(ended.results.first()).first().map(|note| note.lease),
+            _ => None,
+        });
+        let known = over.iter().filter_map(|vanished| Some(vanished.note?.lease));
+        for lease in known.chain(found).collect::<BTreeSet<_>>() {
             ids.revoke_note(lease);
         }
         Ok(())

@@ -8,7 +8,7 @@
 //! whether it knows what this client has written and seen ([`Marks`]; `verify.rs` asks).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, MutexGuard, atomic::AtomicBool},
 };
@@ -49,6 +49,12 @@ struct State {
     given_back: VecDeque<GivenBack>,
     /// The latest changes that were delivered by watches, one of each revision.
     seen: VecDeque<Seen>,
+    /// Whether the store may have another history than that which watches have told of.
+    in_doubt: bool,
+    /// The keys that were written while that was in doubt.
+    doubtful: BTreeSet<String>,
+    /// The revisions of deletions that were made while that was in doubt.
+    doubtful_deletions: BTreeSet<i64>,
 }
 
 /// A moment of the history, taken before a request is sent.
@@ -112,11 +118,15 @@ pub(crate) struct Seen {
 pub(crate) struct Marks {
     /// The key that this client wrote last, of all keys that it keeps. It is there, as it was written.
     pub(crate) kept: Option<(String, Kept)>,
+    /// The same of the keys that were written in this history for certain, if that is another one.
+    pub(crate) kept_for_certain: Option<(String, Kept)>,
+    /// Whether `kept` was written in this history for certain.
+    pub(crate) is_kept_certain: bool,
     /// Keys that are not there, or were created later.
     pub(crate) given_back: Vec<GivenBack>,
     /// Changes that the store had at some revisions.
     pub(crate) seen: Vec<Seen>,
-    /// The deletion that came last, if it came after all others.
+    /// The deletion that came last, if it came after all others and was made in this history for certain.
     pub(crate) last_given_back: Option<GivenBack>,
 }
 
@@ -193,6 +203,11 @@ impl History {
     pub(crate) fn wrote(&self, key: &str, revision: i64, lease: i64) {
         let kept = Kept { revision, lease };
         let mut state = self.lock();
+        if state.in_doubt {
+            state.doubtful.insert(key.to_owned());
+        } else {
+            state.doubtful.remove(key);
+        }
         match state.kept.get_mut(key) {
             Some(before) if before.revision > revision => {}
             Some(before) => *before = kept,
@@ -208,6 +223,9 @@ impl History {
     /// Takes note that this client deleted a key of its own.
     pub(crate) fn gave_back(&self, key: &str, revision: i64) {
         let mut state = self.lock();
+        if state.in_doubt {
+            state.doubtful_deletions.insert(revision);
+        }
         state.given_back.retain(|before| before.key != key);
         if state.given_back.len() >= MOST_GIVEN_BACK {
             state.given_back.pop_front();
@@ -227,6 +245,20 @@ impl History {
             let oldest = (0..state.seen.len()).min_by_key(|at| state.seen[*at].revision);
             oldest.map(|oldest| state.seen.remove(oldest));
         }
+    }
+
+    /// Takes note that the stream of watches broke: what is written from now on may be written in another history, and
+    /// shows nothing of what the watches have told.
+    pub(crate) fn doubt(&self) {
+        self.lock().in_doubt = true;
+    }
+
+    /// Takes note that all watches are known to be of the history in which the store is.
+    pub(crate) fn trust(&self) {
+        let mut state = self.lock();
+        state.in_doubt = false;
+        state.doubtful.clear();
+        state.doubtful_deletions.clear();
     }
 
     /// Returns whether there is anything by which the history is known.
@@ -251,15 +283,22 @@ impl History {
     /// in.
     pub(crate) fn marks(&self, is_held: impl Fn(i64) -> bool) -> Marks {
         let state = self.lock();
-        let kept = state.kept.iter().filter(|(_, kept)| is_held(kept.lease));
-        let kept = kept.max_by_key(|(_, kept)| kept.revision).map(|(key, kept)| (key.clone(), *kept));
-        let from = kept.as_ref().map_or(0, |(_, kept)| kept.revision);
+        let latest = |is_meant: &dyn Fn(&str) -> bool| {
+            let kept = state.kept.iter().filter(|(key, kept)| is_held(kept.lease) && is_meant(key));
+            kept.max_by_key(|(_, kept)| kept.revision).map(|(key, kept)| (key.clone(), *kept))
+        };
+        let (kept, certain) = (latest(&|_| true), latest(&|key| !state.doubtful.contains(key)));
+        let from = certain.as_ref().map_or(0, |(_, kept)| kept.revision);
+        let is_kept_certain = kept == certain;
+        let kept_for_certain = certain.filter(|_| !is_kept_certain);
         let mut seen: Vec<_> = state.seen.iter().filter(|seen| seen.revision > from).cloned().collect();
         seen.sort_by_key(|seen| seen.revision);
         let last_seen = seen.last().map_or(from, |seen| seen.revision);
-        let last = state.given_back.iter().max_by_key(|given_back| given_back.revision);
+        let certain = state.given_back.iter().filter(|one| !state.doubtful_deletions.contains(&one.revision));
+        let last = certain.max_by_key(|given_back| given_back.revision);
         let last_given_back = last.filter(|last| last.revision > last_seen).cloned();
-        Marks { kept, given_back: state.given_back.iter().cloned().collect(), seen, last_given_back }
+        let given_back = state.given_back.iter().cloned().collect();
+        Marks { kept, kept_for_certain, is_kept_certain, given_back, seen, last_given_back }
     }
 }
 
@@ -383,7 +422,7 @@ mod tests {
     #[test]
     fn marks_are_the_latest_writes_and_changes() {
         let history = History::default();
-        assert_eq!(history.marks(|_| true), Marks::default());
+        assert_eq!(history.marks(|_| true), Marks { is_kept_certain: true, ..Marks::default() });
         history.wrote("old", 3, 1);
         history.wrote("new", 5, 1);
         history.wrote("lost", 6, 2);
@@ -402,6 +441,26 @@ mod tests {
         assert_eq!(history.marks(|_| true).last_given_back, None);
         history.keep_on(|_| false);
         assert_eq!(history.marks(|_| true).kept, None);
+    }
+
+    #[test]
+    fn write_in_doubt_shows_nothing_of_what_watches_told() {
+        let history = History::default();
+        history.wrote("before", 3, 1);
+        history.saw(&[change("x", 9)]);
+        history.doubt();
+        history.wrote("after", 12, 1);
+        history.gave_back("gone", 13);
+        let marks = history.marks(|_| true);
+        let name = |kept: Option<(String, Kept)>| kept.map(|(key, _)| key);
+        assert_eq!(name(marks.kept).as_deref(), Some("after"), "it tells a later history all the same");
+        assert_eq!(name(marks.kept_for_certain).as_deref(), Some("before"));
+        assert_eq!(marks.seen.iter().map(|seen| seen.revision).collect::<Vec<_>>(), [9]);
+        assert_eq!((marks.is_kept_certain, marks.last_given_back), (false, None));
+        history.trust();
+        let marks = history.marks(|_| true);
+        assert_eq!((name(marks.kept_for_certain), marks.is_kept_certain, marks.seen.len()), (None, true, 0));
+        assert_eq!(marks.last_given_back.expect("came last").key, "gone");
     }
 
     #[test]

@@ -236,7 +236,7 @@ impl Rpc {
     async fn find(&self, marks: &Marks, past: bool) -> Result<Found, Failure> {
         let keys_only = || GetOptions::new().with_keys_only();
         let mut looks = Vec::new();
-        if let Some((key, kept)) = &marks.kept {
+        for (key, kept) in marks.kept.iter().chain(&marks.kept_for_certain) {
             looks.push(Op::get(key.as_str(), Some(keys_only())));
             if past {
                 looks.push(Op::get(key.as_str(), Some(keys_only().with_revision(kept.revision))));
@@ -324,7 +324,7 @@ fn judged(marks: &Marks, found: &Found) -> Verdict {
     let mut answers = found.answers.iter();
     let mut next = || pairs(answers.next()).first();
     let mut shown = 0;
-    if let Some((_, kept)) = &marks.kept {
+    for (_, kept) in marks.kept.iter().chain(&marks.kept_for_certain) {
         let is_kept = kept.is(next());
         // A key that somebody deleted was there all the same.
         let was_kept = if found.past { kept.is(next()) } else { is_kept };
@@ -332,6 +332,9 @@ fn judged(marks: &Marks, found: &Found) -> Verdict {
             return if found.past { Verdict::Replaced } else { Verdict::Again };
         }
         shown = kept.revision;
+    }
+    if !marks.is_kept_certain && marks.kept_for_certain.is_none() {
+        shown = 0;
     }
     if marks.given_back.iter().any(|given_back| given_back.is_back(next())) {
         return Verdict::Replaced;

@@ -33,17 +33,19 @@ impl Drop for Asking<'_> {
 
 impl Rpc {
     /// Grants a lease, and another one if the answer is lost, for as long as a request may take. Ids are of
-    /// our own choosing, so that leases can be revoked that may have been granted: `unanswered` is told of
-    /// them.
+    /// our own choosing, so that leases can be revoked that may have been granted: `asked` is told of each that is asked
+    /// for, and `unanswered` of those.
     pub(crate) async fn grant_lease(
         &self,
         operation: &'static str,
         seconds: i64,
+        asked: impl Fn(i64),
         unanswered: impl Fn(i64),
     ) -> Result<Granted, Failure> {
         let begun = Instant::now();
         loop {
             let id = fastrand::i64(1..i64::MAX);
+            asked(id);
             let granted = self.call(operation, Repeat::WithoutEffect, |store, call| {
                 Box::pin(async move {
                     let sent = LeaseInstant::now();
@@ -147,7 +149,7 @@ impl Sessions {
 
     async fn grant(self: &Arc<Self>, ttl: Ttl) -> Result<Arc<Leased>> {
         let stray = |id| self.revoke_stray(id, ttl.as_duration());
-        let granted = self.rpc.grant_lease(GRANT, ttl.as_secs().into(), stray).await?;
+        let granted = self.rpc.grant_lease(GRANT, ttl.as_secs().into(), |_asked| {}, stray).await?;
         let Granted { id, sent, ttl: granted } = granted;
         let epoch = Arc::new(LeaseEpoch::new(self.rpc.keys.epoch(id), id));
         let span = self.spans.begin(id);

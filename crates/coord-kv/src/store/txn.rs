@@ -45,7 +45,7 @@ impl Txn {
 pub struct Compare {
     /// The key.
     pub key: Vec<u8>,
-    /// Whether it is about all keys that begin so. It holds if there are none.
+    /// Whether it is about all keys that begin so. If there are none, it is compared as a key that is not there.
     pub is_prefix: bool,
     /// Relation of the store's side to the target.
     pub op: CompareOp,

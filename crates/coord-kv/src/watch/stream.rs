@@ -97,11 +97,11 @@ impl Task {
                 Err(failure) => self.refuse_unbegun(&failure.error),
             }
             self.connectivity.lost();
+            let Some(rpc) = self.rpc.upgrade() else { return };
+            rpc.history.doubt();
             // The next one to another member, if one is ready.
-            match self.rpc.upgrade() {
-                Some(rpc) => self.attempts = rpc.store.attempts(self.attempts.member()),
-                None => return,
-            }
+            self.attempts = rpc.store.attempts(self.attempts.member());
+            drop(rpc);
             if !self.pause(backoff.pause()).await {
                 return;
             }
@@ -180,6 +180,9 @@ impl Task {
             if cancel(&mut *stream, unproven).await.is_err() {
                 return Served::Broken { answered };
             }
+        }
+        if let Some(rpc) = self.rpc.upgrade() {
+            rpc.history.trust();
         }
         loop {
             let unused = tokio::select! {

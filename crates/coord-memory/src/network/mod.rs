@@ -13,9 +13,9 @@ use coord_api::{
     backend::{after, sleep, sleep_until},
 };
 use coord_kv::store::{
-    Attempts, Call, Description, Distance, Failure, GetAnswer, GetOptions, Granted, Header, Lateness,
-    LeaseDetail, LeaseId, LeaseStatus, Limits, Notice, RenewalStream, Txn, TxnAnswer, WatchRequest,
-    WatchStream,
+    Attempts, Call, Compare, Description, Distance, Extent, Failure, GetAnswer, GetOptions, Granted, Header,
+    Lateness, LeaseDetail, LeaseId, LeaseStatus, Limits, Notice, Op, RenewalStream, Target, Txn, TxnAnswer,
+    WatchRequest, WatchStream,
 };
 use futures::stream::BoxStream;
 use tokio::{sync::oneshot, time::Instant};
@@ -75,21 +75,30 @@ impl Network {
     }
 
     /// Makes a request.
-    async fn request<T: Send + 'static>(
+    async fn request<T: fmt::Debug + Send + 'static>(
         &self,
+        what: Option<String>,
         work: impl FnOnce(&mut State, Instant) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let fate = self.peer.admitted().await?;
-        self.executed(fate, work).await
+        self.executed(fate, what, work).await
     }
 
     /// Has a request executed, if and when it arrives, and waits for its answer.
-    async fn executed<T: Send + 'static>(
+    async fn executed<T: fmt::Debug + Send + 'static>(
         &self,
         fate: Fate,
+        what: Option<String>,
         work: impl FnOnce(&mut State, Instant) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
+        let client = self.peer.id();
+        self.note_fate(fate, what.as_deref());
         let Some(arrives) = fate.arrives else { return std::future::pending().await };
+        let work = move |state: &mut State, now| {
+            let done = work(state, now);
+            state.note(now, || format!("client {client}: {} -> {done:?}", what.unwrap_or_default()));
+            done
+        };
         let late = {
             let (mut state, now) = self.store.lock_now();
             if arrives.is_zero() && !state.is_still(now) {
@@ -114,6 +123,20 @@ impl Network {
             }
             Answer::Broken => Err(broken()),
             Answer::Lost => std::future::pending().await,
+        }
+    }
+
+    /// Returns what a request is, if there is a trace of requests.
+    fn traced(&self, what: impl FnOnce() -> String) -> Option<String> {
+        self.store.lock().is_traced().then(what)
+    }
+
+    /// Takes note of a request that is not executed at once.
+    fn note_fate(&self, fate: Fate, what: Option<&str>) {
+        let Some(what) = what else { return };
+        let (mut state, now) = self.store.lock_now();
+        if fate != Fate::GOOD || state.is_still(now) {
+            state.note(now, || format!("client {}: sends with {fate:?}: {what}", self.peer.id()));
         }
     }
 
@@ -143,6 +166,32 @@ impl Network {
     }
 }
 
+/// Returns a transaction as people read it.
+fn shown(txn: &Txn) -> String {
+    let bytes = |bytes: &[u8]| bytes.escape_ascii().to_string();
+    let conditions = txn.conditions.iter().map(|Compare { key, is_prefix, op, target }| {
+        let below = if *is_prefix { "*" } else { "" };
+        match target {
+            Target::Value(value) => format!("{}{below} value {op:?} {}", bytes(key), bytes(value)),
+            target => format!("{}{below} {op:?} {target:?}", bytes(key)),
+        }
+    });
+    let ops = |ops: &[Op]| {
+        let ops = ops.iter().map(|op| match op {
+            Op::Get { key, options } if options.extent == Extent::Key => format!("get {}", bytes(key)),
+            Op::Get { key, .. } => format!("get {}*", bytes(key)),
+            Op::Put { key, value, options } => {
+                format!("put {}={} on {:x}", bytes(key), bytes(value), options.lease)
+            }
+            Op::Delete { key } => format!("delete {}", bytes(key)),
+            Op::Txn(nested) => format!("({})", shown(nested)),
+        });
+        ops.collect::<Vec<_>>().join(", ")
+    };
+    let conditions = conditions.collect::<Vec<_>>().join(" and ");
+    format!("if [{conditions}] then [{}] else [{}]", ops(&txn.operations), ops(&txn.otherwise))
+}
+
 #[async_trait]
 impl coord_kv::store::Store for Network {
     fn description(&self) -> &Description {
@@ -151,21 +200,25 @@ impl coord_kv::store::Store for Network {
 
     async fn range(&self, call: Call<'_>, key: Vec<u8>, options: GetOptions) -> Result<GetAnswer, Failure> {
         let operation = call.operation;
-        self.request(move |state, _| state.range(operation, &key, &options)).await
+        let what = self.traced(|| format!("range {} {options:?}", key.escape_ascii()));
+        self.request(what, move |state, _| state.range(operation, &key, &options)).await
     }
 
     async fn txn(&self, call: Call<'_>, txn: Txn) -> Result<TxnAnswer, Failure> {
         let (operation, client) = (call.operation, self.peer.id());
-        self.request(move |state, _| state.txn(operation, client, &txn)).await
+        let what = self.traced(|| format!("{operation}: {}", shown(&txn)));
+        self.request(what, move |state, _| state.txn(operation, client, &txn)).await
     }
 
     async fn grant(&self, call: Call<'_>, lease: LeaseId, ttl: i64) -> Result<Granted, Failure> {
         let (operation, client) = (call.operation, self.peer.id());
-        self.request(move |state, now| state.grant(operation, client, (lease, ttl), now)).await
+        let what = self.traced(|| format!("grant {lease:x} for {ttl} s"));
+        self.request(what, move |state, now| state.grant(operation, client, (lease, ttl), now)).await
     }
 
     async fn revoke(&self, _call: Call<'_>, lease: LeaseId) -> Result<Header, Failure> {
-        self.request(move |state, _| state.revoke(lease)).await
+        let what = self.traced(|| format!("revoke {lease:x}"));
+        self.request(what, move |state, _| state.revoke(lease)).await
     }
 
     async fn lease(
@@ -174,7 +227,8 @@ impl coord_kv::store::Store for Network {
         lease: LeaseId,
         detail: LeaseDetail,
     ) -> Result<LeaseStatus, Failure> {
-        self.request(move |state, now| Ok(state.lease(lease, detail, now))).await
+        let what = self.traced(|| format!("look up lease {lease:x}"));
+        self.request(what, move |state, now| Ok(state.lease(lease, detail, now))).await
     }
 
     fn renewals(&self) -> Arc<dyn RenewalStream> {

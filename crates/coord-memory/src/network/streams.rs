@@ -140,13 +140,14 @@ impl RenewalStream for Renewals {
     fn renew(&self, lease: LeaseId) -> BoxFuture<'static, Renewed> {
         let (network, connection) = (self.network.clone(), self.connection);
         let fate = network.peer.draw_renewal();
+        let what = network.traced(|| format!("renew {lease:x}"));
         Box::pin(async move {
             let renewed = async {
                 network.peer.going().await?;
                 if network.peer.link_now().connection != connection {
                     return Err(broken());
                 }
-                network.executed(fate, move |state, now| Ok(state.renew(lease, now))).await
+                network.executed(fate, what, move |state, now| Ok(state.renew(lease, now))).await
             };
             renewed.await.map_err(RenewalEnded::Broken)
         })

@@ -61,13 +61,13 @@ impl Log {
             while self.changes.front().is_some_and(|change| change.revision == oldest) {
                 self.changes.pop_front();
             }
-            self.compacted = oldest;
+            self.compacted = oldest + 1;
         }
     }
 
-    /// Forgets all changes up to a revision.
+    /// Forgets all changes before a revision, the latest.
     pub(super) fn compact(&mut self, to: Revision) {
-        self.changes.clear();
+        self.changes.retain(|change| change.revision >= to);
         self.compacted = to;
     }
 

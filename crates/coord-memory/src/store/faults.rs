@@ -70,9 +70,14 @@ impl State {
         Err(Failure { error, effect: Effect::None })
     }
 
+    /// Forgets the changes up to now.
+    pub(super) fn forget_changes(&mut self) {
+        self.log.compact(self.revision);
+    }
+
     /// Forgets the changes up to now. All watches end, whose users read anew.
     pub(crate) fn compact(&mut self) {
-        self.log.compact(self.revision);
+        self.forget_changes();
         let header = self.header();
         self.watchers.compact_all(header);
     }

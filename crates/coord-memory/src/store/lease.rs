@@ -120,6 +120,8 @@ impl State {
     /// Ends a lease, with all keys on it at one revision.
     fn end_lease(&mut self, id: LeaseId) {
         let Some(ended) = self.leases.remove(&id) else { return };
+        let (client, keys) = (ended.client, ended.keys.len());
+        self.note(Instant::now(), || format!("client {client}: lease {id:x} ends with {keys} keys"));
         self.expiries.remove(&(ended.expires, id));
         let at = self.revision + 1;
         for key in &ended.keys {

@@ -6,6 +6,7 @@ mod lease;
 mod pairs;
 mod raw;
 mod state;
+mod trace;
 mod txn;
 mod watchers;
 
@@ -100,6 +101,18 @@ impl Store {
     /// ```
     pub fn downgrade(&self) -> WeakStore {
         WeakStore(Arc::downgrade(&self.0))
+    }
+
+    /// Returns the way of a new client, below coord: for tests that compare stores.
+    #[doc(hidden)]
+    pub fn bare(&self) -> Arc<dyn coord_kv::store::Store> {
+        Arc::new(crate::network::Network::join(self.shared().clone()))
+    }
+
+    /// Forgets the history of changes, of which watches that are up to date take no note.
+    #[doc(hidden)]
+    pub fn forget_changes(&self) {
+        self.lock_now().forget_changes();
     }
 
     pub(crate) fn shared(&self) -> &Shared {

@@ -131,38 +131,36 @@ impl State {
         let limit = usize::try_from(options.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let of_keys =
             |pair: &Pair| options.max_create_revision == 0 || pair.created <= options.max_create_revision;
-        let is_ordered = options.order == Order::ByKey;
-        let mut found: Vec<(&Key, &Pair)> = Vec::new();
-        let (mut count, mut more) = (0, false);
         let all = in_range(&pairs, key, &options.extent);
-        if is_ordered && options.detail != Detail::Count {
-            for (key, pair) in all.filter(|(_, pair)| of_keys(pair)) {
-                if found.len() == limit {
-                    more = true;
-                    break;
-                }
-                found.push((key, pair));
-            }
-            count = found.len() + usize::from(more);
-        } else {
-            found.extend(all.filter(|(_, pair)| of_keys(pair)));
-            count += found.len();
-            if options.order == Order::LatestFirst {
-                found.sort_by_key(|(_, pair)| Reverse(pair.created));
-            }
-            more = found.len() > limit;
-            found.truncate(limit);
+        if options.detail == Detail::Count {
+            let count = i64::try_from(all.count()).unwrap_or(i64::MAX);
+            return GetAnswer { header, kvs: Vec::new(), more: false, count };
         }
-        let kvs = match options.detail {
-            Detail::Count => Vec::new(),
-            detail => found.into_iter().map(|(key, pair)| told(key, pair, detail)).collect(),
+        let mut all = all.filter(|(_, pair)| of_keys(pair));
+        let (found, more) = match options.order {
+            Order::ByKey => {
+                let found: Vec<_> = all.by_ref().take(limit).collect();
+                let more = all.next().is_some();
+                (found, more)
+            }
+            Order::LatestFirst => {
+                let mut found: Vec<_> = all.collect();
+                found.sort_by_key(|(_, pair)| Reverse(pair.created));
+                let more = found.len() > limit;
+                found.truncate(limit);
+                (found, more)
+            }
         };
+        let count = found.len() + usize::from(more);
+        let kvs = found.into_iter().map(|(key, pair)| told(key, pair, options.detail)).collect();
         GetAnswer { header, kvs, more, count: i64::try_from(count).unwrap_or(i64::MAX) }
     }
 
     /// Returns the pairs of a range at the revision of a read; others may be among them.
     fn at(&self, key: &[u8], options: &GetOptions) -> Cow<'_, BTreeMap<Key, Pair>> {
-        if options.revision == 0 || options.revision >= self.revision {
+        // Also while a transaction writes at a later one.
+        let is_latest = || self.log.since(options.revision + 1).next().is_none();
+        if options.revision == 0 || is_latest() {
             return Cow::Borrowed(&self.pairs);
         }
         let now = in_range(&self.pairs, key, &options.extent);

@@ -67,6 +67,22 @@ impl Store {
         state.commit(at);
     }
 
+    /// Reads a key as it is stored, of whatever kind: the value, and its version. `None` if it does not exist.
+    ///
+    /// ```
+    /// use coord_memory::Store;
+    ///
+    /// let store = Store::new();
+    /// store.put_raw("config/limits/upload", "ten");
+    /// let (value, version) = store.get_raw("config/limits/upload").expect("was written");
+    /// assert_eq!((&value[..], version > 0), (&b"ten"[..], true));
+    /// ```
+    pub fn get_raw(&self, key: &str) -> Option<(Bytes, u64)> {
+        let state = self.lock_now();
+        let pair = state.pair(stored(key).as_bytes())?;
+        Some((pair.value.clone(), u64::try_from(pair.modified).ok()?))
+    }
+
     /// Deletes any key that [`keys`](Self::keys) tells, as another program would, and tells whether it was
     /// there. Its holder, or the task that waits with it, loses it. Also `ids/<service>/stamped/<n>`, which is not among them: up to
     /// when a [`Snowflake`](coord_api::Snowflake) may have made numbers with an id.

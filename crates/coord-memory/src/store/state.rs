@@ -20,6 +20,7 @@ use super::{
     faults::{Permission, Space},
     lease::{Ended, StoredLease},
     pairs::{Key, Pair},
+    trace::Trace,
     watchers::Watchers,
 };
 use crate::network::Peer;
@@ -53,6 +54,7 @@ pub(crate) struct State {
     clients_made: ClientId,
     pub(super) space: Space,
     pub(super) permission: Permission,
+    pub(super) trace: Option<Trace>,
 }
 
 /// Returns a number that no other store has, not even of a process that has the same id later.
@@ -80,6 +82,7 @@ impl Default for State {
             clients_made: 0,
             space: Space::Left,
             permission: Permission::Everything,
+            trace: None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Transactions, as etcd makes them. First come all conditions, of nested ones as well. Then the taken branches are checked,
 //! and then their operations are made, at one revision.
 
+use std::collections::BTreeSet;
+
 use coord_api::{BoxError, Error, LossReason};
 use coord_kv::store::{
     Compare, CompareOp, Effect, Failure, GetAnswer, GetOptions, Header, Op, OpResult, Revision,
@@ -64,6 +66,44 @@ fn has(txn: &Txn, is_meant: &impl Fn(&Op) -> bool) -> bool {
     })
 }
 
+/// The keys that operations write and delete.
+#[derive(Default)]
+struct Touched<'a> {
+    puts: BTreeSet<&'a [u8]>,
+    deletes: BTreeSet<&'a [u8]>,
+}
+
+impl<'a> Touched<'a> {
+    /// Collects the keys of one branch, nested ones included. As in etcd, no key is written twice in it, or written and
+    /// deleted; the two branches of a nested transaction may write the same.
+    fn by(ops: &'a [Op]) -> Option<Self> {
+        let mut touched = Self::default();
+        touched.deletes.extend(ops.iter().filter_map(|op| match op {
+            Op::Delete { key } => Some(&key[..]),
+            _ => None,
+        }));
+        for op in ops {
+            let Op::Txn(nested) = op else { continue };
+            let (then, otherwise) = (Self::by(&nested.operations)?, Self::by(&nested.otherwise)?);
+            let mut all = then.puts.union(&otherwise.puts);
+            if all.any(|key| touched.puts.contains(key) || touched.deletes.contains(key)) {
+                return None;
+            }
+            for branch in [then, otherwise] {
+                touched.puts.extend(branch.puts);
+                touched.deletes.extend(branch.deletes);
+            }
+        }
+        for op in ops {
+            let Op::Put { key, .. } = op else { continue };
+            if touched.deletes.contains(&key[..]) || !touched.puts.insert(key) {
+                return None;
+            }
+        }
+        Some(touched)
+    }
+}
+
 impl State {
     /// Makes a transaction.
     ///
@@ -83,8 +123,23 @@ impl State {
         if !is_small(txn, MOST_OPERATIONS) {
             return Err(refused(operation, "too many operations in a transaction"));
         }
+        if [&txn.operations, &txn.otherwise].into_iter().any(|branch| Touched::by(branch).is_none()) {
+            return Err(refused(operation, "duplicate key given in a transaction"));
+        }
         let taken = self.choose(txn);
-        self.check(operation, txn, &taken)?;
+        // As etcd does: first what is written, then what is read.
+        self.check(txn, &taken, &|op| match op {
+            Op::Put { options, .. } if options.lease != 0 && !self.leases.contains_key(&options.lease) => {
+                Err(lease_gone())
+            }
+            _ => Ok(()),
+        })?;
+        self.check(txn, &taken, &|op| match op {
+            Op::Get { options, .. } => self
+                .check_revision(options.revision, self.revision)
+                .map_err(|error| bad_revision(operation, error)),
+            _ => Ok(()),
+        })?;
         let at = self.revision + 1;
         let mut answer = self.make(txn, &taken, at, Some(client));
         self.commit(at);
@@ -121,29 +176,28 @@ impl State {
     fn holds(&self, condition: &Compare) -> bool {
         let Compare { key, is_prefix, op, target } = condition;
         if *is_prefix {
-            return self.all_below(key, |pair| compares(Some(pair), *op, target));
+            // Where there are none, they are compared as one key that is not there.
+            return match self.keys_below(key).is_empty() {
+                true => compares(None, *op, target),
+                false => self.all_below(key, |pair| compares(Some(pair), *op, target)),
+            };
         }
         compares(self.pair(key), *op, target)
     }
 
-    /// Checks what the taken branches ask for.
-    fn check(&self, operation: &'static str, txn: &Txn, taken: &Taken) -> Result<(), Failure> {
+    /// Checks the operations of the taken branches.
+    fn check(
+        &self,
+        txn: &Txn,
+        taken: &Taken,
+        one: &impl Fn(&Op) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let mut nested = taken.nested.iter();
         for op in branch(txn, taken.succeeded) {
-            match op {
-                Op::Get { options, .. } => self
-                    .check_revision(options.revision, self.revision)
-                    .map_err(|error| bad_revision(operation, error))?,
-                Op::Put { options, .. }
-                    if options.lease != 0 && !self.leases.contains_key(&options.lease) =>
-                {
-                    return Err(lease_gone());
-                }
-                Op::Put { .. } | Op::Delete { .. } => {}
-                Op::Txn(txn) => {
-                    let taken = nested.next().expect("each nested transaction has chosen");
-                    self.check(operation, txn, taken)?;
-                }
+            if let Op::Txn(txn) = op {
+                self.check(txn, nested.next().expect("each nested transaction has chosen"), one)?;
+            } else {
+                one(op)?;
             }
         }
         Ok(())

@@ -166,10 +166,10 @@ impl State {
         let from = from.unwrap_or(after);
         let canceled = match self.check_permission("watch", Permission::Reading) {
             Err(refused) => Some(Canceled::NotAllowed(refused.error)),
-            Ok(()) if from <= self.log.compacted() => Some(Canceled::Compacted),
+            Ok(()) if from < self.log.compacted() => Some(Canceled::Compacted),
             Ok(()) => None,
         };
-        let is_created = canceled.is_none();
+        let goes_on = canceled.is_none();
         let missed: Vec<_> = self.log.since(from).filter_map(Logged::told).collect();
         let covers = |change: &Change| match &range {
             Range::Key(key) => change.key == **key,
@@ -179,10 +179,16 @@ impl State {
         let Some(open) = self.watchers.streams.get_mut(&stream).filter(|open| !open.has_ended) else {
             return;
         };
-        let answer = WatchAnswer { header, id: Some(id), is_created, canceled, changes: Vec::new() };
-        open.answers.push_back(answer);
+        let begun =
+            WatchAnswer { header, id: Some(id), is_created: true, canceled: None, changes: Vec::new() };
+        open.answers.push_back(begun);
+        if canceled.is_some() {
+            let ended =
+                WatchAnswer { header, id: Some(id), is_created: false, canceled, changes: Vec::new() };
+            open.answers.push_back(ended);
+        }
         open.wake.notify_one();
-        if !is_created {
+        if !goes_on {
             return;
         }
         if !missed.is_empty() {

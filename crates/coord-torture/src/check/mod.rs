@@ -4,6 +4,7 @@ mod config;
 mod linear;
 mod locks;
 mod registry;
+mod restored;
 mod watch;
 
 use std::{collections::BTreeMap, fmt};
@@ -76,7 +77,22 @@ impl Violations {
 }
 
 /// All that a history shows to be broken.
+///
+/// A [restored](What::Restored) store divides it: what was promised before is checked up to there, and from there on what is
+/// promised on what the store has then.
 pub fn check(events: &[Event], operator: Operator) -> Vec<Violation> {
+    let Some(parts) = restored::divide(events) else { return check_whole(events, operator) };
+    let mut found = check_whole(&parts.before, operator);
+    found.extend(parts.found);
+    let after = check_whole(&parts.after, operator).into_iter();
+    found.extend(after.map(|violation| Violation {
+        detail: format!("counted from the restore on: {}", violation.detail),
+        ..violation
+    }));
+    found
+}
+
+fn check_whole(events: &[Event], operator: Operator) -> Vec<Violation> {
     let mut found = Violations::default();
     locks::check(events, operator, &mut found);
     config::check(events, &mut found);

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use coord_api::Provider;
-use coord_memory::{Client, Options, Store};
-use coord_torture::{Outcome, Plan, Promise, Violation, run};
+use coord_memory::{Client, Options, Restart, Store};
+use coord_torture::{Outcome, Plan, Promise, Violation, history::History, observe_into};
 use fastrand::Rng;
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -19,36 +19,64 @@ fn runtime(seed: u64) -> Runtime {
     builder.build().expect("a runtime without I/O")
 }
 
-/// All that follows from one seed.
-pub(crate) fn simulate(seed: u64) -> Outcome {
-    // What back-offs choose.
-    fastrand::seed(seed);
-    runtime(seed).block_on(whole(seed))
+/// What came of a run, and the last requests that the store had.
+pub(crate) struct Simulated {
+    pub(crate) outcome: Outcome,
+    pub(crate) requests: Vec<String>,
 }
 
-async fn whole(seed: u64) -> Outcome {
+/// All that follows from one seed. The last requests are told if so many are asked for.
+pub(crate) fn simulate(seed: u64, requests: Option<usize>) -> Simulated {
+    // What back-offs choose.
+    fastrand::seed(seed);
+    runtime(seed).block_on(whole(seed, requests))
+}
+
+async fn whole(seed: u64, requests: Option<usize>) -> Simulated {
     let mut random = Rng::with_seed(!seed);
     let plan = plan(seed, &mut random);
     let store = Store::new();
+    if let Some(most) = requests {
+        store.trace_requests(most);
+    }
     let spare = random.usize(..4);
-    let clients: Vec<_> = (0..=plan.processes + spare).map(|_| client(&store, &mut random)).collect();
+    let request_timeout = Duration::from_millis(random.u64(500..5000));
+    let clients: Vec<_> =
+        (0..=plan.processes + spare).map(|_| client(&store, request_timeout, &mut random)).collect();
     let providers = clients.iter().map(|client| Arc::new(client.clone()) as Arc<dyn Provider>).collect();
-    let faults = Faults { time: plan.time, ttl: plan.ttl, closing: spare, operator: plan.operator };
-    let disturbing = tokio::spawn(disturb(store.clone(), clients, faults, random));
-    let mut outcome = run(providers, plan.clone()).await;
+    let faults = Faults {
+        time: plan.time,
+        ttl: plan.ttl,
+        request_timeout,
+        lateness: Duration::from_secs(if random.bool() { 10 } else { 180 }),
+        closing: spare,
+        operator: plan.operator,
+        restore: restore(&plan, &mut random),
+    };
+    let lateness = faults.lateness;
+    let is_restored = faults.restore.is_some();
+    let history = Arc::new(History::new());
+    let disturbing = tokio::spawn(disturb(store.clone(), clients, history.clone(), faults, random));
+    let mut outcome = observe_into(history, providers, plan.clone()).await.check();
     let mut complain = |detail: String| {
         outcome.violations.push(Violation { promise: Promise::Rest, detail });
     };
     if let Err(failure) = disturbing.await {
         complain(format!("the nemesis failed: {failure}"));
     }
-    // Ids rest, for whole seconds, and leases of clients that could not be told are over.
-    tokio::time::sleep(plan.ttl * 3 + Duration::from_secs(5)).await;
+    // Ids rest, and leases of clients that could not be told are over.
+    tokio::time::sleep(plan.ttl.max(LONGEST_ID_TTL) * 3).await;
     // What another program wrote stays, and so do values.
     let stays = |key: &String| key.starts_with("config/") || key.ends_with("/foreign");
     let left: Vec<_> = store.keys().into_iter().filter(|key| !stays(key)).collect();
     if !left.is_empty() {
         complain(format!("keys are left: {left:?}"));
+    }
+    // "A lease whose grant was not answered carries nothing": one that is granted late ends by itself.
+    tokio::time::sleep(lateness + LONGEST_MARKER).await;
+    if is_restored {
+        // A lease that was given back before is there again, and its client knows nothing of it: it ends by itself.
+        tokio::time::sleep(LONGEST_LEASE).await;
     }
     let shown = format!("{store:?}");
     if !shown.contains("clients: 0") || !shown.contains("leases: 0") {
@@ -62,12 +90,29 @@ async fn whole(seed: u64) -> Outcome {
     if tasks != 0 {
         complain(format!("{tasks} tasks are left"));
     }
-    outcome
+    Simulated { outcome, requests: store.traced() }
 }
 
-fn client(store: &Store, random: &mut Rng) -> Client {
-    let ttl = Duration::from_secs(random.u64(1..4));
-    store.client_with(Options::default().instance_id_ttl(ttl)).expect("the options are good")
+/// The longest time to live of a lease that coord grants for itself, and some more.
+const LONGEST_LEASE: Duration = Duration::from_secs(8 * 24 * 3600);
+
+/// The time to live of the lease that commit markers are on, and some more.
+const LONGEST_MARKER: Duration = Duration::from_secs(61);
+
+/// The longest time to live of ids.
+const LONGEST_ID_TTL: Duration = Duration::from_secs(3);
+
+fn client(store: &Store, request_timeout: Duration, random: &mut Rng) -> Client {
+    let ttl = Duration::from_secs(random.u64(1..=LONGEST_ID_TTL.as_secs()));
+    let options = Options::default().instance_id_ttl(ttl).request_timeout(request_timeout);
+    store.client_with(options).expect("the options are good")
+}
+
+/// In one of eight runs the store comes back with older data, or without any.
+fn restore(plan: &Plan, random: &mut Rng) -> Option<(Duration, Restart)> {
+    let at = plan.time.mul_f64(0.1 + 0.5 * random.f64());
+    let how = if random.u8(..4) == 0 { Restart::Empty } else { Restart::Older(random.u64(1..200)) };
+    (random.u8(..8) == 0).then_some((at, how))
 }
 
 fn plan(seed: u64, random: &mut Rng) -> Plan {
