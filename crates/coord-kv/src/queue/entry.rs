@@ -125,7 +125,6 @@ impl Queues {
         if_occupied: IfOccupied,
         entrant: &Entrant,
     ) -> (Arc<QueueState>, oneshot::Receiver<Assigned<QueuedKey>>) {
-        let turn = self.sender.turn();
         let local = {
             let mut queues = self.lock();
             let local =
@@ -160,18 +159,14 @@ impl Queues {
             signature,
             is_retired: AtomicBool::new(false),
         };
-        let reply = Box::new(Entering { number: request, member: Some(member) });
-        let not_sent = if turn.is_some() {
-            // The answer locks the state again.
-            drop(state);
-            self.sender.enter_directly(queue.clone(), op, overlaps, reply)
-        } else {
-            let not_sent = self.sender.enter(queue.clone(), op, overlaps, reply);
-            // Dropping a request that was not sent locks the state again.
-            drop(state);
-            not_sent
-        };
-        drop(turn);
+        let not_sent = self.sender.enter(
+            queue.clone(),
+            op,
+            overlaps,
+            Box::new(Entering { number: request, member: Some(member) }),
+        );
+        // Dropping a request that was not sent locks the state again.
+        drop(state);
         drop(not_sent);
         (local, answer)
     }

@@ -27,7 +27,7 @@ struct Shared {
 struct Home {
     runtime: Handle,
     /// Keeps coord's thread, if the runtime is of that.
-    driver: Option<Driver>,
+    _driver: Option<Driver>,
 }
 
 impl fmt::Debug for Background {
@@ -40,7 +40,7 @@ impl fmt::Debug for Background {
 impl Background {
     /// Runs everything on a runtime of the backend's.
     pub fn on(runtime: Handle) -> Self {
-        let home = OnceLock::from(Home { runtime, driver: None });
+        let home = OnceLock::from(Home { runtime, _driver: None });
         Self(Arc::new(Shared { home, waiting: Mutex::default() }))
     }
 
@@ -61,7 +61,7 @@ impl Background {
         let mut waiting = self.waiting();
         let home = self.0.home.get_or_init(|| {
             let (runtime, driver) = driven();
-            Home { runtime, driver }
+            Home { runtime, _driver: driver }
         });
         for task in waiting.drain(..) {
             home.runtime.spawn(task);
@@ -77,11 +77,6 @@ impl Background {
     /// Returns the runtime, which is found now if it was not before.
     pub fn runtime(&self) -> &Handle {
         &self.home().runtime
-    }
-
-    /// Returns whether the tasks run on another thread than their callers, as far as that is known.
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        self.home().driver.is_some()
     }
 
     /// Begins a task with the first work.
@@ -171,6 +166,5 @@ mod tests {
         assert!(has_begun.try_recv().is_err());
         background.begin();
         has_begun.blocking_recv().expect("has begun");
-        assert!(background.is_elsewhere());
     }
 }

@@ -135,11 +135,6 @@ impl<R: Lined> Lanes<R> {
         batch
     }
 
-    /// Takes note of a batch of one lane that was sent in another way.
-    pub(crate) fn begun(&mut self, name: &R::Name) {
-        self.by_name.entry(name.clone()).or_insert_with(Lane::idle).under_way += 1;
-    }
-
     /// Takes note that a batch is answered which had requests of `lane`.
     pub(crate) fn answered(&mut self, name: &R::Name) {
         let lane = self.by_name.get_mut(name).expect("a lane with a batch in flight exists");

@@ -4,7 +4,6 @@
 //! requests linger. So the busier a client is, the more of its requests share one commit of the store.
 //! Entries in one queue need a transaction each, of which several are in flight at once.
 
-mod direct;
 mod in_flight;
 mod linger;
 mod op;
@@ -14,16 +13,12 @@ use std::{
     fmt,
     pin::Pin,
     slice,
-    sync::{
-        Arc, MutexGuard, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Weak},
     task::{Context, Poll},
     thread,
     time::Instant,
 };
 
-use futures::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot},
     time,
@@ -39,7 +34,6 @@ use crate::{
     session::LeaseEpoch,
     store::{Distance, Effect, Failure, Op, Txn, TxnAnswer},
 };
-use direct::Direct;
 use in_flight::InFlight;
 use linger::Linger;
 use op::is_empty;
@@ -69,20 +63,8 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) struct Sender {
     /// Queue of the task. Unbounded, since giving back must not wait; each entry has at most one request
     /// here.
-    requests: mpsc::UnboundedSender<Work>,
+    requests: mpsc::UnboundedSender<Request>,
     background: Background,
-    /// Number of requests that the task has.
-    with_task: Arc<AtomicUsize>,
-    /// The way past the task, to a store in this process.
-    direct: Option<Direct>,
-}
-
-/// Work for the task.
-enum Work {
-    /// Request to send.
-    Request(Request),
-    /// Request about a queue that is sent, and not answered yet.
-    Begun(Arc<str>, BoxFuture<'static, Answered>),
 }
 
 #[derive(Debug)]
@@ -149,12 +131,10 @@ impl Sender {
     /// Starts the task, which ends when the sender is dropped.
     pub(crate) fn start(rpc: &Arc<Rpc>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
-        let with_task = Arc::<AtomicUsize>::default();
-        let distance = rpc.store.description().distance;
-        let direct = (distance == Distance::Process).then(|| Direct::new(rpc, with_task.clone()));
-        let work = send(Arc::downgrade(rpc), rpc.limits().operations, distance, with_task.clone(), inbox);
+        let lingers = rpc.store.description().distance == Distance::Network;
+        let work = send(Arc::downgrade(rpc), rpc.limits().operations, lingers, inbox);
         rpc.background.spawn_with_first_use(work);
-        Self { requests, background: rpc.background.clone(), with_task, direct }
+        Self { requests, background: rpc.background.clone() }
     }
 
     /// Asks for an entry in `queue`, after what was asked of it before. With `overlaps`, the request may be
@@ -167,61 +147,16 @@ impl Sender {
         reply: Box<dyn Reply>,
     ) -> Option<Box<dyn Reply>> {
         self.background.begin();
-        match self.pass(Work::Request(Request { queue, op, overlaps, reply }))? {
-            Work::Request(request) => Some(request.reply),
-            Work::Begun(..) => None,
-        }
-    }
-
-    /// Passes work to the task. Returns it if the task is gone.
-    fn pass(&self, work: Work) -> Option<Work> {
-        self.with_task.fetch_add(1, Ordering::SeqCst);
-        Some(self.requests.send(work).err()?.0)
-    }
-
-    /// Returns the direct way, if that is the faster one: not where the task is on the thread of its callers.
-    fn direct(&self) -> Option<&Direct> {
-        self.direct.as_ref().filter(|_| self.background.is_elsewhere())
-    }
-
-    /// Lets one caller after the other ask; `None` if the task sees to the order.
-    pub(crate) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
-        self.direct().map(Direct::turn)
-    }
-
-    /// As [`enter`](Self::enter), in the turn of the caller: the request is answered when this returns, unless the store
-    /// stands still.
-    pub(crate) fn enter_directly(
-        &self,
-        queue: Arc<str>,
-        op: QueueOp,
-        overlaps: bool,
-        reply: Box<dyn Reply>,
-    ) -> Option<Box<dyn Reply>> {
         let request = Request { queue, op, overlaps, reply };
-        let work = match self.direct() {
-            Some(direct) => direct.send(request)?,
-            None => Work::Request(request),
-        };
-        match self.pass(work)? {
-            Work::Request(request) => Some(request.reply),
-            Work::Begun(..) => None,
-        }
+        Some(self.requests.send(request).err()?.0.reply)
     }
 
     /// Leaves `queue`. The request is sent, whether its answer is waited for or not.
     pub(crate) fn leave(&self, queue: Arc<str>, key: String, follow_ups: FollowUps) -> Answer {
         let (reply, answer) = oneshot::channel();
         let (op, reply) = (QueueOp::Leave { key, follow_ups }, Box::new(reply));
-        let request = Request { queue, op, overlaps: true, reply };
-        let work = match self.direct() {
-            Some(direct) => direct.send(request),
-            None => Some(Work::Request(request)),
-        };
         self.background.begin();
-        if let Some(work) = work {
-            self.pass(work);
-        }
+        let _ = self.requests.send(Request { queue, op, overlaps: true, reply });
         Answer(answer)
     }
 }
@@ -229,11 +164,9 @@ impl Sender {
 async fn send(
     rpc: Weak<Rpc>,
     most_operations: usize,
-    distance: Distance,
-    with_task: Arc<AtomicUsize>,
-    mut inbox: mpsc::UnboundedReceiver<Work>,
+    lingers: bool,
+    mut inbox: mpsc::UnboundedReceiver<Request>,
 ) {
-    let lingers = distance == Distance::Network;
     let mut lanes = Lanes::of(most_operations);
     let mut in_flight = InFlight::none();
     let mut linger = Linger::default();
@@ -241,8 +174,8 @@ async fn send(
     loop {
         // Polled without a timer, whose smallest step is longer than a commit takes.
         while lingers && linger.waits(Instant::now()) {
-            if let Ok(work) = inbox.try_recv() {
-                take(work, &mut lanes, &mut in_flight);
+            if let Ok(request) = inbox.try_recv() {
+                lanes.push(request);
                 linger.came(Instant::now());
             } else {
                 // The tasks that are waited for may need this very processor.
@@ -263,8 +196,7 @@ async fn send(
         tokio::select! {
             biased;
             Some(answered) = in_flight.answered() => {
-                let Answered { requests, lanes: answered, follow, guess } = answered;
-                with_task.fetch_sub(requests, Ordering::SeqCst);
+                let Answered { lanes: answered, follow, guess } = answered;
                 for lane in answered {
                     lanes.answered(&lane);
                 }
@@ -273,28 +205,17 @@ async fn send(
                     optimistic.was(was_right);
                 }
             }
-            work = inbox.recv() => match work {
-                Some(work) => {
-                    take(work, &mut lanes, &mut in_flight);
+            request = inbox.recv() => match request {
+                Some(request) => {
+                    lanes.push(request);
                     // All requests that are there already can travel along.
-                    while let Ok(work) = inbox.try_recv() {
-                        take(work, &mut lanes, &mut in_flight);
+                    while let Ok(request) = inbox.try_recv() {
+                        lanes.push(request);
                     }
                 }
                 None => return,
             },
             () = sleep_until(slow.unwrap_or_else(time::Instant::now)), if slow.is_some() => {}
-        }
-    }
-}
-
-/// Takes work in.
-fn take(work: Work, lanes: &mut Lanes<Request>, in_flight: &mut InFlight<Answered>) {
-    match work {
-        Work::Request(request) => lanes.push(request),
-        Work::Begun(lane, sending) => {
-            lanes.begun(&lane);
-            in_flight.send(sending);
         }
     }
 }
@@ -319,8 +240,6 @@ fn is_worth_a_guess(batch: &[Request]) -> bool {
 /// Outcome of a batch.
 #[derive(Debug, Default)]
 struct Answered {
-    /// Number of requests.
-    requests: usize,
     /// Lanes that are free again.
     lanes: Vec<Arc<str>>,
     /// Number of requests that the answers are likely to set off.
@@ -334,7 +253,7 @@ async fn send_batch(rpc: Arc<Rpc>, batch: Vec<Request>, guess: bool) -> Answered
     let mut lanes: Vec<_> = batch.iter().map(|request| request.queue.clone()).collect();
     // Requests of a lane are side by side.
     lanes.dedup();
-    let mut answered = Answered { requests: batch.len(), lanes, ..Answered::default() };
+    let mut answered = Answered { lanes, ..Answered::default() };
     for request in &batch {
         if let QueueOp::Leave { key, .. } = &request.op {
             rpc.history.leaves(key);
