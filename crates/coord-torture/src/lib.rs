@@ -30,6 +30,7 @@
 
 pub mod check;
 mod config;
+mod election;
 mod fenced;
 mod follow;
 pub mod history;

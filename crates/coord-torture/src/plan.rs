@@ -57,6 +57,8 @@ pub enum Areas {
 pub enum Area {
     /// Locks, with a fenced register outside the store and counters within.
     Lock,
+    /// Elections, with a fenced register outside the store.
+    Elections,
     /// Config values and their watches.
     Config,
     /// Registrations, and those who follow them.

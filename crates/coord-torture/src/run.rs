@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt::Write as _, sync::Arc, time::Duration};
 
-use coord_api::{ConfigExt, DistributedLockExt, Error, Provider, Registration};
+use coord_api::{ConfigExt, DistributedLockExt, ElectionsExt, ElectorOptions, Error, Provider, Registration};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     Area, Operator, Plan, Promise, Violation,
     check::check,
-    config, follow,
+    config, election, follow,
     history::{Answer, Event, Name, Op, Value, What, fingerprint},
     ids::{self, Clock},
     lock, registry,
@@ -154,7 +154,7 @@ impl Tasks {
     fn start(world: &Arc<World>, processes: &[Arc<Process>]) -> Self {
         let (mut working, mut following) = (Vec::new(), Vec::new());
         let (clock, areas) = (Clock::new(), world.plan.areas);
-        let mut number = 0;
+        let (mut number, mut electing) = (0, 1 << 32);
         for _ in 0..world.plan.tasks {
             for process in processes {
                 let mut worker = || {
@@ -166,6 +166,12 @@ impl Tasks {
                     std::array::from_fn(|_| worker());
                 if areas.contain(Area::Lock) {
                     working.push(tokio::spawn(nothing(lock::work(locking))));
+                }
+                if areas.contain(Area::Elections) {
+                    // Of other numbers, so that the choices of the others stay as they were.
+                    electing += 1;
+                    let worker = Worker::new(world.clone(), process.clone(), electing);
+                    working.push(tokio::spawn(nothing(election::work(worker))));
                 }
                 if areas.contain(Area::Config) {
                     working.push(tokio::spawn(nothing(config::work(writing))));
@@ -289,6 +295,15 @@ async fn rest(world: &World, observer: &dyn Provider) -> Option<String> {
             Some(_) => sleep(LOOK).await,
         }
     }
+    for name in election::names() {
+        let options = ElectorOptions::new(Duration::from_secs(2));
+        let elector = observer.elections().elector(name, options).expect("is a name");
+        match timeout(world.plan.patience, elector.campaign()).await {
+            Ok(Ok(term)) => drop(term.resign().await),
+            Ok(Err(error)) => return Some(format!("nobody can lead {name}: {error}")),
+            Err(_elapsed) => return Some(format!("nobody can lead {name}, though nobody leads")),
+        }
+    }
     for name in lock::names() {
         match observer.lock().acquire_within(name, Duration::from_secs(2), world.plan.patience).await {
             Ok(Some(guard)) => drop(guard.unlock().await),
@@ -305,6 +320,13 @@ async fn look(observer: &dyn Provider) -> Option<String> {
             Ok(queue) if queue.is_empty() => {}
             Ok(queue) => return Some(format!("the queue of {name} has {queue:?}")),
             Err(error) => return Some(format!("the queue of {name} can not be read: {error}")),
+        }
+    }
+    for name in election::names() {
+        match observer.elections().candidates(name).await {
+            Ok(candidates) if candidates.is_empty() => {}
+            Ok(candidates) => return Some(format!("{name} has the candidates {candidates:?}")),
+            Err(error) => return Some(format!("the candidates of {name} can not be read: {error}")),
         }
     }
     match observer.instance_ids().holders(ids::SERVICE).await {

@@ -47,7 +47,9 @@ pub(super) fn check(events: &[Event], operator: Operator, found: &mut Violations
                     }
                 }
             }
-            What::Believes { place, .. } if operator == Operator::Present && place.starts_with("lock ") => {}
+            What::Believes { place, .. }
+                if operator == Operator::Present
+                    && (place.starts_with("lock ") || place.starts_with("election ")) => {}
             What::Believes { place, hold } => believes(&places, at, event.process, place, *hold, found),
             What::Fenced { register, token, access, accepted: true } => {
                 let known = registers.entry(register.clone()).or_default();
