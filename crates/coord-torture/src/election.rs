@@ -12,7 +12,7 @@ use crate::{
     worker::{Outcome, Worker, World},
 };
 
-/// Names of the elections: `a` and `a/b` are two. One of them has the name of a lock.
+/// Names of the elections: `a` and `a/b` are two. Locks of the same names are worked on as well.
 const NAMES: [&str; 2] = ["torture/a", "torture/a/b"];
 
 pub(crate) fn names() -> &'static [&'static str] {
