@@ -2,7 +2,7 @@
 //!
 //! Each function panics if its invariant does not hold.
 
-use coord_api::{ConfigKey, InstanceId, LockName, ServiceName};
+use coord_api::{ConfigKey, ElectionName, InstanceId, LockName, Owner, ServiceName};
 
 use crate::{
     ids,
@@ -17,6 +17,15 @@ pub fn keys(one: &str, other: &str) {
         let (one_queue, other_queue) = (keys.lock_queue(&one), keys.lock_queue(&other));
         assert_eq!(one_queue.starts_with(&other_queue), one == other, "{one:?} {other:?}");
     }
+    if let (Ok(one), Ok(other)) = (ElectionName::parse(one), ElectionName::parse(other)) {
+        let (one_election, other_election) = (keys.election(&one), keys.election(&other));
+        assert_eq!(one_election.starts_with(&other_election), one == other, "{one:?} {other:?}");
+        assert_eq!(keys.election_of(&format!("{one_election}1f-0")), Some(one));
+    }
+    let owner = Owner::new(one, 7, Some(other.to_owned()), "9f3a");
+    let candidate = Keys::place_in("/shop/elections/job/", 0x1f, 0, Some(&Keys::signature(&owner)));
+    assert_eq!(Keys::owner_of(&candidate), Some(owner), "{one:?} {other:?}");
+    let _ = Keys::owner_of(one);
     if let (Ok(one), Ok(other)) = (ServiceName::parse(one), ServiceName::parse(other)) {
         for of in [Keys::instances, Keys::ids, Keys::id_marks, Keys::id_identities] {
             assert_eq!(of(&keys, &one).starts_with(&of(&keys, &other)), one == other, "{one:?} {other:?}");

@@ -180,6 +180,10 @@ impl Elector {
         F: FnMut(Arc<Term>) -> W,
         W: Future<Output = ControlFlow<T>>,
     {
+        // No work begins for a term that is over already.
+        if led.0.is_lost() {
+            return Ok(None);
+        }
         let ended = {
             let work = pin!(work(led.0.clone()));
             tokio::select! {

@@ -115,6 +115,8 @@ tests! { "elections";
         let (leader, waiting, later) = (world.client().await, world.client().await, world.client().await);
         let term = within(LIMIT, leader.elector("job", LONG, "").campaign()).await.expect("nobody leads");
         let waiter = candidate(world, &waiting.elector("job", SHORT, "waits"), 1).await;
+        // The candidate hears that it waits a moment after its place is there.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         waiting.link.cut();
         // Its lease ends in the store, and its place with it.
         keys_become(world, 1).await;

@@ -93,22 +93,23 @@ impl Entry {
         Ok(answer)
     }
 
-    /// Deletes the entries before a candidate that waits, if all are as they were read. Returns whether they were.
-    async fn evict(&self, between: &[(Revision, Candidate)], next: &(Revision, Candidate)) -> Result<bool> {
+    /// Deletes the entries before a candidate that waits, if all are as they were read.
+    async fn evict(&self, between: &[(Revision, Candidate)], next: &(Revision, Candidate)) -> Result<()> {
         let conditions =
             between.iter().chain([next]).map(|(created, other)| created_at(&other.key, *created));
         let conditions: Vec<_> = conditions.chain([self.is_own()]).collect();
         let deletions: Vec<_> = between.iter().map(|(_, other)| Op::delete(other.key.as_str())).collect();
-        let txn = Txn::new()
-            .when(conditions)
-            .and_then(deletions)
-            .or_else([Op::get(self.key.as_str(), Some(GetOptions::new().with_keys_only()))]);
+        let own = Op::get(self.key.as_str(), Some(GetOptions::new().with_keys_only()));
+        let txn = Txn::new().when(conditions).and_then(deletions).or_else([own]);
         match self.queues.txn(HAND_OVER, txn).await {
-            Ok(answer) => Ok(answer.succeeded),
-            // Reading the candidates again tells.
-            Err(Failure { effect: Effect::Unknown, .. }) => Ok(false),
-            Err(failure) => Err(failure.into()),
+            Ok(answer) if !answer.succeeded => return Ok(()),
+            // If the answer was lost, tasks of this client queue again although they perhaps need not.
+            Ok(_) | Err(Failure { effect: Effect::Unknown, .. }) => {}
+            Err(failure) => return Err(failure.into()),
         }
+        let keys: Vec<_> = between.iter().map(|(created, other)| (other.key.clone(), *created)).collect();
+        self.queues.evicted(&self.queues.keys.election(&self.election), &keys);
+        Ok(())
     }
 }
 
@@ -166,14 +167,8 @@ impl LeaderEntry for Entry {
             if between.iter().any(|(_, other)| other.owner.is_none()) {
                 return Ok(Succession::Blocked);
             }
-            // No task of this client leads before the store has deleted the leader's entry: it may be one of the tasks that
-            // have to stand behind.
-            self.hold.fences();
-            let evicted = &between[..between.len().min(most)];
-            if self.evict(evicted, next).await? {
-                let keys = evicted.iter().map(|(created, other)| (other.key.clone(), *created));
-                self.queues.evicted(&self.queues.keys.election(&self.election), &keys.collect::<Vec<_>>());
-            }
+            // The next read tells the outcome.
+            self.evict(&between[..between.len().min(most)], next).await?;
             if begun.elapsed() >= self.queues.request_timeout {
                 return Err(Error::Timeout { operation: HAND_OVER, after: begun.elapsed() });
             }

@@ -21,7 +21,7 @@ use crate::{
     keyspace::Keys,
     queue::{Entrant, Queues, Ticket},
     request::{Kept, timer},
-    store::{KeyValue, Observation, Range, Revision},
+    store::{KeyValue, Range, Revision},
     watch::Hub,
 };
 use entry::Entry;
@@ -68,7 +68,6 @@ impl Elections for KvElections {
         let entrant = Entrant::Candidate(candidacy.value[..].into());
         let ticket = wait_for_turn(&Candidates { queues, candidacy: &candidacy, entrant }).await?;
         let token = token(ticket.created());
-        queues.store.observe(Observation::Acquired { waited: asked.elapsed() });
         tracing::debug!(election = %candidacy.election, %token, waited = ?asked.elapsed(), "leads");
         let (key, entry) = (ticket.key().to_owned(), Entry::of(queues, &candidacy.election, &ticket));
         Ok(Term::new(candidacy.election, key, token, ticket.into_place(), entry))

@@ -133,9 +133,12 @@ impl Store {
         state.commit(at);
     }
 
-    /// Every key in the store, in order: `config/<key>`, `ids/<service>/<n>` of ids that are held or rest,
-    /// `locks/<name>/<lease>-<n>` of holders and waiters, `elections/<name>/<lease>-<n>@<owner>` of candidates, and
-    /// `services/<name>/<id>`.
+    /// Every key in the store, in order:
+    /// - `config/<key>`,
+    /// - `elections/<name>/<lease>-<n>@<owner>` of candidates,
+    /// - `ids/<service>/<n>` of ids that are held or rest,
+    /// - `locks/<name>/<lease>-<n>` of holders and waiters,
+    /// - `services/<name>/<id>`.
     pub fn keys(&self) -> Vec<String> {
         self.lock_now().shown()
     }
