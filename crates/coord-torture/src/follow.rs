@@ -62,8 +62,9 @@ pub(crate) async fn config(mut worker: Worker) {
             2 => Covers::Below(config::name("torture")),
             _ => Covers::Below(config::name(config::PREFIX)),
         };
+        let watcher = worker.fresh();
+        worker.add(What::AsksToWatch { watcher });
         if let Some(watch) = open(&mut worker, &*client, &scope).await {
-            let watcher = worker.fresh();
             worker.add(What::Watches { watcher, scope: scope.clone() });
             worker.world.followers.known().insert(watcher, Known::Nothing);
             follow(&mut worker, watcher, watch, scope).await;
@@ -164,6 +165,7 @@ pub(crate) async fn registry(mut worker: Worker) {
         let Some(client) = worker.client() else { return };
         let registry = client.registry();
         let watcher = worker.fresh();
+        worker.add(What::AsksToWatch { watcher });
         if worker.random.bool() {
             let opened = worker.call("watch", registry.watch(registry::SERVICE)).await;
             let Outcome::Answer(watch) = opened else { continue };

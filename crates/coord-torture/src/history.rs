@@ -101,6 +101,11 @@ pub enum What {
     },
     /// Two values that are only ever written together, as one read of both showed them.
     Pair(Option<(Value, u64)>, Option<(Value, u64)>),
+    /// A watch or a view is asked for; [`Watches`](Self::Watches) follows if it begins.
+    AsksToWatch {
+        /// Names the watch.
+        watcher: u64,
+    },
     /// A follower begins: a watch, or a view.
     Watches {
         /// Names the watch.

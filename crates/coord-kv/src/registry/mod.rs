@@ -101,11 +101,13 @@ struct Publisher {
 impl Publish for Publisher {
     async fn publish(&self, service: &ServiceInfo) -> Result<Place> {
         let (records, service, ttl) = (self.records.clone(), service.clone(), self.ttl);
-        run_detached(
-            &self.records.background,
-            move |_gone| async move { publish(&records, service, ttl).await },
-        )
-        .await
+        let work = move |_gone| async move { publish(&records, service, ttl).await };
+        tokio::select! {
+            biased;
+            // An answer that is lost takes longer than closing, and meanwhile nobody would hear of the loss.
+            () = self.records.closed() => Err(Error::Closed),
+            published = run_detached(&self.records.background, work) => published,
+        }
     }
 }
 

@@ -32,10 +32,10 @@ pub(crate) enum Repeat {
     WithoutEffect,
 }
 
-/// The answer to a write that may be repeated.
-struct Written(TxnAnswer);
+/// The answer to a write that may be repeated, or to a [`Look`], which is as of now.
+struct AsOfNow(TxnAnswer);
 
-impl Answered for Written {
+impl Answered for AsOfNow {
     fn header(&self) -> crate::store::Header {
         self.0.header
     }
@@ -171,7 +171,11 @@ impl Rpc {
     /// Makes one transaction that only reads, as of now.
     pub(crate) async fn look(&self, operation: &'static str, look: Look) -> Result<TxnAnswer, Failure> {
         let txn = look.txn(&self.keys.probe());
-        self.call(operation, Repeat::Freely, |store, call| store.txn(call, txn.clone())).await
+        let looked = self.call(operation, Repeat::Freely, |store, call| {
+            let txn = txn.clone();
+            Box::pin(async move { store.txn(call, txn).await.map(AsOfNow) })
+        });
+        Ok(looked.await?.0)
     }
 
     /// Makes one transaction that writes in one of its branches at least; others are a [`Look`].
@@ -197,7 +201,7 @@ impl Rpc {
     ) -> Result<TxnAnswer, Failure> {
         let written = self.call(operation, Repeat::Freely, |store, call| {
             let txn = Txn::new().and_then([Op::put(key, "", Some(options))]);
-            Box::pin(async move { store.txn(call, txn).await.map(Written) })
+            Box::pin(async move { store.txn(call, txn).await.map(AsOfNow) })
         });
         Ok(written.await?.0)
     }

@@ -126,17 +126,21 @@ impl Follower {
         let mut changes = hub.subscribe(self.range.clone());
         let operation = "watch";
         let first = timer::timeout(hub.request_timeout, changes.next()).await;
-        match first {
+        let from = match first {
             Ok(Some(Delivery::Refused(error))) => return Err(*error),
-            Ok(Some(_)) => {}
+            Ok(Some(Delivery::Started { from })) => from,
+            Ok(Some(Delivery::Changes(_))) => 0,
             Ok(None) => {
                 return Err(hub.store.unavailable(None));
             }
             Err(_elapsed) => {
                 return Err(Error::Timeout { operation, after: hub.request_timeout });
             }
-        }
+        };
         let (revision, pairs) = hub.read(operation, &self.range).await?;
+        if revision + 1 < from {
+            return Err(hub.store.unavailable(Some("its history is not that of its changes".into())));
+        }
         changes.has_read(Read::of(revision, &pairs));
         let entries =
             pairs.iter().filter_map(|kv| Some(entry(kv, (self.rename)(kv.key_str().ok()?)?))).collect();

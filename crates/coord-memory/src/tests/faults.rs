@@ -1,6 +1,6 @@
 //! Every fault on demand, and what clients make of it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use coord_api::{
     ConfigExt, Error, LeaseHealth, LossReason, Provider, RegistrationStatus, Result, ServiceRegistry,
@@ -250,5 +250,21 @@ async fn holder_whose_renewals_are_lost_one_way_learns_of_its_loss_in_time() -> 
         client.network(NetworkFaults::new());
         sleep(TTL * 2).await;
     }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_tells_the_loss_of_a_registration_whose_update_has_no_answer() -> Result<()> {
+    let client = Store::new().client();
+    let registration = client.registry().register(info(), TTL * 10).await?;
+    client.network(NetworkFaults::new().lose_requests(1.0));
+    let begun = Instant::now();
+    let (updated, _) = tokio::join!(registration.update(BTreeMap::new()), async {
+        settle().await;
+        client.close().await
+    });
+    assert!(matches!(updated, Err(Error::Closed)), "{updated:?}");
+    assert_eq!(registration.lost().await, LossReason::Closed);
+    assert!(begun.elapsed() < TTL, "{:?}", begun.elapsed());
     Ok(())
 }

@@ -57,6 +57,21 @@ async fn store_that_goes_back_takes_what_came_since() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn store_that_lost_only_what_others_wrote_is_noticed_by_its_revision() -> Result<()> {
+    let store = Store::new();
+    let (client, other) = (store.client(), store.client());
+    let guard = client.lock().acquire("a", TTL).await?;
+    for n in 0..3 {
+        other.config().set("x", &n).await?;
+    }
+    client.config().get::<u32>("x").await?;
+    store.restart(Restart::Older(2));
+    assert_eq!(guard.lost().await, LossReason::Revoked, "what it wrote itself is there");
+    assert_eq!(client.config().get::<u32>("x").await?.expect("was set").value, 0);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn frozen_store_executes_what_was_given_up_and_ends_leases_afterwards() -> Result<()> {
     let store = Store::new();
     let client = store.client_with(Options::default().request_timeout(Duration::from_secs(2)))?;

@@ -170,6 +170,7 @@ impl After<'_> {
             match &event.what {
                 What::Told { watcher, .. } | What::Sees { watcher, .. } if is_old(watcher) => {}
                 What::Told { .. } | What::Sees { .. } => self.push(event, event.what.clone()),
+                What::Watches { watcher, .. } if followers.get(watcher) == Some(&usize::MAX) => {}
                 _ if at > last => self.take(event),
                 _ => {}
             }
@@ -249,15 +250,18 @@ impl After<'_> {
         }
     }
 
-    /// The followers that began before, with where what they are told begins to count: with the last snapshot since. A client
+    /// The followers that were asked for before, with where what they are told begins to count: with the last snapshot since. A client
     /// that had seen nothing of what was lost need not notice, and gives them none: they only have to end with what the store
     /// has.
     fn followers(&mut self) -> BTreeMap<u64, usize> {
         let mut followers = BTreeMap::new();
         let mut known = BTreeMap::<u64, Known>::new();
+        let mut asked = BTreeSet::new();
         for (at, event) in self.all.iter().enumerate() {
             match &event.what {
-                What::Watches { watcher, scope } if at < self.last => {
+                What::AsksToWatch { watcher } if at < self.last => drop(asked.insert(*watcher)),
+                // What it begins with may have been read before.
+                What::Watches { watcher, scope } if at < self.last || asked.contains(watcher) => {
                     followers.insert(*watcher, usize::MAX);
                     if *scope != Covers::Instances {
                         known.insert(*watcher, Known { scope: scope.clone(), values: BTreeMap::new() });
@@ -452,5 +456,17 @@ mod tests {
         assert_eq!(history(vec![snapshot(2), snapshot(1)]), [], "the answer may have been on its way");
         assert_eq!(history(vec![]), [Promise::EndState]);
         assert_eq!(history(vec![snapshot(2)]), [Promise::EndState]);
+
+        let answered_after_it = |items: Vec<What>| {
+            let before =
+                [sets(1, 1, 1).to_vec(), sets(2, 2, 2).to_vec(), vec![What::AsksToWatch { watcher: 1 }]];
+            let began = vec![restored(&[1]), watches(), snapshot(2)];
+            all(before.into_iter().chain([began, items, vec![end()]]))
+        };
+        assert_eq!(answered_after_it(vec![snapshot(1)]), []);
+        assert_eq!(answered_after_it(vec![]), [Promise::EndState]);
+        let asked_after_it =
+            [vec![restored(&[1])], vec![What::AsksToWatch { watcher: 1 }, watches()], vec![snapshot(2)]];
+        assert_eq!(all(asked_after_it)[..1], [Promise::Watch]);
     }
 }
