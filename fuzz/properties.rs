@@ -9,7 +9,7 @@ use coord_api::{
     Scope, ServiceInfo, ServiceName, Version,
 };
 use coord_memory::Store;
-use futures::FutureExt;
+use futures::executor::block_on;
 
 /// A refusal is one line that a terminal survives.
 fn is_readable(error: &Error) {
@@ -44,12 +44,11 @@ pub(crate) fn keys(one: &str, other: &str) {
     coord_etcd::fuzz::keys(one, other);
     let store = Store::new();
     let client = store.client();
-    let set =
-        |key: &str, value: u32| client.config().set(key, &value).now_or_never().expect("never waits").is_ok();
+    let set = |key: &str, value: u32| block_on(client.config().set(key, &value)).is_ok();
     if set(one, 1) && set(other, 2) {
-        let found = client.config().get::<u32>(one).now_or_never().expect("never waits").expect("is good");
+        let found = block_on(client.config().get::<u32>(one)).expect("is good");
         assert_eq!(found.map(|found| found.value), Some(if one == other { 2 } else { 1 }));
-        let keys = client.config().list("").now_or_never().expect("never waits").expect("is good");
+        let keys = block_on(client.config().list("")).expect("is good");
         assert!(keys.iter().all(|entry| entry.key() == one || entry.key() == other));
     }
     // Any key can be asked for, and what is no key is not there.
@@ -146,5 +145,5 @@ fn through_a_store(bytes: &[u8]) {
         let _ = config.checked().set("a/b", &1).await;
         let _ = config.read(Scope::Prefix("")).await.expect("raw reads decode nothing");
     };
-    reading.now_or_never().expect("never waits");
+    block_on(reading);
 }
