@@ -268,8 +268,12 @@ impl After<'_> {
                     }
                 }
                 What::Unwatches { watcher } => {
+                    let counts = |from: usize| from < at && self.all[from].at >= self.heard;
                     if at < self.last {
                         followers.insert(*watcher, usize::MAX);
+                    } else if let Some(from) = followers.get_mut(watcher).filter(|from| !counts(**from)) {
+                        // It may have had enough before its client heard.
+                        *from = usize::MAX;
                     }
                     known.remove(watcher);
                 }
@@ -289,6 +293,8 @@ impl After<'_> {
                     for (watcher, known) in &known {
                         self.found.extend(known.differs(*watcher, values));
                     }
+                    // What is told later is compared with nothing.
+                    break;
                 }
                 _ => {}
             }
@@ -465,6 +471,10 @@ mod tests {
         };
         assert_eq!(answered_after_it(vec![snapshot(1)]), []);
         assert_eq!(answered_after_it(vec![]), [Promise::EndState]);
+        let enough = answered_after_it(vec![What::Unwatches { watcher: 1 }]);
+        assert_eq!(enough, [], "it had enough before its client heard");
+        let again = answered_after_it(vec![snapshot(1), end(), snapshot(1)]);
+        assert_eq!(again, [], "the snapshot before the end counts");
         let asked_after_it =
             [vec![restored(&[1])], vec![What::AsksToWatch { watcher: 1 }, watches()], vec![snapshot(2)]];
         assert_eq!(all(asked_after_it)[..1], [Promise::Watch]);
