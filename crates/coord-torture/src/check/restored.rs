@@ -475,8 +475,11 @@ mod tests {
         assert_eq!(enough, [], "it had enough before its client heard");
         let again = answered_after_it(vec![snapshot(1), end(), snapshot(1)]);
         assert_eq!(again, [], "the snapshot before the end counts");
-        let asked_after_it =
-            [vec![restored(&[1])], vec![What::AsksToWatch { watcher: 1 }, watches()], vec![snapshot(2)]];
-        assert_eq!(all(asked_after_it)[..1], [Promise::Watch]);
+        let asked_after_it = [
+            sets(1, 1, 1).to_vec(),
+            sets(2, 2, 2).to_vec(),
+            vec![restored(&[1]), What::AsksToWatch { watcher: 1 }, watches(), snapshot(2), end()],
+        ];
+        assert_eq!(all(asked_after_it).first(), Some(&Promise::Watch));
     }
 }
