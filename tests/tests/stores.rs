@@ -1,4 +1,4 @@
-//! The same requests to the store of the process and to etcd, with the same answers.
+//! Equal requests to the store of the process and to etcd, with equal answers.
 //!
 //! coord asks a store for what the trait `Store` says and for nothing else. Here the two are compared below coord: random
 //! transactions, reads, leases and watches, one after the other, and all that is answered. Revisions are compared as distances
@@ -53,7 +53,7 @@ impl Etcd {
             let admin = admin.clone();
             Box::pin(async move {
                 let physical = CompactionOptions::new().with_physical();
-                // That revision may be compacted already.
+                // Fails if it is compacted already.
                 let _ = admin.kv_client().compact(revision, Some(physical)).await;
             })
         });

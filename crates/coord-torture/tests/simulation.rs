@@ -1,7 +1,7 @@
 //! Thousands of runs on the memory backend, each with faults of its own, in virtual time.
 //!
 //! `cargo xtask sim` runs them as CI does. Environment: `COORD_SIM_SEEDS=N` runs so many, from `COORD_SIM_FROM=S` on (0);
-//! `COORD_SIM_SEED=S` only that one, and writes what was observed to `target/sim-S.txt`, and what the store was asked last to
+//! `COORD_SIM_SEED=S` only that one. Its history is written to `target/sim-S.txt` then, and the last requests of the store to
 //! `target/sim-S-requests.txt`.
 
 #[path = "simulation/nemesis.rs"]

@@ -18,7 +18,7 @@ const LAST: i64 = 1000;
 /// The key that is written last.
 const LAST_KEY: &str = "~";
 
-/// What came of a run: a line for each step, and what each watch was told.
+/// Outcome of a run: a line for each step, and what each watch was told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answers {
     lines: Vec<String>,
@@ -177,7 +177,7 @@ impl Run<'_> {
 
     fn take_note(&mut self, answer: &WatchAnswer) {
         let WatchAnswer { header, id, is_created, canceled, changes } = answer;
-        // That of a watch that was cancelled.
+        // An answer about a watch that was cancelled.
         let Some(id) = *id else { return };
         let is_cancelled =
             self.answers.told.get(&id).is_some_and(|told| told.last().is_some_and(|last| last == "end"));

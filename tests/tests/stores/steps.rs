@@ -1,5 +1,6 @@
-//! Steps on a store, in a form that is the same for each store: keys without their namespace, revisions as distances, and
-//! leases as numbers of the run.
+//! Steps on a store, in a form that is the same for each store.
+//!
+//! Keys are without their namespace, revisions are distances, and leases are numbers of the run.
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 

@@ -193,8 +193,8 @@ impl Keys {
         format!("{}{max_id}/", self.ids_of(service, "queue"))
     }
 
-    /// Returns the number at the end of one of these keys. A number in another spelling, such as `+7` or `07`, is no id: the
-    /// key is another program's, and no request about the id would find it.
+    /// Returns the number at the end of one of these keys. A number in another spelling, such as `+7` or `07`, is no id. The
+    /// key is another program's then: no request about the id would find it.
     pub(crate) fn id_number(key: &str) -> Option<u32> {
         let written = key.rsplit('/').next()?;
         let number: u32 = written.parse().ok()?;

@@ -118,7 +118,7 @@ pub(crate) struct Seen {
 pub(crate) struct Marks {
     /// The key that this client wrote last, of all keys that it keeps. It is there, as it was written.
     pub(crate) kept: Option<(String, Kept)>,
-    /// The same of the keys that were written in this history for certain, if that is another one.
+    /// As `kept`, of the keys that were written in this history for certain, if that is another one.
     pub(crate) kept_for_certain: Option<(String, Kept)>,
     /// Whether `kept` was written in this history for certain.
     pub(crate) is_kept_certain: bool,
@@ -247,8 +247,8 @@ impl History {
         }
     }
 
-    /// Takes note that the stream of watches broke: what is written from now on may be written in another history, and
-    /// shows nothing of what the watches have told.
+    /// Takes note that the stream of watches broke. Later writes may be made in another history, and show nothing of
+    /// what the watches have told.
     pub(crate) fn doubt(&self) {
         self.lock().in_doubt = true;
     }

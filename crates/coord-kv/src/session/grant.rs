@@ -33,8 +33,8 @@ impl Drop for Asking<'_> {
 
 impl Rpc {
     /// Grants a lease, and another one if the answer is lost, for as long as a request may take. Ids are of
-    /// our own choosing, so that leases can be revoked that may have been granted: `asked` is told of each that is asked
-    /// for, and `unanswered` of those.
+    /// our own choosing, so that leases can be revoked that may have been granted. `asked` is told of each that is asked
+    /// for, `unanswered` of each whose answer is lost.
     pub(crate) async fn grant_lease(
         &self,
         operation: &'static str,

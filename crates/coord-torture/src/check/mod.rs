@@ -78,8 +78,8 @@ impl Violations {
 
 /// All that a history shows to be broken.
 ///
-/// A [restored](What::Restored) store divides it: what was promised before is checked up to there, and from there on what is
-/// promised on what the store has then.
+/// A [restored](What::Restored) store divides it. Each part is checked for what is promised in it, the second one
+/// with what the store has then.
 pub fn check(events: &[Event], operator: Operator) -> Vec<Violation> {
     let Some(parts) = restored::divide(events) else { return check_whole(events, operator) };
     let mut found = check_whole(&parts.before, operator);

@@ -1,6 +1,6 @@
-//! Histories with a store that was restored, made into two in which everything else is promised as always.
+//! Histories in which a store went back, made into two in which everything else is promised as always.
 //!
-//! Up to the restore nothing differs. From there on the history begins with what the store has then. What was asked for before
+//! Up to the restore nothing differs. From there on the history begins with what the store has then. Earlier requests
 //! may still be answered, and writes may take effect, now or never. For a while clients have not heard of the restore:
 //! two may believe in a lock or an id. After that every hold of before is over. Fencing tokens go back, so that
 //! nothing is promised of what is fenced outside the store.
@@ -15,11 +15,11 @@ use crate::history::{Answer, Covers, Event, Item, Name, Op, Seen, Value, What};
 
 /// The parts of a history.
 pub(super) struct Parts {
-    /// What counts of the events before the first restore.
+    /// Events that count before the first restore.
     pub(super) before: Vec<Event>,
-    /// What counts of the events after the last restore.
+    /// Events that count after the last restore.
     pub(super) after: Vec<Event>,
-    /// What neither part shows.
+    /// Violations that neither part shows.
     pub(super) found: Vec<Violation>,
 }
 
@@ -90,14 +90,14 @@ fn before(events: &[Event], restore: usize) -> Vec<Event> {
             counts
         }
         What::Answers { call, .. } => !calls.contains(call),
-        // That is said when the tasks are done.
+        // Said when the tasks are done.
         What::Stays { .. } => false,
         _ => true,
     };
     events[..restore].iter().chain(&later).filter(counts).cloned().collect()
 }
 
-/// What a watch has told of the config.
+/// Config as a watch has told it.
 struct Known {
     scope: Covers,
     values: BTreeMap<Name, (Value, u64)>,
@@ -197,7 +197,7 @@ impl After<'_> {
         for (call, (_, value, version)) in values {
             self.push(restored, What::Answers { call, answer: Answer::Wrote(*value, *version) });
         }
-        // What the store has needs no call any more that wrote it.
+        // A value that the store has needs no call any more that wrote it.
         let wrote = |answer: &Answer| match answer {
             Answer::Wrote(value, _) | Answer::Unknown(Some(value)) => restored_ids.contains(&value.id),
             _ => false,
@@ -223,7 +223,7 @@ impl After<'_> {
                 }
                 What::Publishes { .. } | What::Stays { .. } => self.push(restored, event.what.clone()),
                 What::Answers { call, answer } => {
-                    // What was answered is over, but for writes whose outcome nobody knows.
+                    // Answered calls are over, but for writes whose outcome nobody knows.
                     if let Answer::Unknown(value) = answer {
                         self.push(restored, What::Answers { call: *call, answer: Answer::Unknown(*value) });
                         self.begun.remove(call);
@@ -237,7 +237,7 @@ impl After<'_> {
         }
     }
 
-    /// What is promised of a call that began before: it may have read what was lost, and write what follows from that.
+    /// Returns the promise of a call that began before: it may have read what was lost, and write what follows from that.
     fn op(&self, call: u64, op: Op) -> Op {
         let answers = self.all.iter().filter_map(|event| match &event.what {
             What::Answers { call: other, answer } if *other == call => Some(*answer),
@@ -251,8 +251,8 @@ impl After<'_> {
     }
 
     /// The followers that were asked for before, with where what they are told begins to count: with the last snapshot since. A client
-    /// that had seen nothing of what was lost need not notice, and gives them none: they only have to end with what the store
-    /// has.
+    /// that had seen nothing of what was lost need not notice, and gives them none. They only have to end with what the
+    /// store has.
     fn followers(&mut self) -> BTreeMap<u64, usize> {
         let mut followers = BTreeMap::new();
         let mut known = BTreeMap::<u64, Known>::new();
@@ -260,7 +260,7 @@ impl After<'_> {
         for (at, event) in self.all.iter().enumerate() {
             match &event.what {
                 What::AsksToWatch { watcher } if at < self.last => drop(asked.insert(*watcher)),
-                // What it begins with may have been read before.
+                // Its first snapshot may have been read before.
                 What::Watches { watcher, scope } if at < self.last || asked.contains(watcher) => {
                     followers.insert(*watcher, usize::MAX);
                     if *scope != Covers::Instances {
@@ -293,7 +293,7 @@ impl After<'_> {
                     for (watcher, known) in &known {
                         self.found.extend(known.differs(*watcher, values));
                     }
-                    // What is told later is compared with nothing.
+                    // Later items are compared with nothing.
                     break;
                 }
                 _ => {}
@@ -351,7 +351,7 @@ impl After<'_> {
     }
 }
 
-/// What the answer to a call says of the restored store, if the call began before: it may have been given before, too.
+/// Returns what the answer to a call says of the restored store, if the call began before. It may have been given before, too.
 fn of_before(answer: Answer) -> Answer {
     match answer {
         Answer::Wrote(value, _) => Answer::Unknown(Some(value)),
@@ -480,6 +480,6 @@ mod tests {
             sets(2, 2, 2).to_vec(),
             vec![restored(&[1]), What::AsksToWatch { watcher: 1 }, watches(), snapshot(2), end()],
         ];
-        assert_eq!(all(asked_after_it).first(), Some(&Promise::Watch));
+        assert_eq!(all(asked_after_it), [Promise::EndState], "it is held to what the store has from then on");
     }
 }

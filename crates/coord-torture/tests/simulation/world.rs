@@ -1,4 +1,4 @@
-//! One run: a store, its clients, a nemesis, and a look at what is left.
+//! A run: a store, its clients, a nemesis, and a look at what is left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ fn runtime(seed: u64) -> Runtime {
     builder.build().expect("a runtime without I/O")
 }
 
-/// What came of a run, and the last requests that the store had.
+/// Outcome of a run, and the last requests that the store had.
 pub(crate) struct Simulated {
     pub(crate) outcome: Outcome,
     pub(crate) requests: Vec<String>,
@@ -27,7 +27,7 @@ pub(crate) struct Simulated {
 
 /// All that follows from one seed. The last requests are told if so many are asked for.
 pub(crate) fn simulate(seed: u64, requests: Option<usize>) -> Simulated {
-    // What back-offs choose.
+    // Back-offs choose by it.
     fastrand::seed(seed);
     runtime(seed).block_on(whole(seed, requests))
 }
@@ -66,7 +66,7 @@ async fn whole(seed: u64, requests: Option<usize>) -> Simulated {
     }
     // Ids rest, and leases of clients that could not be told are over.
     tokio::time::sleep(plan.ttl.max(LONGEST_ID_TTL) * 3).await;
-    // What another program wrote stays, and so do values.
+    // Foreign values stay, and so does config.
     let stays = |key: &String| key.starts_with("config/") || key.ends_with("/foreign");
     let left: Vec<_> = store.keys().into_iter().filter(|key| !stays(key)).collect();
     if !left.is_empty() {
