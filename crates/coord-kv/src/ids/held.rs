@@ -67,7 +67,7 @@ impl HeldIds {
     }
 
     pub(super) fn notes(&self) -> MutexGuard<'_, BTreeSet<LeaseId>> {
-        self.notes.lock().expect("nothing panics while this is locked")
+        lock(&self.notes)
     }
 
     /// Returns the marks that are not about to be ended already, out of some.

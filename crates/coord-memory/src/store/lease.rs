@@ -25,7 +25,7 @@ const LONGEST: i64 = 9_000_000_000;
 pub(crate) struct StoredLease {
     pub(super) client: ClientId,
     /// The time to live, in seconds.
-    ttl: i64,
+    pub(super) ttl: i64,
     expires: Instant,
     /// The revision of the store when it was granted.
     granted: Revision,

@@ -1,5 +1,7 @@
 //! Keys that are written, deleted and listed as another program would.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use coord_api::LockName;
 
@@ -81,6 +83,14 @@ impl Store {
         let state = self.lock_now();
         let pair = state.pair(stored(key).as_bytes())?;
         Some((pair.value.clone(), u64::try_from(pair.modified).ok()?))
+    }
+
+    /// Returns the times to live of all leases that are not over, for simulations.
+    #[doc(hidden)]
+    pub fn granted(&self) -> Vec<Duration> {
+        let state = self.lock_now();
+        let seconds = state.leases.values().map(|lease| u64::try_from(lease.ttl).unwrap_or_default());
+        seconds.map(Duration::from_secs).collect()
     }
 
     /// Deletes any key that [`keys`](Self::keys) tells, as another program would, and tells whether it was

@@ -79,7 +79,9 @@ async fn whole(seed: u64, requests: Option<usize>) -> Simulated {
         tokio::time::sleep(LONGEST_LEASE).await;
     }
     let shown = format!("{store:?}");
-    if !shown.contains("clients: 0") || !shown.contains("leases: 0") {
+    // The end of a note may be executed after its client has closed. Its lease carries nothing, and ends after a week.
+    let is_left = |ttl: &Duration| *ttl < NOTE;
+    if !shown.contains("clients: 0") || store.granted().iter().any(is_left) {
         complain(format!("something is left: {shown}"));
     }
     // Tasks that were aborted end when they are polled the next time.
@@ -95,6 +97,9 @@ async fn whole(seed: u64, requests: Option<usize>) -> Simulated {
 
 /// The longest time to live of a lease that coord grants for itself, and some more.
 const LONGEST_LEASE: Duration = Duration::from_secs(8 * 24 * 3600);
+
+/// The time to live of the lease of a note about a vanished holder is longer than this; that of no other lease is.
+const NOTE: Duration = Duration::from_secs(24 * 3600);
 
 /// The time to live of the lease that commit markers are on, and some more.
 const LONGEST_MARKER: Duration = Duration::from_secs(61);
