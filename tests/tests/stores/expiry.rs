@@ -114,6 +114,8 @@ pub(crate) async fn run(side: &Side) -> Gone {
         }
     }
     let mut gone: Gone = gone.into_values().collect();
-    gone.iter_mut().for_each(|keys| keys.sort());
+    for keys in &mut gone {
+        keys.sort();
+    }
     gone
 }

@@ -115,7 +115,7 @@ impl Run<'_> {
             }
             Step::Watch(keys, from) => {
                 let from = from.map(|at| self.side.at(at)).filter(|revision| *revision != 0);
-                self.watch(number as i64, *keys, from).await;
+                self.watch(i64::try_from(number).expect("is small"), *keys, from).await;
                 "watch".into()
             }
             Step::Cancel(nth) => self.cancel(*nth).await,

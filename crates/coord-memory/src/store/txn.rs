@@ -128,13 +128,13 @@ impl State {
         }
         let taken = self.choose(txn);
         // As etcd does: first what is written, then what is read.
-        self.check(txn, &taken, &|op| match op {
+        check(txn, &taken, &|op| match op {
             Op::Put { options, .. } if options.lease != 0 && !self.leases.contains_key(&options.lease) => {
                 Err(lease_gone())
             }
             _ => Ok(()),
         })?;
-        self.check(txn, &taken, &|op| match op {
+        check(txn, &taken, &|op| match op {
             Op::Get { options, .. } => self
                 .check_revision(options.revision, self.revision)
                 .map_err(|error| bad_revision(operation, error)),
@@ -177,30 +177,13 @@ impl State {
         let Compare { key, is_prefix, op, target } = condition;
         if *is_prefix {
             // Where there are none, they are compared as one key that is not there.
-            return match self.keys_below(key).is_empty() {
-                true => compares(None, *op, target),
-                false => self.all_below(key, |pair| compares(Some(pair), *op, target)),
+            return if self.keys_below(key).is_empty() {
+                compares(None, *op, target)
+            } else {
+                self.all_below(key, |pair| compares(Some(pair), *op, target))
             };
         }
         compares(self.pair(key), *op, target)
-    }
-
-    /// Checks the operations of the taken branches.
-    fn check(
-        &self,
-        txn: &Txn,
-        taken: &Taken,
-        one: &impl Fn(&Op) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let mut nested = taken.nested.iter();
-        for op in branch(txn, taken.succeeded) {
-            if let Op::Txn(txn) = op {
-                self.check(txn, nested.next().expect("each nested transaction has chosen"), one)?;
-            } else {
-                one(op)?;
-            }
-        }
-        Ok(())
     }
 
     /// Makes the operations of the taken branches at a new revision.
@@ -257,6 +240,19 @@ fn compares(pair: Option<&Pair>, op: CompareOp, target: &Target) -> bool {
         CompareOp::Greater => order == Ordering::Greater,
         CompareOp::Less => order == Ordering::Less,
     }
+}
+
+/// Checks the operations of the taken branches.
+fn check(txn: &Txn, taken: &Taken, one: &impl Fn(&Op) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut nested = taken.nested.iter();
+    for op in branch(txn, taken.succeeded) {
+        if let Op::Txn(txn) = op {
+            check(txn, nested.next().expect("each nested transaction has chosen"), one)?;
+        } else {
+            one(op)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -221,7 +221,10 @@ impl After<'_> {
                     let (key, op) = (key.clone(), self.op(*call, *op));
                     self.push(restored, What::Calls { call: *call, key, op });
                 }
-                What::Publishes { .. } | What::Stays { .. } => self.push(restored, event.what.clone()),
+                What::Publishes { .. }
+                | What::Stays { .. }
+                | What::Watches { .. }
+                | What::Unwatches { .. } => self.push(restored, event.what.clone()),
                 What::Answers { call, answer } => {
                     // Answered calls are over, but for writes whose outcome nobody knows.
                     if let Answer::Unknown(value) = answer {
@@ -231,7 +234,6 @@ impl After<'_> {
                         self.push(restored, What::Answers { call: *call, answer: Answer::Refused });
                     }
                 }
-                What::Watches { .. } | What::Unwatches { .. } => self.push(restored, event.what.clone()),
                 _ => {}
             }
         }
@@ -239,13 +241,13 @@ impl After<'_> {
 
     /// Returns the promise of a call that began before: it may have read what was lost, and write what follows from that.
     fn op(&self, call: u64, op: Op) -> Op {
-        let answers = self.all.iter().filter_map(|event| match &event.what {
+        let mut answers = self.all.iter().rev().filter_map(|event| match &event.what {
             What::Answers { call: other, answer } if *other == call => Some(*answer),
             _ => None,
         });
-        match (op, answers.last()) {
-            (Op::Guarded(value), _) => Op::Set(value),
-            (Op::Increment, Some(Answer::Wrote(value, _) | Answer::Unknown(Some(value)))) => Op::Set(value),
+        match (op, answers.next()) {
+            (Op::Guarded(value), _)
+            | (Op::Increment, Some(Answer::Wrote(value, _) | Answer::Unknown(Some(value)))) => Op::Set(value),
             _ => op,
         }
     }
