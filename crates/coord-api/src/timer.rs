@@ -5,6 +5,7 @@
 //! begins with its first user and ends with its last.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     fmt,
     sync::{Arc, Mutex, OnceLock, Weak},
@@ -36,9 +37,24 @@ pub fn is_machine_clock() -> bool {
     before <= here && here <= std::time::Instant::now()
 }
 
+thread_local! {
+    /// The time of day at one moment of the clock of timers, if a simulation on this thread has set it.
+    static SET: Cell<Option<(SystemTime, Instant)>> = const { Cell::new(None) };
+}
+
+/// Sets the time of day for this thread, whose clock of timers a simulation moves. Without that, it depends on when the
+/// process began, and so would what is simulated.
+#[doc(hidden)]
+pub fn set_time_of_day(now: SystemTime) {
+    SET.set(Some((now, Instant::now())));
+}
+
 /// The time of day by the clock of timers: where that is not the machine's, it goes as the timers do.
 pub fn time_of_day() -> SystemTime {
     static BOTH: OnceLock<(SystemTime, std::time::Instant)> = OnceLock::new();
+    if let Some((then, begun)) = SET.get() {
+        return then.checked_add(Instant::now().saturating_duration_since(begun)).unwrap_or(then);
+    }
     if is_machine_clock() {
         return SystemTime::now();
     }

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use coord_api::{IdOptions, InstanceIdAllocator, Provider, Snowflake, SnowflakeOptions};
+use coord_api::{
+    IdOptions, InstanceIdAllocator, Provider, Snowflake, SnowflakeOptions, backend::time_of_day,
+};
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -125,7 +127,7 @@ const AHEAD: Duration = Duration::from_millis(700);
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Numbers count from the base, so that they do not depend on when the run was. Whole seconds: nor do those of
         // its milliseconds.
         Self { base: UNIX_EPOCH + Duration::from_secs(now.as_secs()), begun: Instant::now() }

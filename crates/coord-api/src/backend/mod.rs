@@ -28,7 +28,9 @@ pub use crate::{
     mutex::lock,
     names::{Shown, ShownPath},
     service::is_host,
-    timer::{Driver, after, driven, is_machine_clock, sleep, sleep_until, time_of_day, within},
+    timer::{
+        Driver, after, driven, is_machine_clock, set_time_of_day, sleep, sleep_until, time_of_day, within,
+    },
 };
 pub use allocator::{ClaimedId, Delivered, IdAllocator, IdRange, IdSource, Stamps};
 pub use place::{Place, Release};

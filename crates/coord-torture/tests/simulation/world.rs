@@ -1,8 +1,11 @@
 //! A run: a store, its clients, a nemesis, and a look at what is left.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use coord_api::Provider;
+use coord_api::{Provider, backend::set_time_of_day};
 use coord_memory::{Client, Options, Restart, Store};
 use coord_torture::{Outcome, Plan, Promise, Violation, history::History, observe_into};
 use fastrand::Rng;
@@ -33,6 +36,7 @@ pub(crate) fn simulate(seed: u64, requests: Option<usize>) -> Simulated {
 }
 
 async fn whole(seed: u64, requests: Option<usize>) -> Simulated {
+    set_time_of_day(UNIX_EPOCH + START);
     let mut random = Rng::with_seed(!seed);
     let plan = plan(seed, &mut random);
     let store = Store::new();
@@ -94,6 +98,9 @@ async fn whole(seed: u64, requests: Option<usize>) -> Simulated {
     }
     Simulated { outcome, requests: store.traced() }
 }
+
+/// The time of day at which each run begins, since 1970.
+const START: Duration = Duration::from_secs(1_800_000_000);
 
 /// The longest time to live of a lease that coord grants for itself, and some more.
 const LONGEST_LEASE: Duration = Duration::from_secs(8 * 24 * 3600);
