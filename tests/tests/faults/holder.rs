@@ -136,8 +136,9 @@ async fn a_waiter_whose_own_lease_expires_never_gets_the_lock_by_it() {
         async move { locks.acquire("job", TTL).await }
     });
     until(async || holder.lock().holders("job").await.is_ok_and(|all| all.len() == 2)).await;
-    // Later than the answer for its place: without that, the call would not wait yet.
+    // The answer for its place comes first: without that, the call would not wait yet. It may have taken another connection.
     again(async || cut_off.lock().holders("job").await).await;
+    sleep(TTL / 4).await;
     network.cut();
     // Its place goes with its lease.
     until(async || holder.lock().holders("job").await.is_ok_and(|all| all.len() == 1)).await;
